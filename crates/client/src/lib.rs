@@ -1,0 +1,1 @@
+//! Registry client: the OCI distribution API seen from outside.

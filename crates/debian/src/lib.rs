@@ -1,0 +1,1 @@
+//! Debian archives: signed indexes, dependency closure, root filesystems from packages.

@@ -1,0 +1,1 @@
+//! The build graph: steps, edges, cycles, cache keys and their explanations.

@@ -1,0 +1,1 @@
+//! One blocking HTTP client: TLS roots, retries with back-off, resume, limits.

@@ -1,0 +1,1 @@
+//! Images: assemble, validate, read and write layouts and archives.

@@ -1,0 +1,1 @@
+//! Folder to layer tar and back: deterministic writer, whiteouts, compression, confined unpack.

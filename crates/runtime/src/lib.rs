@@ -1,0 +1,1 @@
+//! Containers from images: mounts, users, terminals, exit codes.
