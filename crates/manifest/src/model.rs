@@ -1,0 +1,116 @@
+//! The checked model of `kiln.toml`: what the other crates work with.
+//!
+//! Everything here has passed every check that needs no file, network or image:
+//! names exist, references resolve, paths are normal, numbers are in range. Whether
+//! a project file or a path inside an image exists is not known here; where a later
+//! crate may have to complain, the value carries its [`Span`].
+//!
+//! Maps are ordered by name, so the order of tables in the file is gone.
+
+mod image;
+mod service;
+mod step;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use miette::NamedSource;
+
+use crate::span::{Span, Spanned};
+use crate::value::Name;
+
+pub use image::{Base, Config, DebianBase, Image, OciBase, Port, PortProtocol};
+pub use service::{Mount, MountSource, Network, Service, ServiceImage};
+pub use step::{
+    Account, Action, Command, Copy, CopySource, Destination, Fetch, FileSet, Folder, Git, Limits,
+    Link, ProducedBy, Run, SecretTarget, SecretUse, Step, TextFile,
+};
+
+/// A whole, checked `kiln.toml`, with profiles and variables applied.
+#[derive(Clone, Debug)]
+pub struct BuildManifest {
+    /// File name and text, to render diagnostics of later crates against.
+    pub source: NamedSource<Arc<str>>,
+    /// `[project]`.
+    pub project: Project,
+    /// `[args]`, with the values in effect.
+    pub args: BTreeMap<Name, Arg>,
+    /// `[image.*]`.
+    pub images: BTreeMap<Name, Image>,
+    /// `[volume.*]`.
+    pub volumes: BTreeMap<Name, Volume>,
+    /// `[secret.*]`.
+    pub secrets: BTreeMap<Name, Secret>,
+    /// `[cache.*]`.
+    pub caches: BTreeMap<Name, Cache>,
+    /// `[service.*]`.
+    pub services: BTreeMap<Name, Service>,
+}
+
+/// `[project]`.
+#[derive(Clone, Debug)]
+pub struct Project {
+    /// Names the images in the store: `localhost/<project>/<image>`.
+    pub name: Spanned<Name>,
+    /// What a bare `kiln build` or `kiln run` takes.
+    pub default: Option<Spanned<Target>>,
+}
+
+/// What a verb can be pointed at by name: a service or an image of the file.
+/// A name that is both means the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// An `[image.*]` table.
+    Image(Name),
+    /// A `[service.*]` table.
+    Service(Name),
+}
+
+/// One variable of `[args]`.
+#[derive(Clone, Debug)]
+pub struct Arg {
+    /// Where it is declared.
+    pub span: Span,
+    /// The value in effect: `--set`, else the environment, else the default.
+    pub value: String,
+    /// The default of the file, profiles applied.
+    pub default: Option<String>,
+    /// One line for `kiln check --help`-like listings.
+    pub help: Option<String>,
+}
+
+/// `[volume.NAME]`: data that outlives containers.
+#[derive(Clone, Debug)]
+pub struct Volume {
+    /// The key that names it.
+    pub name: Spanned<Name>,
+}
+
+/// `[cache.NAME]`: a folder kept between builds, never part of a layer.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    /// The key that names it.
+    pub name: Spanned<Name>,
+    /// The size above which it is emptied.
+    pub max_bytes: Option<u64>,
+}
+
+/// `[secret.NAME]`: a value that steps and services may see and layers never hold.
+#[derive(Clone, Debug)]
+pub struct Secret {
+    /// The key that names it.
+    pub name: Spanned<Name>,
+    /// Where the value comes from.
+    pub source: SecretSource,
+    /// Whether a build goes on without it.
+    pub optional: bool,
+}
+
+/// Where a secret's value comes from.
+#[derive(Clone, Debug)]
+pub enum SecretSource {
+    /// An environment variable of the person who runs kiln.
+    Environment(Spanned<String>),
+    /// A file of the project.
+    File(Spanned<crate::value::ProjectPath>),
+}
