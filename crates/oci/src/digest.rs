@@ -1,7 +1,8 @@
 //! Digests of bytes, and the readers and writers that compute and check them.
 //!
 //! Four things are named by a SHA-256 in this field and must not be mixed up: stored bytes
-//! ([`Digest`]), an uncompressed layer tar ([`DiffId`]), a stack of layers ([`ChainId`]).
+//! ([`Digest`]), an uncompressed layer tar ([`DiffId`]), a stack of layers ([`ChainId`]), and an
+//! image, by its config document ([`ImageId`]).
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -126,6 +127,12 @@ impl ChainId {
     }
 }
 
+/// The digest of an image's config document; the same image has the same one, however its layers
+/// are compressed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ImageId(pub Digest);
+
 macro_rules! show_like_a_digest {
     ($($name:ident),*) => {$(
         impl fmt::Display for $name {
@@ -140,7 +147,7 @@ macro_rules! show_like_a_digest {
         }
     )*};
 }
-show_like_a_digest!(DiffId, ChainId);
+show_like_a_digest!(DiffId, ChainId, ImageId);
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
