@@ -5,9 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod lock;
 pub mod model;
 mod span;
 pub mod value;
 
 pub use model::BuildManifest;
-pub use span::{Span, Spanned};
+pub use span::{SourceText, Span, Spanned};

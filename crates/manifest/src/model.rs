@@ -12,11 +12,8 @@ mod service;
 mod step;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use miette::NamedSource;
-
-use crate::span::{Span, Spanned};
+use crate::span::{SourceText, Span, Spanned};
 use crate::value::Name;
 
 pub use image::{Base, Config, DebianBase, Image, OciBase, Port, PortProtocol};
@@ -30,7 +27,7 @@ pub use step::{
 #[derive(Clone, Debug)]
 pub struct BuildManifest {
     /// File name and text, to render diagnostics of later crates against.
-    pub source: NamedSource<Arc<str>>,
+    pub source: SourceText,
     /// `[project]`.
     pub project: Project,
     /// `[args]`, with the values in effect.

@@ -2,6 +2,13 @@
 
 use std::fmt;
 use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use miette::NamedSource;
+
+/// A file's name and text, to render diagnostics against. Cheap to clone and small
+/// in an error.
+pub type SourceText = Arc<NamedSource<String>>;
 
 /// A byte range of the manifest's text. It lives on in every model type that a
 /// later crate may have to complain about.
