@@ -1,3 +1,96 @@
 //! Development commands: `cargo xtask <name>`.
+//!
+//! The continuous integration calls these and nothing else, so a command that
+//! passes here passes there. Needs nothing but cargo; a tool that is missing
+//! is installed where that is possible and named where it is not, never
+//! skipped in silence.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod arch;
+mod generate;
+mod process;
+mod test;
+
+use std::process::ExitCode;
+
+use process::{Failure, Outcome, cargo, say};
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  ready              fmt, arch, gen --check and lint: run before each commit
+  fmt [--check]      format the sources
+  arch               check crate arrows, unsafe code, file sizes, host names
+  gen [--check]      write the generated documents (schema, references)
+  lint               clippy and rustdoc, warnings denied
+  test [filter]      every test: as root where possible, then as ordinary users
+  test --list        name the tests, run none
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["ready"] => ready(),
+        ["fmt"] => format(false),
+        ["fmt", "--check"] => format(true),
+        ["arch"] => arch::check(),
+        ["gen"] => generate::run(generate::Mode::Write),
+        ["gen", "--check"] => generate::run(generate::Mode::Check),
+        ["lint"] => lint(),
+        ["test", rest @ ..] => test::run(rest),
+        [] | ["help" | "--help" | "-h"] => {
+            say(USAGE);
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            say(USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(message)) => {
+            say(&format!("xtask: {message}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that is cheap enough to run before each commit.
+fn ready() -> Outcome {
+    format(true)?;
+    arch::check()?;
+    generate::run(generate::Mode::Check)?;
+    lint()
+}
+
+fn format(check: bool) -> Outcome {
+    let mut command = cargo(["fmt", "--all"]);
+    if check {
+        command.arg("--check");
+    }
+    process::run(&mut command)
+}
+
+fn lint() -> Outcome {
+    process::run(&mut cargo([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "--deny",
+        "warnings",
+    ]))?;
+    process::run(
+        cargo([
+            "doc",
+            "--workspace",
+            "--no-deps",
+            "--locked",
+            "--document-private-items",
+        ])
+        .env("RUSTDOCFLAGS", "--deny warnings"),
+    )
+}

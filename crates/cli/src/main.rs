@@ -1,3 +1,19 @@
-//! The `kiln` command.
+//! The `kiln` command: one file per verb.
+//!
+//! This is the only crate that prints, reads the environment, looks at the
+//! clock or picks an exit code; the others are handed values and return them.
+#![forbid(unsafe_code)]
+#![expect(dead_code, reason = "the verbs that use the rest land one by one")]
 
-fn main() {}
+mod app;
+mod errors;
+mod printer;
+mod reference;
+mod settings;
+mod verbs;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    app::run()
+}

@@ -1,0 +1,109 @@
+//! From the command line to a verb, and from its outcome to an exit code.
+
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+
+use crate::errors::Outcome;
+use crate::printer::Printer;
+use crate::settings::{Environment, Settings};
+use crate::verbs::Verb;
+
+/// Build container images from a committed `kiln.toml`, and run them
+#[derive(Debug, Parser)]
+#[command(
+    name = "kiln",
+    version,
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "`kiln init` writes a first kiln.toml, `kiln run` builds and starts it.\n\
+                  `kiln <verb> --help` has examples."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Flags that every verb takes.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct GlobalArgs {
+    /// Take the project in this folder instead of the nearest kiln.toml upwards
+    #[arg(short = 'C', long = "directory", value_name = "DIR", global = true)]
+    pub(crate) directory: Option<std::path::PathBuf>,
+
+    /// Apply a `[profile.NAME]` of the manifest
+    #[arg(long, value_name = "NAME", global = true)]
+    pub(crate) profile: Option<String>,
+
+    /// Set an argument that `[args]` declares
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parse_assignment, global = true)]
+    pub(crate) set: Vec<(String, String)>,
+
+    /// Choose how progress is shown
+    #[arg(long, value_name = "FORM", default_value = "auto", global = true)]
+    pub(crate) progress: ProgressForm,
+
+    /// Say only what went wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+
+    /// Say more about what is done and why
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressForm {
+    /// Live on a terminal, plain lines elsewhere
+    #[default]
+    Auto,
+    /// One line per event and per line of output
+    Plain,
+    /// One JSON object per line
+    Json,
+    /// Live, even where standard error is no terminal
+    Tty,
+}
+
+fn parse_assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("say NAME=VALUE".to_owned()),
+    }
+}
+
+/// Runs the command line of this process.
+pub(crate) fn run() -> ExitCode {
+    let environment = Environment::read();
+    let cli = match command()
+        .try_get_matches()
+        .and_then(|found| Cli::from_arg_matches(&found))
+    {
+        Ok(cli) => cli,
+        Err(error) => return Printer::plain().usage(&error),
+    };
+    let own_codes = cli.verb.keeps_container_codes();
+    let settings = match Settings::resolve(&cli.global, environment) {
+        Ok(settings) => settings,
+        Err(failure) => return Printer::plain().failure(&failure, own_codes),
+    };
+    let mut printer = Printer::new(&settings);
+    match run_verb(cli, &settings, &mut printer) {
+        Ok(code) => code,
+        Err(failure) => printer.failure(&failure, own_codes),
+    }
+}
+
+fn run_verb(cli: Cli, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
+    cli.verb.run(settings, printer)
+}
+
+/// The command line as clap sees it, with what derives cannot say.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}

@@ -1,0 +1,101 @@
+//! Failures as the user meets them: a class, a report, an exit code.
+
+use std::io;
+
+use miette::{Diagnostic, Report};
+use thiserror::Error;
+
+/// What a verb returns.
+pub(crate) type Outcome<T = ()> = Result<T, Failure>;
+
+/// Who can do something about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// The manifest, the lock, an argument or the user's own command.
+    User,
+    /// The kernel, the disk or the network.
+    Environment,
+    /// Standard output was closed by its reader: nothing to say to anyone.
+    BrokenPipe,
+    /// kiln itself.
+    Bug,
+}
+
+impl Class {
+    /// The exit code of the class (design, section 10).
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::User => 1,
+            Self::Environment => 3,
+            Self::BrokenPipe => 0,
+            Self::Bug => 70,
+        }
+    }
+}
+
+/// Why a verb did not do what it was asked to.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Failure {
+    pub(crate) class: Class,
+    pub(crate) report: Report,
+}
+
+impl Failure {
+    /// Something the user can put right.
+    pub(crate) fn user(error: impl Diagnostic + Send + Sync + 'static) -> Self {
+        Self {
+            class: Class::User,
+            report: Report::new(error),
+        }
+    }
+
+    /// Something the machine does not give.
+    pub(crate) fn environment(error: impl Diagnostic + Send + Sync + 'static) -> Self {
+        Self {
+            class: Class::Environment,
+            report: Report::new(error),
+        }
+    }
+
+    /// A message and what to do about it.
+    pub(crate) fn message(class: Class, message: impl Into<String>, help: Option<String>) -> Self {
+        Self {
+            class,
+            report: Report::new(Message {
+                message: message.into(),
+                help,
+            }),
+        }
+    }
+
+    /// Any error of a library, in the class the caller knows it belongs to.
+    pub(crate) fn from_error(
+        class: Class,
+        error: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            class,
+            report: Report::from_err(error),
+        }
+    }
+
+    /// A failure to write to standard output.
+    pub(crate) fn output(error: io::Error) -> Self {
+        let class = if error.kind() == io::ErrorKind::BrokenPipe {
+            Class::BrokenPipe
+        } else {
+            Class::Environment
+        };
+        Self::from_error(class, error)
+    }
+}
+
+/// An error that is its message.
+#[derive(Debug, Diagnostic, Error)]
+#[error("{message}")]
+struct Message {
+    message: String,
+    #[help]
+    help: Option<String>,
+}

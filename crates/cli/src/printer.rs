@@ -1,0 +1,156 @@
+//! The only place that writes to the terminal.
+//!
+//! Data goes to standard output and nothing else does; progress, warnings,
+//! hints and failures go to standard error. All of it makes sense without
+//! colour.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use miette::{GraphicalReportHandler, GraphicalTheme};
+
+use crate::errors::{Class, Failure, Outcome};
+use crate::settings::Settings;
+
+/// Exit code of `run` for kiln's own failures, as docker has it.
+const OWN_FAILURE_OF_RUN: u8 = 125;
+
+/// Narrowest and widest report; beyond it long lines tire the eye.
+const REPORT_COLUMNS: std::ops::RangeInclusive<usize> = 40..=120;
+
+/// Writes for one run of kiln.
+#[derive(Debug)]
+pub(crate) struct Printer {
+    colour: bool,
+    quiet: bool,
+    verbose: bool,
+    columns: usize,
+}
+
+impl Printer {
+    /// A printer as the settings want it.
+    pub(crate) fn new(settings: &Settings) -> Self {
+        Self {
+            colour: settings.colour_on_stderr,
+            quiet: settings.quiet,
+            verbose: settings.verbose,
+            columns: settings.columns,
+        }
+    }
+
+    /// A printer for what happens before there are settings.
+    pub(crate) fn plain() -> Self {
+        Self {
+            colour: false,
+            quiet: false,
+            verbose: false,
+            columns: *REPORT_COLUMNS.end(),
+        }
+    }
+
+    /// Writes data to standard output, as it is.
+    pub(crate) fn data(&mut self, bytes: impl AsRef<[u8]>) -> Outcome {
+        let mut stdout = io::stdout().lock();
+        stdout
+            .write_all(bytes.as_ref())
+            .and_then(|()| stdout.flush())
+            .map_err(Failure::output)
+    }
+
+    /// Writes one line of data to standard output.
+    pub(crate) fn line(&mut self, line: impl AsRef<str>) -> Outcome {
+        self.data(format!("{}\n", line.as_ref()))
+    }
+
+    /// Writes a JSON document to standard output.
+    pub(crate) fn json(&mut self, value: &serde_json::Value) -> Outcome {
+        let text = serde_json::to_string_pretty(value).expect("values are always JSON");
+        self.line(text)
+    }
+
+    /// Tells what was done; silent with `--quiet`.
+    pub(crate) fn note(&mut self, line: impl AsRef<str>) {
+        if !self.quiet {
+            self.error_line(line.as_ref());
+        }
+    }
+
+    /// Tells what only `--verbose` wants to know.
+    pub(crate) fn detail(&mut self, line: impl AsRef<str>) {
+        if self.verbose {
+            self.error_line(line.as_ref());
+        }
+    }
+
+    /// Tells of something that works now and may surprise later.
+    pub(crate) fn warning(&mut self, line: impl AsRef<str>) {
+        let label = self.paint("warning", "\u{1b}[1;33m");
+        self.error_line(&format!("{label}: {}", line.as_ref()));
+    }
+
+    /// Shows clap's own message, which is help or a usage error.
+    pub(crate) fn usage(&mut self, error: &clap::Error) -> ExitCode {
+        // A terminal that is gone cannot be told that it is gone.
+        if error.print().is_err() {
+            return ExitCode::SUCCESS;
+        }
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    }
+
+    /// Shows a failure and returns its exit code.
+    pub(crate) fn failure(&mut self, failure: &Failure, own_codes: bool) -> ExitCode {
+        if failure.class == Class::BrokenPipe {
+            return ExitCode::SUCCESS;
+        }
+        let theme = if self.colour {
+            GraphicalTheme::unicode()
+        } else {
+            GraphicalTheme::unicode_nocolor()
+        };
+        let handler = GraphicalReportHandler::new_themed(theme)
+            .with_links(false)
+            .with_width(
+                self.columns
+                    .clamp(*REPORT_COLUMNS.start(), *REPORT_COLUMNS.end()),
+            );
+        let mut text = String::new();
+        if handler
+            .render_report(&mut text, failure.report.as_ref())
+            .is_err()
+        {
+            text = format!("error: {}\n", failure.report);
+        }
+        if failure.class == Class::Bug {
+            text.push_str("this is a bug in kiln; please report it with the lines above\n");
+        }
+        self.error_line(text.trim_end_matches('\n'));
+        ExitCode::from(if own_codes {
+            OWN_FAILURE_OF_RUN
+        } else {
+            failure.class.code()
+        })
+    }
+
+    fn paint(&self, text: &str, colour: &str) -> String {
+        if self.colour {
+            format!("{colour}{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    #[expect(
+        clippy::unused_self,
+        reason = "whoever writes holds the printer, so that lines do not mix"
+    )]
+    fn error_line(&mut self, line: &str) {
+        let mut stderr = io::stderr().lock();
+        // Standard error is where failures are told; there is nobody to tell of its own.
+        if writeln!(stderr, "{line}").is_err() {}
+    }
+}
+
+/// Whether standard output and standard error are terminals.
+pub(crate) fn terminals() -> (bool, bool) {
+    (io::stdout().is_terminal(), io::stderr().is_terminal())
+}

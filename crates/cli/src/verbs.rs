@@ -1,0 +1,49 @@
+//! The verbs: one file each, with its arguments beside what it does.
+
+mod completions;
+mod reference;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::{Subcommand, ValueEnum};
+
+use crate::errors::Outcome;
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+/// The form of a listing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+/// What kiln can be asked to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Completions(completions::Args),
+    Reference(reference::Args),
+    Version(version::Args),
+}
+
+impl Verb {
+    /// Whether the exit code belongs to a container, so that kiln's own
+    /// failures have 125 to 127.
+    pub(crate) fn keeps_container_codes(&self) -> bool {
+        false
+    }
+
+    /// Does it.
+    pub(crate) fn run(self, _settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
+        match self {
+            Self::Completions(args) => completions::run(&args, printer),
+            Self::Reference(args) => reference::run(&args, printer),
+            Self::Version(args) => version::run(&args, printer),
+        }
+        .map(|()| ExitCode::SUCCESS)
+    }
+}

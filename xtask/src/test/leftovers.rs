@@ -1,0 +1,106 @@
+//! What a test run left on the machine.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::process::{Failure, Outcome};
+
+/// Mounts, processes, cgroups and files that belong to a folder of tests.
+pub(crate) struct Leftovers(BTreeSet<String>);
+
+impl Leftovers {
+    /// Collects what there is now for the tests below `folder`.
+    pub(crate) fn in_folder(folder: &Path) -> Outcome<Self> {
+        let mut found = BTreeSet::new();
+        add_mounts(folder, &mut found)?;
+        add_processes(folder, &mut found)?;
+        add_cgroups(Path::new("/sys/fs/cgroup"), &mut found);
+        add_files(&folder.join("tmp"), &mut found)?;
+        Ok(Self(found))
+    }
+
+    /// What is here and was not there before.
+    pub(crate) fn since(&self, before: &Self) -> Vec<String> {
+        self.0.difference(&before.0).cloned().collect()
+    }
+}
+
+fn add_mounts(folder: &Path, found: &mut BTreeSet<String>) -> Outcome {
+    let path = "/proc/self/mountinfo";
+    let text = fs::read_to_string(path).map_err(|error| Failure::io(path, &error))?;
+    let folder = folder.to_string_lossy();
+    for line in text.lines() {
+        let point = line.split(' ').nth(4).unwrap_or_default();
+        // The folder itself may be a mount that the run made.
+        if line.contains(&*folder) && point != folder {
+            found.insert(format!("mount {point}"));
+        }
+    }
+    Ok(())
+}
+
+/// Processes that work in the folder, run a program from it or were told of it.
+fn add_processes(folder: &Path, found: &mut BTreeSet<String>) -> Outcome {
+    let listing = fs::read_dir("/proc").map_err(|error| Failure::io("/proc", &error))?;
+    let needle = folder.as_os_str().as_bytes();
+    for entry in listing.flatten() {
+        let Ok(process) = entry.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        if process == std::process::id() {
+            continue;
+        }
+        let path = entry.path();
+        // A process may end between two looks; then it is no leftover.
+        let facts = [
+            fs::read_link(path.join("cwd")).map(|link| link.as_os_str().as_bytes().to_vec()),
+            fs::read_link(path.join("exe")).map(|link| link.as_os_str().as_bytes().to_vec()),
+            fs::read(path.join("environ")),
+            fs::read(path.join("cmdline")),
+        ];
+        let is_ours = facts
+            .iter()
+            .flatten()
+            .any(|fact| fact.windows(needle.len()).any(|window| window == needle));
+        if is_ours {
+            let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+            found.insert(format!("process {process} ({})", name.trim()));
+        }
+    }
+    Ok(())
+}
+
+/// Control groups that kiln names after itself.
+fn add_cgroups(folder: &Path, found: &mut BTreeSet<String>) {
+    let Ok(listing) = fs::read_dir(folder) else {
+        return;
+    };
+    let folders = listing
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    for entry in folders {
+        let path: PathBuf = entry.path();
+        if entry.file_name().to_string_lossy().starts_with("kiln") {
+            found.insert(format!("cgroup {}", path.display()));
+        } else {
+            add_cgroups(&path, found);
+        }
+    }
+}
+
+/// Files below the folders that tests use as `TMPDIR`.
+fn add_files(folder: &Path, found: &mut BTreeSet<String>) -> Outcome {
+    let Ok(passes) = fs::read_dir(folder) else {
+        return Ok(());
+    };
+    for pass in passes.flatten() {
+        let path = pass.path();
+        let listing = fs::read_dir(&path).map_err(|error| Failure::io(&path, &error))?;
+        for entry in listing.flatten() {
+            found.insert(format!("file {}", entry.path().display()));
+        }
+    }
+    Ok(())
+}

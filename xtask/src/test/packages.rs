@@ -1,0 +1,64 @@
+//! Programs that the tests judge kiln by, from Debian's packages.
+
+use std::process::{Command, Stdio};
+
+use super::accounts::is_root;
+use crate::process::{Failure, Outcome, find_program, run, say};
+
+/// Debian package and the program it brings.
+const NEEDED: &[(&str, &str)] = &[
+    ("busybox-static", "busybox"),
+    ("crun", "crun"),
+    ("docker-registry", "docker-registry"),
+    ("git", "git"),
+    ("skopeo", "skopeo"),
+    ("uidmap", "newuidmap"),
+    ("umoci", "umoci"),
+];
+
+/// Installs what is missing where that is possible.
+///
+/// # Errors
+/// Something is missing and cannot be installed; the message says how to.
+pub(crate) fn ensure() -> Outcome {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let install = format!("apt-get install {}", missing.join(" "));
+    if find_program("apt-get").is_none() || !is_root()? {
+        return Err(Failure(format!(
+            "the tests need programs that are missing here; as root: {install}"
+        )));
+    }
+    say(&format!("installing {}", missing.join(", ")));
+    run(apt_get().args(["update", "--quiet"]))?;
+    run(apt_get()
+        .args(["install", "--quiet", "--yes", "--no-install-recommends"])
+        .args(&missing))?;
+    let still_missing = self::missing();
+    if still_missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure(format!(
+            "installed, but not found: {}",
+            still_missing.join(", ")
+        )))
+    }
+}
+
+fn missing() -> Vec<&'static str> {
+    NEEDED
+        .iter()
+        .filter(|(_, program)| find_program(program).is_none())
+        .map(|(package, _)| *package)
+        .collect()
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null());
+    command
+}

@@ -1,0 +1,220 @@
+//! Runs test programs, shows what matters of their output, and adds it up.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use crate::process::{Failure, Outcome, say};
+
+/// A run that says nothing for this long hangs, and is ended.
+const SILENCE_LIMIT: Duration = Duration::from_secs(600);
+
+/// The sum of several runs.
+pub(crate) struct Report {
+    allowed_skips: Vec<String>,
+    skips: BTreeSet<String>,
+    passed: u64,
+    failed: u64,
+    broken: Vec<String>,
+}
+
+impl Report {
+    /// `allowed_skips` are lines `pass: beginning of the reason`.
+    pub(crate) fn new(allowed_skips: Vec<String>) -> Self {
+        Self {
+            allowed_skips,
+            skips: BTreeSet::new(),
+            passed: 0,
+            failed: 0,
+            broken: Vec::new(),
+        }
+    }
+
+    /// Runs `command` as the pass called `pass` and counts its tests.
+    ///
+    /// # Errors
+    /// The program cannot be started. A failing test is no error here; see
+    /// [`Report::finish`].
+    pub(crate) fn add(&mut self, pass: &str, command: &mut Command) -> Outcome {
+        let program = command.get_program().to_os_string();
+        say(&format!(
+            "== tests as {pass}: {}",
+            program.to_string_lossy()
+        ));
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| Failure::io(&program, &error))?;
+        let in_time = self.read_lines(pass, &mut child);
+        if !in_time {
+            kill_with_descendants(child.id());
+            self.broken.push(format!(
+                "`{}` said nothing for {} s and was killed",
+                program.to_string_lossy(),
+                SILENCE_LIMIT.as_secs()
+            ));
+        }
+        let status = child
+            .wait()
+            .map_err(|error| Failure::io(&program, &error))?;
+        if !status.success() && self.failed == 0 && in_time {
+            self.broken
+                .push(format!("`{}`: {status}", program.to_string_lossy()));
+        }
+        Ok(())
+    }
+
+    /// Reads the child's lines until it closes them; false if it fell silent.
+    fn read_lines(&mut self, pass: &str, child: &mut Child) -> bool {
+        let output = child.stdout.take().expect("standard output is a pipe");
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n') {
+                let Ok(line) = line else { break };
+                if sender
+                    .send(String::from_utf8_lossy(&line).into_owned())
+                    .is_err()
+                {
+                    break;
+                }
+            }
+        });
+        // `--show-output` is asked for the sake of `SKIP:` lines; the rest of
+        // what passing tests wrote is of no interest.
+        let mut in_successes = false;
+        loop {
+            match lines.recv_timeout(SILENCE_LIMIT) {
+                Ok(line) => {
+                    self.count(pass, &line);
+                    match line.as_str() {
+                        "successes:" => in_successes = true,
+                        "failures:" => in_successes = false,
+                        _ if line.starts_with("test result:") => in_successes = false,
+                        _ => {}
+                    }
+                    if !in_successes && !line.is_empty() {
+                        say(&line);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return true,
+                Err(RecvTimeoutError::Timeout) => return false,
+            }
+        }
+    }
+
+    fn count(&mut self, pass: &str, line: &str) {
+        if let Some((_, reason)) = line.split_once("SKIP: ") {
+            self.skips.insert(format!("{pass}: {}", reason.trim()));
+        }
+        if let Some(result) = line.strip_prefix("test result:") {
+            self.passed += number_before(result, " passed");
+            self.failed += number_before(result, " failed");
+        }
+    }
+
+    /// Says what happened, and whether it is good.
+    ///
+    /// # Errors
+    /// A test failed, a skip was not expected, or `left` is not empty.
+    pub(crate) fn finish(mut self, left: &[String]) -> Outcome {
+        for skip in &self.skips {
+            if self
+                .allowed_skips
+                .iter()
+                .any(|allowed| skip.starts_with(allowed))
+            {
+                say(&format!("skipped, as expected: {skip}"));
+            } else {
+                self.broken.push(format!(
+                    "skipped, and not on the list in tests/skips.txt: {skip}"
+                ));
+            }
+        }
+        self.broken
+            .extend(left.iter().map(|thing| format!("left behind: {thing}")));
+        for problem in &self.broken {
+            say(problem);
+        }
+        say(&format!("{} passed, {} failed", self.passed, self.failed));
+        if self.failed > 0 {
+            return Err(Failure(format!("{} tests failed", self.failed)));
+        }
+        if self.passed == 0 {
+            return Err(Failure::new("no test ran"));
+        }
+        match self.broken.as_slice() {
+            [] => Ok(()),
+            [only] => Err(Failure(only.clone())),
+            [first, rest @ ..] => Err(Failure(format!("{first}, and {} more", rest.len()))),
+        }
+    }
+}
+
+/// The number in front of `word`: 12 in `ok. 12 passed; 0 failed`.
+fn number_before(text: &str, word: &str) -> u64 {
+    let Some((before, _)) = text.split_once(word) else {
+        return 0;
+    };
+    let digits = before.rsplit(' ').next().unwrap_or_default();
+    digits.parse().unwrap_or(0)
+}
+
+/// Ends a process and all that came from it.
+fn kill_with_descendants(process: u32) {
+    let path = format!("/proc/{process}/task/{process}/children");
+    for child in fs::read_to_string(path)
+        .unwrap_or_default()
+        .split_whitespace()
+    {
+        if let Ok(child) = child.parse() {
+            kill_with_descendants(child);
+        }
+    }
+    let killed = Command::new("kill")
+        .args(["-KILL", &process.to_string()])
+        .status();
+    if let Err(error) = killed {
+        say(&format!("`kill`: {error}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_added_up() {
+        let mut report = Report::new(Vec::new());
+        report.count(
+            "root",
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured",
+        );
+        report.count("root", "test result: FAILED. 3 passed; 2 failed; 0 ignored");
+        assert_eq!((report.passed, report.failed), (15, 2));
+        assert!(report.finish(&[]).is_err());
+    }
+
+    #[test]
+    fn an_unexpected_skip_is_an_error_and_an_expected_one_is_not() {
+        let run = |allowed: &[&str]| {
+            let mut report = Report::new(allowed.iter().map(|line| (*line).to_owned()).collect());
+            report.count("user", "test result: ok. 1 passed; 0 failed");
+            report.count("user", "SKIP: needs root");
+            report.finish(&[])
+        };
+        assert!(run(&["user: needs root"]).is_ok());
+        assert!(run(&["root: needs root"]).is_err());
+    }
+
+    #[test]
+    fn a_leftover_is_an_error() {
+        let mut report = Report::new(Vec::new());
+        report.count("root", "test result: ok. 1 passed; 0 failed");
+        assert!(report.finish(&["mount /tmp/x".to_owned()]).is_err());
+    }
+}
