@@ -1,1 +1,33 @@
 //! Folder to layer tar and back: deterministic writer, whiteouts, compression, confined unpack.
+//!
+//! A layer is a directory in the format of an overlay lower directory (a removal is a character
+//! device 0:0, a directory that hides what is below has `user.overlay.opaque`) and a [`TreeIndex`]
+//! of what is in it. Its tar is made from the two when somebody asks for it.
+//!
+//! Knows nothing of the store, of images or of mounts: it is handed directories as file
+//! descriptors, and everything it does below them is confined to them.
+
+#![forbid(unsafe_code)]
+
+mod entry;
+mod index;
+mod path;
+mod pool;
+
+pub use entry::{
+    ContentHash, DEFAULT_DIRECTORY_MODE, Entry, MAX_XATTR_BYTES, Metadata, Node, Xattrs, xattr_kept,
+};
+pub use index::{DecodeError, IndexError, TreeIndex};
+pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATH_DEPTH, PathError, TreePath};
+pub use pool::{FileIdentity, FilePool};
+
+/// A finished layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The digest of the layer's uncompressed tar.
+    pub diff_id: kiln_oci::DiffId,
+    /// The length of that tar in bytes.
+    pub tar_size_bytes: u64,
+    /// What the layer holds.
+    pub index: TreeIndex,
+}
