@@ -24,7 +24,7 @@ pub const LOCK_VERSION: u32 = 1;
 pub struct Lock {
     /// Version of the layer format the pins were made with.
     pub layer_format: u32,
-    /// Images by reference, as the manifest writes them after variables are applied.
+    /// Images by the full name of their reference (what `kiln_oci::Reference` displays).
     pub images: BTreeMap<String, ImagePin>,
     /// Debian suites.
     pub debian: BTreeMap<SuiteKey, SuitePin>,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use kiln_oci::Reference;
+
 use crate::model::step::Step;
 use crate::span::{Span, Spanned};
 use crate::value::{ContainerPath, EnvName, Name, ProjectPath, Signal, UserSpec};
@@ -18,7 +20,7 @@ pub struct Image {
     /// `[image.NAME.config]`; everything unset if there is no such table.
     pub config: Config,
     /// References the image is also stored under.
-    pub tags: Vec<Spanned<String>>,
+    pub tags: Vec<Spanned<Reference>>,
 }
 
 /// What an image starts from.
@@ -26,8 +28,8 @@ pub struct Image {
 pub enum Base {
     /// Nothing.
     Scratch,
-    /// An image reference, in docker's short or full form.
-    Registry(Spanned<String>),
+    /// An image of a registry.
+    Registry(Spanned<Reference>),
     /// Another image of this file: its layers and its config.
     Image(Spanned<Name>),
     /// A root file system from Debian packages.
