@@ -1,0 +1,220 @@
+//! What differs between two described inputs, from their recorded texts.
+//!
+//! Knows nothing of steps or caches: two texts of [`crate::Text`] go in, the first line in which they
+//! differ comes out, in words.
+
+use std::fmt;
+
+use crate::inputs::field_title;
+use crate::tree::TreeDigest;
+
+/// The longest part of a value that a message shows, in characters.
+const SHOWN_CHARACTERS: usize = 100;
+
+/// The first field in which two descriptions differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Name of the field, as in the recorded text.
+    pub field: String,
+    /// The item within it, such as a variable's name or a position.
+    pub item: Option<String>,
+    /// The old value, escaped as in the text; `None` if the field is new.
+    pub old: Option<String>,
+    /// The new value, escaped as in the text; `None` if the field is gone.
+    pub new: Option<String>,
+}
+
+/// Returns the first difference of two recorded texts, `None` if they are the same.
+///
+/// Any text is accepted: a record of another version differs at its `format` line.
+pub fn first_difference(old: &str, new: &str) -> Option<Difference> {
+    let (mut old_lines, mut new_lines) = (old.lines(), new.lines());
+    loop {
+        let (old_line, new_line) = match (old_lines.next(), new_lines.next()) {
+            (None, None) => return None,
+            (Some(old), Some(new)) if old == new => continue,
+            pair => pair,
+        };
+        let (old_line, new_line) = (old_line.map(Line::parse), new_line.map(Line::parse));
+        return Some(match (old_line, new_line) {
+            (Some(old), Some(new)) if old.head == new.head => {
+                old.difference(Some(old.value), Some(new.value))
+            }
+            // The old line is still to come in the new text: the new one was put before it.
+            (Some(old), Some(new)) if new_lines.any(|line| Line::parse(line).head == old.head) => {
+                new.difference(None, Some(new.value))
+            }
+            (Some(old), _) => old.difference(Some(old.value), None),
+            (None, Some(new)) => new.difference(None, Some(new.value)),
+            (None, None) => return None,
+        });
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    head: &'a str,
+    value: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn parse(line: &'a str) -> Self {
+        let (head, value) = line.split_once(" = ").unwrap_or((line, ""));
+        Self { head, value }
+    }
+
+    fn difference(self, old: Option<&str>, new: Option<&str>) -> Difference {
+        let (field, item) = match self.head.split_once(' ') {
+            Some((field, item)) => (field, Some(item.to_owned())),
+            None => (self.head, None),
+        };
+        Difference {
+            field: field.to_owned(),
+            item,
+            old: old.map(str::to_owned),
+            new: new.map(str::to_owned),
+        }
+    }
+}
+
+impl Difference {
+    /// Returns both file trees, old and new, if that is what differs: their listings tell which file.
+    pub fn trees(&self) -> Option<(TreeDigest, TreeDigest)> {
+        let is_tree = matches!(self.field.as_str(), "files" | "copy.files");
+        let digest = |value: &Option<String>| TreeDigest::from_hex(value.as_deref()?);
+        is_tree
+            .then(|| digest(&self.old).zip(digest(&self.new)))
+            .flatten()
+    }
+
+    /// Returns the position, in the stack the step sees, of the layer that differs, if one does.
+    pub fn layer(&self) -> Option<usize> {
+        (self.field == "layer")
+            .then(|| self.item.as_deref()?.parse().ok())
+            .flatten()
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(field_title(&self.field))?;
+        if let Some(item) = &self.item {
+            write!(f, " `{}`", item.replace("\\x20", " "))?;
+        }
+        match (&self.old, &self.new) {
+            (Some(old), Some(new)) => {
+                let from = common_prefix(old, new);
+                write!(
+                    f,
+                    " changed from `{}` to `{}`",
+                    shown(old, from),
+                    shown(new, from)
+                )
+            }
+            (None, Some(new)) => write!(f, " was added: `{}`", shown(new, 0)),
+            (Some(old), None) => write!(f, " was removed; it was `{}`", shown(old, 0)),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+fn common_prefix(old: &str, new: &str) -> usize {
+    let same = |(old, new): &(char, char)| old == new;
+    old.chars().zip(new.chars()).take_while(same).count()
+}
+
+/// Cuts a long value to the part around its first difference, which is at character `from`.
+fn shown(value: &str, from: usize) -> String {
+    let length = value.chars().count();
+    if length <= SHOWN_CHARACTERS {
+        return value.to_owned();
+    }
+    let start = from
+        .saturating_sub(SHOWN_CHARACTERS / 4)
+        .min(length - SHOWN_CHARACTERS);
+    let part: String = value.chars().skip(start).take(SHOWN_CHARACTERS).collect();
+    let before = if start > 0 { "…" } else { "" };
+    let after = if start + SHOWN_CHARACTERS < length {
+        "…"
+    } else {
+        ""
+    };
+    format!("{before}{part}{after}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown_difference(old: &str, new: &str) -> String {
+        first_difference(old, new).unwrap().to_string()
+    }
+
+    #[test]
+    fn old_and_new_are_shown() {
+        assert_eq!(first_difference("a = 1\n", "a = 1\n"), None);
+        let cases = [
+            (
+                "env A = 1\n",
+                "env A = 2\n",
+                "environment variable `A` changed from `1` to `2`",
+            ),
+            (
+                "env B = 1\n",
+                "env A = 2\nenv B = 1\n",
+                "environment variable `A` was added: `2`",
+            ),
+            (
+                "env A = 2\nenv B = 1\n",
+                "env B = 1\n",
+                "environment variable `A` was removed; it was `2`",
+            ),
+            (
+                "argv 0 = x\n",
+                "argv 0 = x\nargv 1 = y\n",
+                "argument `1` was added: `y`",
+            ),
+            (
+                "argv 0 = x\nargv 1 = y\n",
+                "argv 0 = x\n",
+                "argument `1` was removed; it was `y`",
+            ),
+            ("", "user = 0:0\n", "user was added: `0:0`"),
+        ];
+        for (old, new, expected) in cases {
+            assert_eq!(shown_difference(old, new), expected);
+        }
+    }
+
+    #[test]
+    fn long_values_show_the_place_that_differs() {
+        let (head, tail) = ("x".repeat(500), "z".repeat(500));
+        let shown = shown_difference(
+            &format!("argv 3 = {head}OLD{tail}"),
+            &format!("argv 3 = {head}NEW{tail}"),
+        );
+        assert!(
+            shown.contains("xxOLDzz") && shown.contains("xxNEWzz"),
+            "{shown}"
+        );
+        assert!(shown.chars().count() < 300, "{shown}");
+    }
+
+    #[test]
+    fn trees_and_layers_are_recognised() {
+        let (one, two) = (TreeDigest::of(b"1"), TreeDigest::of(b"2"));
+        let difference =
+            first_difference(&format!("files = {one}\n"), &format!("files = {two}\n")).unwrap();
+        assert_eq!(difference.trees(), Some((one, two)));
+        assert_eq!(difference.layer(), None);
+        let difference = first_difference("layer 3 = a\n", "layer 3 = b\n").unwrap();
+        assert_eq!((difference.layer(), difference.trees()), (Some(3), None));
+    }
+
+    #[test]
+    fn texts_of_unknown_form_do_not_break_it() {
+        for (old, new) in [("", "?"), ("?", ""), ("a b c", " = "), ("\n\n", "x = = =")] {
+            assert!(first_difference(old, new).is_some(), "{old:?} {new:?}");
+        }
+    }
+}
