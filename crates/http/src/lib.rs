@@ -1,1 +1,44 @@
-//! One blocking HTTP client: TLS roots, retries with back-off, resume, limits.
+//! One blocking HTTP client: keep-alive, TLS roots, proxies, retries with back-off, resumable
+//! verified downloads, limits on everything a server may send.
+//!
+//! Two operations cover what kiln needs: [`Client::fetch`] keeps a small body in memory,
+//! [`Client::download`] streams a large one into a [`Sink`] and resumes it after a failure, in the
+//! same process or in a later one. Both stop within a moment when their [`Cancel`] is set.
+//!
+//! Knows nothing of registries, archives or credentials files, reads no environment and no clock:
+//! proxies, certificate files, hosts that may be spoken to without TLS and the seed of the jitter
+//! come in [`Settings`].
+//!
+//! ```text
+//! Request ─route→ proxy? ─agent→ pooled connection ─redirects (≤ 10)→ status
+//!    429, 5xx, reset, timeout : back off, Retry-After ─again→ (a download goes on where it stopped)
+//!    else                     : Response | bytes → Sink, hashed on the way
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod cancel;
+mod client;
+mod download;
+mod error;
+mod exchange;
+mod proxy;
+mod request;
+mod retry;
+mod settings;
+mod sink;
+mod tls;
+mod transport;
+mod url;
+
+pub use cancel::{Cancel, Cancelled};
+pub use client::Client;
+pub use download::{Download, Downloaded, Progress};
+pub use error::{BodyText, Error, Phase, RedirectProblem, TlsProblem};
+pub use request::{Method, Request, Response};
+pub use settings::{
+    ClientCertificate, HostSettings, Proxies, RetryPolicy, Roots, Settings, Timeouts,
+};
+pub use sink::Sink;
+pub use url::{Url, UrlError};
