@@ -1,5 +1,19 @@
 //! End-to-end tests: the real binary, a real kernel, real peers.
+//!
+//! [`any_user`] means the same for root and for an ordinary user, and
+//! `cargo xtask test` runs it as both; [`root`] needs root.
 #![forbid(unsafe_code)]
+#![expect(
+    dead_code,
+    unused_imports,
+    reason = "the tests that use the rest land with their verbs"
+)]
+#![expect(
+    clippy::panic,
+    reason = "how a test says that its surroundings are broken"
+)]
 
 mod any_user;
+mod fixtures;
+mod leaks;
 mod space;

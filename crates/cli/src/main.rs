@@ -8,6 +8,7 @@
 mod app;
 mod errors;
 mod printer;
+mod project;
 mod reference;
 mod settings;
 mod verbs;

@@ -1,6 +1,7 @@
 //! The verbs: one file each, with its arguments beside what it does.
 
 mod completions;
+mod init;
 mod reference;
 mod version;
 
@@ -25,6 +26,7 @@ pub(crate) enum Format {
 /// What kiln can be asked to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    Init(init::Args),
     Completions(completions::Args),
     Reference(reference::Args),
     Version(version::Args),
@@ -38,8 +40,9 @@ impl Verb {
     }
 
     /// Does it.
-    pub(crate) fn run(self, _settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
+    pub(crate) fn run(self, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
         match self {
+            Self::Init(args) => init::run(&args, settings, printer),
             Self::Completions(args) => completions::run(&args, printer),
             Self::Reference(args) => reference::run(&args, printer),
             Self::Version(args) => version::run(&args, printer),

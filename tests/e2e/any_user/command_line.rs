@@ -1,12 +1,15 @@
 //! What the command line says before anything is built.
 
+use std::fs;
+
+use expect_test::expect;
+
 use crate::space::TestSpace;
 
 #[test]
 fn version_is_data_on_standard_output() {
     let space = TestSpace::new();
-    let run = space.kiln(["version"]);
-    run.assert_code(0);
+    let run = space.kiln_ok(["version"]);
     assert_eq!(
         run.stdout,
         concat!("kiln ", env!("CARGO_PKG_VERSION"), "\n")
@@ -18,7 +21,60 @@ fn version_is_data_on_standard_output() {
 fn a_misspelt_verb_is_a_usage_error_that_suggests() {
     let space = TestSpace::new();
     let run = space.kiln(["verison"]);
-    run.assert_code(2);
+    run.assert_code(2).assert_says("version");
     assert_eq!(run.stdout, "");
-    assert!(run.stderr.contains("version"), "{}", run.stderr);
+}
+
+#[test]
+fn every_verb_has_help_with_a_short_first_line() {
+    let space = TestSpace::new();
+    let overview = space.kiln_ok(["--help"]).stdout;
+    let verbs: Vec<&str> = overview
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| line.starts_with("  "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(verbs.len() > 2, "{overview}");
+    for verb in verbs {
+        let help = space.kiln_ok([verb, "--help"]).stdout;
+        let first = help.lines().next().unwrap_or_default();
+        assert!(
+            !first.is_empty() && first.len() < 80 && !first.ends_with('.'),
+            "{verb}: {first}"
+        );
+    }
+}
+
+#[test]
+fn init_writes_a_manifest_and_never_a_second_time() {
+    let space = TestSpace::new();
+    space.kiln_ok(["init"]).assert_says("next: kiln run");
+    let manifest = space.project().join("kiln.toml");
+    fs::write(&manifest, "# mine\n").expect("written");
+    let again = space.kiln(["init"]);
+    expect![[r#"
+        exit code: 1
+        --- stdout
+        --- stderr
+          × `[SPACE]/project/kiln.toml` exists
+          help: it is left as it is; `kiln check` reads it
+    "#]]
+    .assert_eq(&again.shown());
+    assert_eq!(
+        fs::read_to_string(&manifest).expect("still there"),
+        "# mine\n"
+    );
+}
+
+#[test]
+fn a_broken_settings_file_is_named() {
+    let space = TestSpace::new();
+    let folder = space.path().join("home/.config/kiln");
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("config.toml"), "[store]\nmaximum = 1\n").expect("written");
+    let run = space.kiln(["version"]);
+    run.assert_code(1)
+        .assert_says("home/.config/kiln/config.toml");
 }

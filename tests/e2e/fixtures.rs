@@ -1,0 +1,8 @@
+//! Things that tests start from, made when they run: a root file system of one
+//! program, a registry on the loopback device.
+
+mod registry;
+mod rootfs;
+
+pub(crate) use registry::Registry;
+pub(crate) use rootfs::write_busybox_rootfs;
