@@ -1,0 +1,443 @@
+//! A list of set-up operations for a new process: made by the parent, carried out by the child.
+//!
+//! The child starts with [`launch`](crate::process::launch) and shares its parent's memory until it executes
+//! its program, while the parent's thread stands still. So the child must not allocate, lock or unwind: all
+//! it needs is prepared here as data, and each operation is a handful of bare system calls. Since a plan is
+//! data, it can also be printed and compared.
+//!
+//! Descriptors are named by [`Slot`]. The parent fills some with what it opened, the child others on the way:
+//!
+//! ```text
+//! attach rootfs on /                       slot `rootfs`: filled by the parent
+//! new proc -> proc                         slot `proc`:   filled by the child
+//! open proc/kcore -> target, if there      slot `target`: skipped if absent,
+//! attach null on target                                   and then so is this
+//! ```
+
+mod run;
+
+use std::ffi::CString;
+use std::fmt;
+use std::os::fd::OwnedFd;
+
+use rustix::process::{Gid, Resource, Rlimit, Uid};
+
+use crate::mount::{Depth, MountAttributes};
+use crate::seccomp::Program;
+
+pub(crate) use run::{ExecuteLists, Progress, Table, carry_out};
+
+/// Names a descriptor of a [`Plan`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(usize);
+
+/// Operations in order, the descriptors they use, and the program at the end.
+#[derive(Debug)]
+pub struct Plan {
+    operations: Vec<Operation>,
+    slots: Vec<(String, Option<OwnedFd>)>,
+    program: Execute,
+}
+
+/// The program a plan ends in.
+#[derive(Debug, Clone, Default)]
+pub struct Execute {
+    /// Paths to try in this order; the first that exists and may be executed is taken.
+    pub candidates: Vec<CString>,
+    /// Arguments, with the name of the program.
+    pub arguments: Vec<CString>,
+    /// Environment, as `NAME=value`.
+    pub environment: Vec<CString>,
+}
+
+/// What must be at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// A directory.
+    Directory,
+    /// Anything else.
+    File,
+}
+
+/// What to do if there is nothing at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// Stop.
+    Fails,
+    /// Go on, and leave out every operation that uses the slot.
+    Skips,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    /// Marks every descriptor from 3 on to be closed when the program starts.
+    CloseOnExecute,
+    /// Writes into a file, in one call.
+    Write {
+        /// The file.
+        file: Slot,
+        /// What to write.
+        content: Vec<u8>,
+    },
+    /// Makes the cgroup the process is in the root of what it sees.
+    UnshareCgroup,
+    /// Attaches the new root file system over the old one.
+    AttachRoot {
+        /// A detached mount.
+        mount: Slot,
+    },
+    /// Attaches a detached mount.
+    Attach {
+        /// A detached mount.
+        mount: Slot,
+        /// What it covers.
+        target: Slot,
+    },
+    /// Makes a file system, detached.
+    NewFilesystem {
+        /// Its type.
+        kind: CString,
+        /// Options; an empty value is a flag.
+        options: Vec<(CString, CString)>,
+        /// How it may be used.
+        attributes: MountAttributes,
+        /// Where the mount goes.
+        into: Slot,
+    },
+    /// Makes a detached second mount of a file or directory.
+    CloneTree {
+        /// What is shown again; it must be attached by now.
+        source: Slot,
+        /// With what is mounted below?
+        depth: Depth,
+        /// Where the mount goes.
+        into: Slot,
+    },
+    /// As [`Self::CloneTree`], of a path of the host. Only before [`Self::Pivot`].
+    ClonePath {
+        /// A trusted path.
+        path: CString,
+        /// Where the mount goes.
+        into: Slot,
+    },
+    /// Restricts a mount.
+    Restrict {
+        /// The mount.
+        mount: Slot,
+        /// What to add.
+        attributes: MountAttributes,
+        /// This mount, or those below too.
+        depth: Depth,
+    },
+    /// Opens something below a directory, following no links.
+    Open {
+        /// Where to look.
+        directory: Slot,
+        /// What to open.
+        path: CString,
+        /// What it must be.
+        expect: Expect,
+        /// What if it is not there.
+        absent: Absent,
+        /// Where the descriptor goes.
+        into: Slot,
+    },
+    /// Makes a mount that is attached over `/` the root, and takes the old one away with all below it.
+    Pivot {
+        /// The mount.
+        root: Slot,
+    },
+    /// Sets the host name.
+    HostName(CString),
+    /// Switches the loopback interface on.
+    LoopbackUp,
+    /// A new session, without a terminal.
+    NewSession,
+    /// Makes a terminal the one that controls the session.
+    ControllingTerminal(Slot),
+    /// A new, empty session keyring.
+    NewKeyring,
+    /// Makes a descriptor number refer to what a slot holds. It stays open in the program.
+    Duplicate {
+        /// What it is to refer to.
+        from: Slot,
+        /// The number, 0 to 2.
+        to: i32,
+    },
+    /// Sets the mask of permissions for new files.
+    Umask(u32),
+    /// Sets a resource limit.
+    Limit {
+        /// Which.
+        resource: Resource,
+        /// To what.
+        limit: Rlimit,
+    },
+    /// Enters a directory and makes sure it is inside the root.
+    WorkingDirectory(Slot),
+    /// Removes every capability from the bounding set but those whose bits are in `keep`.
+    BoundCapabilities {
+        /// One bit per capability.
+        keep: u64,
+    },
+    /// Sets the supplementary groups.
+    Groups(Vec<Gid>),
+    /// Sets user and group, real, effective and saved.
+    Ids {
+        /// User.
+        uid: Uid,
+        /// Group.
+        gid: Gid,
+    },
+    /// Sets permitted and effective capabilities, and empties the inheritable and ambient ones.
+    Capabilities {
+        /// One bit per capability.
+        keep: u64,
+    },
+    /// Kills the process when the thread that launched it ends.
+    DieWithParent {
+        /// The parent's pidfd: it may have died already.
+        parent: Slot,
+    },
+    /// No program can gain rights from now on.
+    NoNewPrivileges,
+    /// Every signal does what it does by default, and none is blocked.
+    ResetSignals,
+    /// Loads a system call filter.
+    Filter(Program),
+}
+
+impl Plan {
+    /// An empty plan that ends in `program`.
+    #[must_use]
+    pub const fn new(program: Execute) -> Self {
+        Self {
+            operations: Vec::new(),
+            slots: Vec::new(),
+            program,
+        }
+    }
+
+    /// A slot with a descriptor in it.
+    pub fn filled(&mut self, name: impl Into<String>, descriptor: OwnedFd) -> Slot {
+        self.slots.push((name.into(), Some(descriptor)));
+        Slot(self.slots.len() - 1)
+    }
+
+    /// A slot that the child will fill.
+    pub fn empty(&mut self, name: impl Into<String>) -> Slot {
+        self.slots.push((name.into(), None));
+        Slot(self.slots.len() - 1)
+    }
+
+    /// Appends an operation.
+    pub fn push(&mut self, operation: Operation) {
+        self.operations.push(operation);
+    }
+
+    /// The program at the end.
+    #[must_use]
+    pub const fn program(&self) -> &Execute {
+        &self.program
+    }
+
+    pub(crate) fn operations(&self) -> &[Operation] {
+        &self.operations
+    }
+
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Option<&OwnedFd>> {
+        self.slots.iter().map(|(_, descriptor)| descriptor.as_ref())
+    }
+
+    /// One operation in words, for an error message.
+    #[must_use]
+    pub fn describe(&self, index: usize) -> String {
+        self.operations
+            .get(index)
+            .map_or_else(|| "execute".to_owned(), |operation| self.text(operation))
+    }
+
+    fn name(&self, slot: Slot) -> &str {
+        self.slots.get(slot.0).map_or("?", |(name, _)| name)
+    }
+
+    fn text(&self, operation: &Operation) -> String {
+        let name = |slot: &Slot| self.name(*slot);
+        match operation {
+            Operation::CloseOnExecute => {
+                "close descriptors from 3 on when the program starts".to_owned()
+            }
+            Operation::Write { file, content } => {
+                format!("write `{}` to {}", content.escape_ascii(), name(file))
+            }
+            Operation::UnshareCgroup => "new cgroup namespace".to_owned(),
+            Operation::AttachRoot { mount } => format!("attach {} over /", name(mount)),
+            Operation::Attach { mount, target } => {
+                format!("attach {} on {}", name(mount), name(target))
+            }
+            Operation::NewFilesystem {
+                kind,
+                options,
+                attributes,
+                into,
+            } => {
+                let mut words = Vec::new();
+                for (key, value) in options {
+                    let (key, value) = (key.to_string_lossy(), value.to_string_lossy());
+                    words.push(if value.is_empty() {
+                        key.into_owned()
+                    } else {
+                        format!("{key}={value}")
+                    });
+                }
+                let words = if words.is_empty() {
+                    String::new()
+                } else {
+                    format!(" ({})", words.join(","))
+                };
+                format!(
+                    "new {}{words}{} -> {}",
+                    kind.to_string_lossy(),
+                    attribute_words(*attributes),
+                    name(into)
+                )
+            }
+            Operation::CloneTree {
+                source,
+                depth,
+                into,
+            } => {
+                format!(
+                    "clone{} {} -> {}",
+                    depth_word(*depth),
+                    name(source),
+                    name(into)
+                )
+            }
+            Operation::ClonePath { path, into } => {
+                format!(
+                    "clone host path {} -> {}",
+                    path.to_string_lossy(),
+                    name(into)
+                )
+            }
+            Operation::Restrict {
+                mount,
+                attributes,
+                depth,
+            } => {
+                format!(
+                    "restrict{} {}{}",
+                    depth_word(*depth),
+                    name(mount),
+                    attribute_words(*attributes)
+                )
+            }
+            Operation::Open {
+                directory,
+                path,
+                expect,
+                absent,
+                into,
+            } => format!(
+                "open {} {}/{}{} -> {}",
+                if *expect == Expect::Directory {
+                    "directory"
+                } else {
+                    "file"
+                },
+                name(directory),
+                path.to_string_lossy(),
+                if *absent == Absent::Skips {
+                    ", if there"
+                } else {
+                    ""
+                },
+                name(into)
+            ),
+            Operation::Pivot { root } => format!("make {} the root, drop the old one", name(root)),
+            Operation::HostName(host) => format!("host name {}", host.to_string_lossy()),
+            Operation::LoopbackUp => "loopback up".to_owned(),
+            Operation::NewSession => "new session".to_owned(),
+            Operation::ControllingTerminal(terminal) => {
+                format!("controlling terminal {}", name(terminal))
+            }
+            Operation::NewKeyring => "new session keyring".to_owned(),
+            Operation::Duplicate { from, to } => format!("descriptor {to} = {}", name(from)),
+            Operation::Umask(mask) => format!("umask {mask:04o}"),
+            Operation::Limit { resource, limit } => {
+                let number = |value: Option<u64>| {
+                    value.map_or("unlimited".to_owned(), |value| value.to_string())
+                };
+                format!(
+                    "limit {resource:?} {}:{}",
+                    number(limit.current),
+                    number(limit.maximum)
+                )
+            }
+            Operation::WorkingDirectory(directory) => {
+                format!("working directory {}", name(directory))
+            }
+            Operation::BoundCapabilities { keep } => format!("capability bounding set {keep:016x}"),
+            Operation::Groups(groups) => {
+                let groups: Vec<String> = groups
+                    .iter()
+                    .map(|group| group.as_raw().to_string())
+                    .collect();
+                format!("groups [{}]", groups.join(" "))
+            }
+            Operation::Ids { uid, gid } => format!("user {} group {}", uid.as_raw(), gid.as_raw()),
+            Operation::Capabilities { keep } => {
+                format!("capabilities {keep:016x}, none inheritable or ambient")
+            }
+            Operation::DieWithParent { .. } => "die with the parent".to_owned(),
+            Operation::NoNewPrivileges => "no new privileges".to_owned(),
+            Operation::ResetSignals => "default signals, none blocked".to_owned(),
+            Operation::Filter(_) => "system call filter".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    /// One operation per line; the same plan always prints the same.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for operation in &self.operations {
+            writeln!(formatter, "{}", self.text(operation))?;
+        }
+        let paths: Vec<_> = self
+            .program
+            .candidates
+            .iter()
+            .map(|path| path.to_string_lossy())
+            .collect();
+        writeln!(formatter, "execute {}", paths.join(" or "))
+    }
+}
+
+fn attribute_words(attributes: MountAttributes) -> String {
+    let MountAttributes {
+        read_only,
+        no_set_id,
+        no_devices,
+        no_execute,
+    } = attributes;
+    let words = [
+        (read_only, " ro"),
+        (no_set_id, " nosuid"),
+        (no_devices, " nodev"),
+        (no_execute, " noexec"),
+    ];
+    words
+        .iter()
+        .filter(|(set, _)| *set)
+        .map(|(_, word)| *word)
+        .collect()
+}
+
+const fn depth_word(depth: Depth) -> &'static str {
+    match depth {
+        Depth::Single => "",
+        Depth::Recursive => " tree",
+    }
+}
