@@ -1,1 +1,24 @@
-//! Runs a build graph: scheduler, executors, cache; one stream of events.
+//! Runs a build graph: scheduler, cache use, executors; one stream of events.
+//!
+//! Nothing here prints, reads the environment or knows the command line.
+
+#![forbid(unsafe_code)]
+
+mod cancel;
+mod event;
+mod executor;
+mod lines;
+mod pool;
+mod reporter;
+mod scheduler;
+mod state;
+
+pub use cancel::Cancel;
+pub use event::{
+    BuildEvent, EVENT_FORMAT, EventKind, FailureKind, FailureSummary, MissReason, NodeSummary,
+    Outcome, OutputStream, SkipReason,
+};
+pub use executor::{Described, Executor, Failure, LookUp, NodeOutput, Task};
+pub use lines::LineWriter;
+pub use scheduler::{BuildReport, Refresh, SchedulerOptions, run_graph};
+pub use state::StepState;

@@ -107,3 +107,12 @@ impl<T> FromIterator<T> for StepMap<T> {
         Self(values.into_iter().collect())
     }
 }
+
+impl<T> IntoIterator for StepMap<T> {
+    type Item = T;
+    type IntoIter = std::vec::IntoIter<T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
