@@ -145,6 +145,9 @@ fn as_ordinary_user(
     fs::create_dir_all(&checkout).map_err(|error| Failure::io(&checkout, &error))?;
     for folder in ["examples", "tests", "schemas", "docs"] {
         let source = workspace().join(folder);
+        if !source.is_dir() {
+            continue;
+        }
         run_shown(Command::new("cp").arg("-r").arg(&source).arg(&checkout))?;
     }
     accounts::give(&home, account)?;
