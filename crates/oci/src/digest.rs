@@ -40,6 +40,11 @@ impl Digest {
         Self(raw)
     }
 
+    /// Returns the 32 raw bytes.
+    pub const fn to_raw(self) -> [u8; 32] {
+        self.0
+    }
+
     /// Returns the 64 lower-case hex digits, without the algorithm.
     pub fn hex(&self) -> String {
         let mut hex = String::with_capacity(64);

@@ -1,0 +1,256 @@
+//! Unpacked layers by DiffId.
+//!
+//! Knows nothing of tars and little of what is in a layer: a directory in overlay's format, the
+//! bytes of its index, and a record.
+//!
+//! ```text
+//! layers/<hex>/fs/           the lower directory
+//! layers/<hex>/index         what is in it (docs/formats/tree-index.md)
+//! layers/<hex>/record.json   LayerRecord; its time of change is when the layer was last used
+//! ```
+//! A layer appears by one rename of a draft and is never changed.
+
+use std::path::{Path, PathBuf};
+
+use kiln_layer::TreeIndex;
+use kiln_oci::{Descriptor, DiffId, Digest};
+use serde::{Deserialize, Serialize};
+
+use crate::disk;
+use crate::error::{StoreError, found};
+use crate::session::{Pin, Published, Session};
+use crate::store::Store;
+
+/// What is known about a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// The digest of its uncompressed tar.
+    pub diff_id: DiffId,
+    /// The length of that tar in bytes.
+    pub tar_size_bytes: u64,
+    /// Where it came from first.
+    pub origin: Origin,
+}
+
+/// Where a layer came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "there are never many at once")]
+pub enum Origin {
+    /// kiln made it: its tar can be made again from directory and index.
+    Built,
+    /// It was unpacked from this blob, which is the only source of its tar.
+    Pulled {
+        /// The blob.
+        descriptor: Descriptor,
+    },
+}
+
+/// A record as it is on disk.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct OnDisk<T> {
+    /// The marker under which it was published; see [`crate::session`].
+    pub(crate) marker: String,
+    pub(crate) record: T,
+}
+
+/// The store's layers; see [`Store::layers`].
+#[derive(Debug, Clone, Copy)]
+pub struct Layers<'a> {
+    store: &'a Store,
+}
+
+impl Store {
+    /// The unpacked layers.
+    pub fn layers(&self) -> Layers<'_> {
+        Layers { store: self }
+    }
+}
+
+impl Layers<'_> {
+    fn folder(&self, diff_id: &DiffId) -> PathBuf {
+        self.store.at(&Pin::Layer(*diff_id).path())
+    }
+
+    /// Where the layer's directory is, or would be.
+    pub fn path(&self, diff_id: &DiffId) -> PathBuf {
+        self.folder(diff_id).join("fs")
+    }
+
+    /// Pins a layer and returns its record, or `None` if it is not here.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn get(
+        &self,
+        session: &Session,
+        diff_id: &DiffId,
+    ) -> Result<Option<LayerRecord>, StoreError> {
+        if session.pin(&[Pin::Layer(*diff_id)])?.is_empty() {
+            self.record(diff_id)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Returns a layer's record without pinning it: it may be gone the next moment.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn record(&self, diff_id: &DiffId) -> Result<Option<LayerRecord>, StoreError> {
+        let path = self.folder(diff_id).join("record.json");
+        let on_disk: Option<OnDisk<LayerRecord>> = found(disk::read_json(&path))?;
+        Ok(on_disk.map(|on_disk| on_disk.record))
+    }
+
+    /// Reads the index of a layer.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], [`StoreError::Damaged`], and what the system says.
+    pub fn index(&self, diff_id: &DiffId) -> Result<TreeIndex, StoreError> {
+        let path = self.folder(diff_id).join("index");
+        let Some(bytes) = found(disk::read(&path))? else {
+            return Err(StoreError::Missing {
+                what: "layer",
+                name: diff_id.to_string(),
+            });
+        };
+        TreeIndex::from_bytes(&bytes).map_err(|error| StoreError::Damaged {
+            path,
+            reason: error.to_string(),
+        })
+    }
+
+    /// Begins a layer: an empty directory in which to make or unpack it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn draft(&self, session: &Session) -> Result<LayerDraft, StoreError> {
+        let draft = Draft::new(session, "layer")?;
+        disk::make_new_directory(&draft.path().join("fs"), 0o755)?;
+        disk::make_new_directory(&draft.path().join("work"), 0o700)?;
+        Ok(LayerDraft { draft })
+    }
+
+    /// Throws away a layer that turned out to be damaged, so that it can be made again.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn discard(&self, diff_id: &DiffId) -> Result<(), StoreError> {
+        crate::session::discard(self.store, &self.folder(diff_id))
+    }
+
+    /// Lists all layers, sorted by DiffId.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn list(&self) -> Result<Vec<DiffId>, StoreError> {
+        let names = disk::names(&self.store.at("layers"))?;
+        Ok(names
+            .iter()
+            .filter_map(|name| Some(DiffId(Digest::from_hex(name).ok()?)))
+            .collect())
+    }
+}
+
+/// A folder in which something is made. Thrown away unless it is published.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    session: Session,
+    path: PathBuf,
+    published: bool,
+}
+
+impl Draft {
+    pub(crate) fn new(session: &Session, what: &str) -> Result<Self, StoreError> {
+        let path = session.draft_path(what)?;
+        disk::make_new_directory(&path, 0o700)?;
+        Ok(Self {
+            session: session.clone(),
+            path,
+            published: false,
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Adds a file.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.path.join(name);
+        let file = disk::create_new(&path, 0o600)?;
+        disk::write_all(&file, &path, bytes)
+    }
+
+    /// Moves the folder to a place that is not named by content, and is not counted as unsynced.
+    pub(crate) fn place(mut self, to: &Path) -> Result<(), StoreError> {
+        disk::rename(&self.path, to)?;
+        self.published = true;
+        Ok(())
+    }
+
+    /// Adds `record.json` and moves the folder to its place.
+    pub(crate) fn publish<T: Serialize>(
+        mut self,
+        record: &T,
+        pin: Pin,
+    ) -> Result<Published, StoreError> {
+        let epoch = self.session.epoch()?;
+        let on_disk = OnDisk {
+            marker: epoch.marker().to_owned(),
+            record,
+        };
+        self.write("record.json", &disk::to_json(&on_disk))?;
+        let published = self.session.publish(&epoch, &self.path, pin)?;
+        self.published = true;
+        Ok(published)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.published
+            && let Err(error) = self.session.discard(&self.path)
+        {
+            tracing::warn!("an unfinished draft stays until the session ends: {error}");
+        }
+    }
+}
+
+/// A layer in the making. Thrown away unless it is published.
+#[derive(Debug)]
+pub struct LayerDraft {
+    draft: Draft,
+}
+
+impl LayerDraft {
+    /// The directory that becomes the layer: the upper directory of an overlay, or where a tar is
+    /// unpacked.
+    pub fn fs(&self) -> PathBuf {
+        self.draft.path().join("fs")
+    }
+
+    /// An empty directory on the same file system, as overlay wants one beside the upper directory.
+    pub fn work(&self) -> PathBuf {
+        self.draft.path().join("work")
+    }
+
+    /// Publishes the layer, pinned. If the store has it already, that one stays and the draft is
+    /// thrown away.
+    ///
+    /// Nothing may be mounted on, or open for writing in, the directory any more.
+    ///
+    /// # Errors
+    /// What the system says; there is no such layer then.
+    pub fn publish(self, record: &LayerRecord, index: &TreeIndex) -> Result<Published, StoreError> {
+        let Self { draft } = self;
+        draft.session().discard(&draft.path().join("work"))?;
+        draft.write("index", &index.to_bytes())?;
+        draft.publish(record, Pin::Layer(record.diff_id))
+    }
+}
