@@ -8,10 +8,13 @@
 mod app;
 mod errors;
 mod printer;
+mod progress;
 mod project;
 mod reference;
 mod settings;
+mod text;
 mod verbs;
+mod words;
 
 use std::process::ExitCode;
 

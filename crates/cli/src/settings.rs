@@ -78,6 +78,7 @@ pub(crate) struct Settings {
     pub(crate) progress: ProgressForm,
     pub(crate) quiet: bool,
     pub(crate) verbose: bool,
+    pub(crate) stderr_is_terminal: bool,
     pub(crate) colour_on_stderr: bool,
     /// Width of the terminal.
     pub(crate) columns: usize,
@@ -111,6 +112,7 @@ impl Settings {
             progress: global.progress,
             quiet: global.quiet,
             verbose: global.verbose,
+            stderr_is_terminal,
             colour_on_stderr: stderr_is_terminal
                 && environment.text("NO_COLOR").is_none()
                 && environment.text("TERM") != Some("dumb"),

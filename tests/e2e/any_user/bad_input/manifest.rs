@@ -1,0 +1,153 @@
+//! Manifests that `kiln check` refuses.
+
+use super::{CHECK, Row, try_all};
+
+#[test]
+fn what_is_not_a_manifest() {
+    try_all(&[
+        Row {
+            name: "not TOML",
+            manifest: "schema = 1\n[project\nname = \"x\"\n",
+            says: &["kiln.toml:2", "not valid TOML"],
+            ..CHECK
+        },
+        Row {
+            name: "empty",
+            manifest: "",
+            says: &["schema"],
+            ..CHECK
+        },
+        Row {
+            name: "of a later schema",
+            manifest: "schema = 99\n[project]\nname = \"x\"\n",
+            says: &["99"],
+            ..CHECK
+        },
+        Row {
+            name: "a project name that is none",
+            manifest: "schema = 1\n[project]\nname = \"No Name!\"\n",
+            says: &["kiln.toml:3", "is not a name"],
+            ..CHECK
+        },
+        Row {
+            name: "a misspelt key",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrm = \"scratch\"\n",
+            says: &["kiln.toml:5", "`frm`", "did you mean `from`?"],
+            ..CHECK
+        },
+        Row {
+            name: "a key of a later version",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = \"scratch\"\n[service.a]\nimage = \"a\"\nports = [\"80\"]\n",
+            says: &["kiln.toml:8", "ports", "not supported yet"],
+            ..CHECK
+        },
+        Row {
+            name: "two mistakes are told at once",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrm = \"scratch\"\n[image.b]\nfrom = \"skratch\"\n",
+            says: &["kiln.toml:5", "kiln.toml:7"],
+            ..CHECK
+        },
+    ]);
+}
+
+#[test]
+fn references_that_lead_nowhere_or_in_a_circle() {
+    try_all(&[
+        Row {
+            name: "an unknown step",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = \"scratch\"\n[image.a.step.deps]\nrun = \"true\"\n[image.a.step.app]\nneeds = [\"dep\"]\nrun = \"true\"\n",
+            says: &["kiln.toml:9", "`dep`", "did you mean `deps`?"],
+            ..CHECK
+        },
+        Row {
+            name: "steps that need each other",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = \"scratch\"\n[image.a.step.one]\nneeds = [\"two\"]\nrun = \"true\"\n[image.a.step.two]\nneeds = [\"one\"]\nrun = \"true\"\n",
+            says: &["circle", "kiln.toml:7"],
+            ..CHECK
+        },
+        Row {
+            name: "images that start from each other",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = { image = \"b\" }\n[image.b]\nfrom = { image = \"a\" }\n",
+            says: &["circle"],
+            ..CHECK
+        },
+        Row {
+            name: "an undeclared cache",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = \"scratch\"\n[image.a.step.s]\nrun = \"true\"\ncaches = { objects = \"/o\" }\n",
+            says: &["kiln.toml:8", "`objects`", "[cache.objects]"],
+            ..CHECK
+        },
+        Row {
+            name: "an undeclared argument",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = \"scratch\"\n[image.a.config]\nenv = { PORT = \"${arg.port}\" }\n",
+            says: &["kiln.toml:7", "port"],
+            ..CHECK
+        },
+    ]);
+}
+
+#[test]
+fn paths_that_leave_the_project() {
+    try_all(&[
+        Row {
+            name: "files above",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = \"scratch\"\n[image.a.step.s]\ncopy = [{ files = [\"../**\"], to = \"/\" }]\n",
+            says: &["kiln.toml:7", "../**"],
+            ..CHECK
+        },
+        Row {
+            name: "an absolute base",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = \"scratch\"\n[image.a.step.s]\ncopy = [{ files = [\"**\"], base = \"/etc\", to = \"/\" }]\n",
+            says: &["kiln.toml:7", "/etc"],
+            ..CHECK
+        },
+        Row {
+            name: "a bind mount above",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = \"scratch\"\n[service.a]\nimage = \"a\"\nmounts = { \"/x\" = { bind = \"../secrets\" } }\n",
+            says: &["kiln.toml:8", "../secrets"],
+            ..CHECK
+        },
+    ]);
+}
+
+#[test]
+fn names_typed_wrong() {
+    const MANIFEST: &str = "schema = 1\n[project]\nname = \"x\"\n[image.server]\nfrom = \"scratch\"\n[image.server.step.one]\nwrite = { \"/a\" = \"a\" }\n";
+    try_all(&[
+        Row {
+            name: "a misspelt image",
+            manifest: MANIFEST,
+            arguments: &["graph", "sever"],
+            says: &["did you mean `server`?"],
+            ..CHECK
+        },
+        Row {
+            name: "a misspelt step",
+            manifest: MANIFEST,
+            arguments: &["graph", "server.on"],
+            says: &["did you mean `server.one`?"],
+            ..CHECK
+        },
+        Row {
+            name: "an argument that is not declared",
+            manifest: MANIFEST,
+            arguments: &["check", "--set", "port=1"],
+            says: &["port"],
+            ..CHECK
+        },
+        Row {
+            name: "a profile that is not there",
+            manifest: MANIFEST,
+            arguments: &["check", "--profile", "ci"],
+            says: &["ci"],
+            ..CHECK
+        },
+        Row {
+            name: "a folder without a manifest",
+            manifest: MANIFEST,
+            arguments: &["check", "-C", "/"],
+            says: &["there is no `kiln.toml` in `/`", "kiln init"],
+            ..CHECK
+        },
+    ]);
+}
