@@ -157,7 +157,7 @@ impl Client {
             host,
             body: body.into_with_config().limit(u64::MAX).reader(),
             cancel: cancel.clone(),
-            idle: settings.timeouts.idle,
+            idle: settings.timeouts.idle.max(settings.timeouts.first_byte),
         })
     }
 

@@ -112,7 +112,7 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the request to the complete head of the reply.
     pub first_byte: Duration,
-    /// Between two pieces of a body.
+    /// Between two pieces of a body; counts as no less than `first_byte`.
     pub idle: Duration,
 }
 
