@@ -72,10 +72,8 @@ impl<'scope, 'env, E: Executor> Pool<'scope, 'env, E> {
     pub(crate) fn new(
         scope: &'scope Scope<'scope, 'env>,
         shared: &'env Shared<'env, E>,
-        (jobs, queue): (
-            Sender<Job<E::Inputs>>,
-            &'env Mutex<Receiver<Job<E::Inputs>>>,
-        ),
+        jobs: Sender<Job<E::Inputs>>,
+        queue: &'env JobQueue<E::Inputs>,
         limit: usize,
     ) -> (Self, Receiver<Message<E::Inputs>>) {
         let (sender, messages) = sync_channel(MESSAGES_WAITING);

@@ -106,7 +106,7 @@ pub fn run_graph<E: Executor>(
     thread::scope(|scope| {
         // One more than may run, so that cached steps are found while others run for long.
         let limit = options.jobs.get().saturating_add(1);
-        let (mut pool, messages) = Pool::new(scope, &shared, (jobs, &queue), limit);
+        let (mut pool, messages) = Pool::new(scope, &shared, jobs, &queue, limit);
         scheduler.begin();
         loop {
             scheduler.start_work(&mut pool)?;

@@ -307,3 +307,6 @@ impl BuildGraph {
         pairs
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,17 +9,17 @@
 //! the steps of an image are stacked. Knows nothing of targets; [`crate::BuildGraph`] takes from here
 //! what they reach.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use kiln_manifest::model::{Action, Base, CopySource, Image, ProducedBy, ServiceImage, Step};
 use kiln_manifest::value::Name;
 use kiln_manifest::{BuildManifest, Span, Spanned};
 use petgraph::Direction;
-use petgraph::graph::{DiGraph, EdgeIndex, NodeIndex};
+use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::{Bfs, EdgeRef, Reversed};
 
+use crate::cycle::{Cycle, cycles};
 use crate::order::stable_order;
 
 /// Something with a base, and perhaps steps: an image, or a service that runs a base as it is.
@@ -120,19 +120,6 @@ impl ImageOrder {
     }
 }
 
-/// A `needs`, `from` or `copy` that leads back to where it starts.
-#[derive(Debug, Clone, thiserror::Error, miette::Diagnostic)]
-#[error("{what}")]
-#[diagnostic(code(graph::cycle), help("take one of these references away"))]
-#[must_use]
-pub struct Cycle {
-    /// What depends on what, in a circle.
-    pub what: String,
-    /// One label for each reference of the circle.
-    #[label(collection)]
-    pub references: Vec<miette::LabeledSpan>,
-}
-
 impl<'a> FileGraph<'a> {
     /// Builds the graph of the whole file, with the implied chains.
     ///
@@ -147,7 +134,7 @@ impl<'a> FileGraph<'a> {
         };
         file.add_vertices();
         file.add_references();
-        let cycles = file.cycles();
+        let cycles = cycles(&file.graph);
         if !cycles.is_empty() {
             return Err(cycles);
         }
@@ -343,92 +330,6 @@ impl<'a> FileGraph<'a> {
         };
         self.orders.insert(image.name.value.clone(), order);
     }
-
-    /// Returns one shortest circle for each group of vertices that all lead to each other.
-    fn cycles(&self) -> Vec<Cycle> {
-        let mut cycles: Vec<Cycle> = petgraph::algo::tarjan_scc(&self.graph)
-            .into_iter()
-            .filter_map(|group| self.shortest_circle(&group))
-            .map(|circle| self.cycle(&circle))
-            .collect();
-        cycles.sort_by_key(|cycle| cycle.references.first().map(miette::LabeledSpan::offset));
-        cycles
-    }
-
-    /// Returns the edges of a shortest circle within a strongly connected `group`, if it has one.
-    fn shortest_circle(&self, group: &[NodeIndex]) -> Option<Vec<EdgeIndex>> {
-        let group: BTreeSet<NodeIndex> = group.iter().copied().collect();
-        let circles = group.iter().filter_map(|&start| {
-            let mut reached_by = BTreeMap::new();
-            let mut queue = VecDeque::from([start]);
-            while let Some(at) = queue.pop_front() {
-                for edge in self
-                    .graph
-                    .edges(at)
-                    .filter(|edge| group.contains(&edge.target()))
-                {
-                    if edge.target() == start {
-                        let mut circle = vec![edge.id()];
-                        let mut at = at;
-                        while at != start {
-                            let edge = reached_by[&at];
-                            circle.push(edge);
-                            at = self
-                                .graph
-                                .edge_endpoints(edge)
-                                .expect("an edge of the graph")
-                                .0;
-                        }
-                        circle.reverse();
-                        return Some(circle);
-                    }
-                    if let Entry::Vacant(unseen) = reached_by.entry(edge.target()) {
-                        unseen.insert(edge.id());
-                        queue.push_back(edge.target());
-                    }
-                }
-            }
-            None
-        });
-        circles.min_by_key(Vec::len)
-    }
-
-    fn cycle(&self, circle: &[EdgeIndex]) -> Cycle {
-        let mut references = Vec::new();
-        // Named in the direction of the words in the file: from what needs to what is needed.
-        let mut names: Vec<String> = Vec::new();
-        for &edge in circle.iter().rev() {
-            let (needed, by) = self
-                .graph
-                .edge_endpoints(edge)
-                .expect("an edge of the graph");
-            let Link { kind, span } = self.graph[edge];
-            if let Some(span) = span {
-                let label = format!(
-                    "{} {} {}",
-                    shown(&self.graph[by]),
-                    verb(kind),
-                    shown(&self.graph[needed])
-                );
-                references.push(miette::LabeledSpan::new_with_span(Some(label), span));
-            }
-            let name = shown(&self.graph[by]);
-            if names.last() != Some(&name) {
-                names.push(name);
-            }
-        }
-        if names.len() > 1 && names.first() == names.last() {
-            names.pop();
-        }
-        let what = match names.as_slice() {
-            [only] => format!("{only} depends on itself"),
-            names => format!(
-                "these depend on each other in a circle: {}",
-                names.join(" → ")
-            ),
-        };
-        Cycle { what, references }
-    }
 }
 
 /// Returns the vertex that stands for the tree a `copy` reads.
@@ -436,22 +337,5 @@ pub(crate) fn produced(from: &ProducedBy) -> Vertex {
     match from {
         ProducedBy::Image(image) => Vertex::Image(ImageName::Image(image.clone())),
         ProducedBy::Step { image, step } => Vertex::Step(image.clone(), step.clone()),
-    }
-}
-
-fn shown(vertex: &Vertex) -> String {
-    match vertex {
-        Vertex::Base(image) | Vertex::Image(image) => format!("image `{image}`"),
-        Vertex::Step(image, step) => format!("`{image}.{step}`"),
-    }
-}
-
-fn verb(kind: EdgeKind) -> &'static str {
-    match kind {
-        EdgeKind::Base => "starts from",
-        EdgeKind::Needs => "needs",
-        EdgeKind::Account => "uses the account of",
-        EdgeKind::Chain => "comes after",
-        EdgeKind::Reads => "copies from",
     }
 }

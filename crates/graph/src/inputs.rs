@@ -242,3 +242,6 @@ pub(crate) fn field_title(field: &str) -> &str {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;

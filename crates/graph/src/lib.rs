@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod build_graph;
+mod cycle;
 mod explain;
 mod file_graph;
 mod inputs;
@@ -20,11 +21,14 @@ mod order;
 mod sink;
 mod step_map;
 mod target;
+#[cfg(test)]
+mod testing;
 mod tree;
 
 pub use build_graph::{BaseWork, BuildGraph, Edge, ImageBase, ImagePlan, Node, NodeName, Work};
+pub use cycle::Cycle;
 pub use explain::{Difference, first_difference};
-pub use file_graph::{Cycle, EdgeKind, ImageName};
+pub use file_graph::{EdgeKind, ImageName};
 pub use inputs::{
     BaseInputs, BuildInputs, FORMAT_VERSION, PackagePin, Resolver, StepInputs, url_file_name,
 };

@@ -8,7 +8,8 @@ use kiln_manifest::model::{ProducedBy, ServiceImage};
 use kiln_manifest::value::Name;
 use miette::NamedSource;
 
-use crate::file_graph::{Cycle, ImageName, Vertex, produced};
+use crate::cycle::Cycle;
+use crate::file_graph::{ImageName, Vertex, produced};
 
 /// What is to be built.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
