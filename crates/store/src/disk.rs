@@ -252,7 +252,11 @@ impl Remover<'_> {
             let mut entries =
                 rustix::fs::RawDir::new(directory.as_fd(), buffer.spare_capacity_mut());
             while let Some(entry) = entries.next() {
-                let entry = entry?;
+                let entry = match entry {
+                    // Somebody else has removed the folder itself.
+                    Err(Errno::NOENT) => return Ok(()),
+                    entry => entry?,
+                };
                 let child = entry.file_name().to_bytes();
                 if child != b"." && child != b".." {
                     found = true;

@@ -175,21 +175,39 @@ impl Store {
         Ok(true)
     }
 
-    /// Removes records of steps and stacks that lack a layer.
+    /// Removes records of steps that lack something.
     fn drop_dangling(&self) -> Result<(), StoreError> {
+        let mut dangling = Vec::new();
         for key in self.steps().list()? {
-            let Some(record) = self.steps().record(&key)? else {
-                continue;
-            };
-            let _gate = self.enter()?;
-            for pin in record.pins() {
-                if !disk::exists(&self.at(&pin.path()))? {
-                    self.steps().remove(&key)?;
-                    break;
-                }
+            if self.is_dangling(&key)? {
+                dangling.push(key);
+            }
+        }
+        if dangling.is_empty() {
+            return Ok(());
+        }
+        // Looked at again where nobody can be making what was missing.
+        let _gate = self.close()?;
+        let reached = mark::reached(self)?;
+        for key in dangling {
+            let pinned = reached.contains(&Item::Pinned(Pin::Step(key)));
+            if !pinned && self.is_dangling(&key)? {
+                self.steps().remove(&key)?;
             }
         }
         Ok(())
+    }
+
+    fn is_dangling(&self, key: &crate::key::StepKey) -> Result<bool, StoreError> {
+        let Some(record) = self.steps().record(key)? else {
+            return Ok(false);
+        };
+        for pin in record.pins() {
+            if !disk::exists(&self.at(&pin.path()))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Removes files of the pool that belong to no layer.

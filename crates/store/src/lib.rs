@@ -44,6 +44,8 @@ mod steps;
 mod store;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod timestamp;
 mod volumes;
 

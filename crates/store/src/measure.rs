@@ -55,7 +55,11 @@ impl Measure {
             let mut entries =
                 rustix::fs::RawDir::new(directory.as_fd(), buffer.spare_capacity_mut());
             while let Some(entry) = entries.next() {
-                let entry = entry?;
+                let entry = match entry {
+                    // The folder was removed while it was listed.
+                    Err(Errno::NOENT) => break,
+                    entry => entry?,
+                };
                 let child = entry.file_name().to_bytes();
                 if child != b"." && child != b".." {
                     bytes += self.entry(directory.as_fd(), child, depth + 1)?;

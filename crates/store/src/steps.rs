@@ -134,7 +134,9 @@ impl Steps<'_> {
         record: &StepRecord,
         inputs: &[u8],
     ) -> Result<(), StoreError> {
-        // The description first: a record without it could not be explained.
+        // Pinned first, so that gc does not take an earlier record and its description away in
+        // between; then the description, because a record without it could not be explained.
+        session.pin(&[Pin::Step(*key)])?;
         session.replace_file(&self.inputs_path(key), inputs)?;
         let epoch = session.epoch()?;
         let on_disk = OnDisk {

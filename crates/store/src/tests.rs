@@ -1,0 +1,6 @@
+//! Tests of the store as a whole.
+
+mod crash;
+mod gc;
+mod model;
+mod processes;
