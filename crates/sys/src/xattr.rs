@@ -1,11 +1,11 @@
 //! Extended attributes of exactly the file that is held, never of what a link points to.
 //!
 //! Two ways to name the file: by a descriptor of any kind (`O_PATH` too, so also of links and devices), or as a
-//! plain name in an open directory, which spares opening it. Both go through `/proc/self/fd`, which must be the
-//! host's own `/proc`: these functions are for kiln's process, not for code that runs in a container.
+//! plain name in an open directory, which spares opening it. Names and `O_PATH` descriptors go through `/proc/self/fd`, which must
+//! be the host's own `/proc`: these functions are for kiln's process, not for code that runs in a container.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
@@ -22,8 +22,11 @@ const MAX_BYTES: usize = 64 * 1024;
 /// # Errors
 /// What `getxattr(2)` says; `OPNOTSUPP` where the file system has no attributes of this kind.
 pub fn get(file: impl AsFd, name: &OsStr) -> Result<Option<Vec<u8>>, Errno> {
-    let path = fd_path(file);
-    value(|buffer| rustix::fs::getxattr(&path, name, buffer))
+    let file = file.as_fd();
+    direct_or_by_path(
+        || value(|buffer| rustix::fs::fgetxattr(file, name, buffer)),
+        || value(|buffer| rustix::fs::getxattr(fd_path(file), name, buffer)),
+    )
 }
 
 /// The value of attribute `name` of `entry` in `directory`; a link's own, if it is a link.
@@ -31,7 +34,7 @@ pub fn get(file: impl AsFd, name: &OsStr) -> Result<Option<Vec<u8>>, Errno> {
 /// # Errors
 /// As [`get`]; `INVAL` if `entry` is not a single component.
 pub fn get_at(directory: impl AsFd, entry: &OsStr, name: &OsStr) -> Result<Option<Vec<u8>>, Errno> {
-    let path = entry_path(directory, entry)?;
+    let path = entry_path(directory.as_fd(), entry)?;
     value(|buffer| rustix::fs::lgetxattr(&path, name, buffer))
 }
 
@@ -40,7 +43,11 @@ pub fn get_at(directory: impl AsFd, entry: &OsStr, name: &OsStr) -> Result<Optio
 /// # Errors
 /// What `setxattr(2)` says; `PERM` for a `user.*` attribute on anything but a file or directory.
 pub fn set(file: impl AsFd, name: &OsStr, value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
-    rustix::fs::setxattr(fd_path(file), name, value, flags)
+    let file = file.as_fd();
+    direct_or_by_path(
+        || rustix::fs::fsetxattr(file, name, value, flags),
+        || rustix::fs::setxattr(fd_path(file), name, value, flags),
+    )
 }
 
 /// Sets attribute `name` of `entry` in `directory`; of the link itself, if it is a link.
@@ -54,7 +61,7 @@ pub fn set_at(
     value: &[u8],
     flags: XattrFlags,
 ) -> Result<(), Errno> {
-    rustix::fs::lsetxattr(entry_path(directory, entry)?, name, value, flags)
+    rustix::fs::lsetxattr(entry_path(directory.as_fd(), entry)?, name, value, flags)
 }
 
 /// The names of the attributes of the open file, sorted; empty where the file system has none.
@@ -62,8 +69,11 @@ pub fn set_at(
 /// # Errors
 /// What `listxattr(2)` says.
 pub fn list(file: impl AsFd) -> Result<Vec<OsString>, Errno> {
-    let path = fd_path(file);
-    names(|buffer| rustix::fs::listxattr(&path, buffer))
+    let file = file.as_fd();
+    direct_or_by_path(
+        || names(|buffer| rustix::fs::flistxattr(file, buffer)),
+        || names(|buffer| rustix::fs::listxattr(fd_path(file), buffer)),
+    )
 }
 
 /// The names of the attributes of `entry` in `directory`, sorted; a link's own, if it is a link.
@@ -71,7 +81,7 @@ pub fn list(file: impl AsFd) -> Result<Vec<OsString>, Errno> {
 /// # Errors
 /// As [`list`]; `INVAL` if `entry` is not a single component.
 pub fn list_at(directory: impl AsFd, entry: &OsStr) -> Result<Vec<OsString>, Errno> {
-    let path = entry_path(directory, entry)?;
+    let path = entry_path(directory.as_fd(), entry)?;
     names(|buffer| rustix::fs::llistxattr(&path, buffer))
 }
 
@@ -80,7 +90,11 @@ pub fn list_at(directory: impl AsFd, entry: &OsStr) -> Result<Vec<OsString>, Err
 /// # Errors
 /// What `removexattr(2)` says; `NODATA` if there is none by that name.
 pub fn remove(file: impl AsFd, name: &OsStr) -> Result<(), Errno> {
-    rustix::fs::removexattr(fd_path(file), name)
+    let file = file.as_fd();
+    direct_or_by_path(
+        || rustix::fs::fremovexattr(file, name),
+        || rustix::fs::removexattr(fd_path(file), name),
+    )
 }
 
 /// Removes attribute `name` of `entry` in `directory`; of the link itself, if it is a link.
@@ -88,16 +102,28 @@ pub fn remove(file: impl AsFd, name: &OsStr) -> Result<(), Errno> {
 /// # Errors
 /// As [`remove`]; `INVAL` if `entry` is not a single component.
 pub fn remove_at(directory: impl AsFd, entry: &OsStr, name: &OsStr) -> Result<(), Errno> {
-    rustix::fs::lremovexattr(entry_path(directory, entry)?, name)
+    rustix::fs::lremovexattr(entry_path(directory.as_fd(), entry)?, name)
+}
+
+/// Tries the call that takes a descriptor, which needs no `/proc`, and the one by name if the descriptor is
+/// `O_PATH`.
+fn direct_or_by_path<T>(
+    direct: impl FnOnce() -> Result<T, Errno>,
+    by_path: impl FnOnce() -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    match direct() {
+        Err(Errno::BADF) => by_path(),
+        result => result,
+    }
 }
 
 /// The name by which calls that take only paths reach an open file. It leads to the file itself, also if that
 /// is a link: the kernel jumps to the inode and follows nothing after it.
-fn fd_path(file: impl AsFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))
+fn fd_path(file: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-fn entry_path(directory: impl AsFd, entry: &OsStr) -> Result<PathBuf, Errno> {
+fn entry_path(directory: BorrowedFd<'_>, entry: &OsStr) -> Result<PathBuf, Errno> {
     plain_component(entry)?;
     Ok(fd_path(directory).join(entry))
 }
@@ -204,6 +230,17 @@ mod tests {
             get_at(&parent, name("../file"), name("user.a")).unwrap_err(),
             Errno::INVAL
         );
+    }
+
+    #[test]
+    fn a_descriptor_handed_over_stays_open_for_the_call() {
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        set(path_fd(&path), name("user.a"), b"1", XattrFlags::empty()).unwrap();
+        let open = std::fs::File::open(&path).unwrap();
+        assert_eq!(get(open, name("user.a")), Ok(Some(b"1".to_vec())));
+        assert_eq!(list(path_fd(&path)), Ok(vec!["user.a".into()]));
     }
 
     #[test]
