@@ -9,17 +9,28 @@
 
 #![forbid(unsafe_code)]
 
+mod commit;
+mod content;
+mod disk;
 mod entry;
 mod index;
 mod path;
 mod pool;
+mod read_ahead;
+mod stack;
+mod tar;
+mod write;
 
+pub use commit::{CommitError, CommitOptions, Ownership, commit};
+pub use disk::{FileError, remove_tree};
 pub use entry::{
     ContentHash, DEFAULT_DIRECTORY_MODE, Entry, MAX_XATTR_BYTES, Metadata, Node, Xattrs, xattr_kept,
 };
 pub use index::{DecodeError, IndexError, TreeIndex};
 pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATH_DEPTH, PathError, TreePath};
 pub use pool::{FileIdentity, FilePool};
+pub use stack::{LastLink, LowerStack, ResolveError};
+pub use write::{WriteTarError, write_tar};
 
 /// A finished layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
