@@ -115,12 +115,10 @@ pub(crate) fn is_opaque(directory: impl AsFd) -> Result<bool, Errno> {
     }
 }
 
-#[cfg(test)]
 pub(crate) fn set_opaque(directory: impl AsFd) -> Result<(), Errno> {
     set_xattr(directory, OPAQUE.as_bytes(), b"y")
 }
 
-#[cfg(test)]
 /// Makes `entry` in `directory` say "removed" to overlay.
 pub(crate) fn make_whiteout(directory: impl AsFd, entry: &[u8]) -> Result<(), Errno> {
     let kind = FileType::CharacterDevice;
@@ -156,7 +154,6 @@ pub(crate) fn xattrs(file: impl AsFd) -> Result<(Xattrs, Vec<Vec<u8>>), Errno> {
     Ok((kept, others))
 }
 
-#[cfg(test)]
 pub(crate) fn set_xattr(file: impl AsFd, attribute: &[u8], value: &[u8]) -> Result<(), Errno> {
     xattr::set(file, name(attribute), value, xattr::XattrFlags::empty())
 }
@@ -190,6 +187,28 @@ pub(crate) fn set_time(file: impl AsFd, mtime: i64) -> Result<(), Errno> {
 pub(crate) fn set_time_at(directory: impl AsFd, entry: &[u8], mtime: i64) -> Result<(), Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW;
     fs::utimensat(directory, name(entry), &times(mtime), flags)
+}
+
+/// Sets owner, mode and attributes of an open file or directory, but not its time.
+pub(crate) fn set_metadata(
+    file: impl AsFd,
+    metadata: &Metadata,
+    owner: Option<(u32, u32)>,
+) -> Result<(), Errno> {
+    let file = file.as_fd();
+    if let Some((uid, gid)) = owner {
+        fs::fchown(
+            file,
+            Some(fs::Uid::from_raw(uid)),
+            Some(fs::Gid::from_raw(gid)),
+        )?;
+    }
+    // After the owner: changing the owner clears set-user-id and file capabilities.
+    fs::fchmod(file, Mode::from_raw_mode(metadata.mode))?;
+    for (attribute, value) in &metadata.xattrs {
+        set_xattr(file, attribute, value)?;
+    }
+    Ok(())
 }
 
 /// Reads a file into a buffer until either ends; the offset is in the file.
@@ -267,4 +286,12 @@ fn remove_files(directory: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
         }
     }
     Ok(below)
+}
+
+/// Removes everything in a directory, but not the directory.
+pub(crate) fn clear(directory: BorrowedFd<'_>) -> io::Result<()> {
+    for entry in list(directory)? {
+        remove_tree(directory, &entry)?;
+    }
+    Ok(())
 }

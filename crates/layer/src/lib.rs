@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod commit;
+mod compression;
 mod content;
 mod disk;
 mod entry;
@@ -19,9 +20,11 @@ mod pool;
 mod read_ahead;
 mod stack;
 mod tar;
+mod unpack;
 mod write;
 
 pub use commit::{CommitError, CommitOptions, Ownership, commit};
+pub use compression::{BombError, Compression, Decoder, Encoder};
 pub use disk::{FileError, remove_tree};
 pub use entry::{
     ContentHash, DEFAULT_DIRECTORY_MODE, Entry, MAX_XATTR_BYTES, Metadata, Node, Xattrs, xattr_kept,
@@ -30,6 +33,8 @@ pub use index::{DecodeError, IndexError, TreeIndex};
 pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATH_DEPTH, PathError, TreePath};
 pub use pool::{FileIdentity, FilePool};
 pub use stack::{LastLink, LowerStack, ResolveError};
+pub use tar::TarError;
+pub use unpack::{Devices, EndMark, UnpackError, UnpackLimits, UnpackOptions, unpack};
 pub use write::{WriteTarError, write_tar};
 
 /// A finished layer.

@@ -1,9 +1,13 @@
-//! The tar format: a deterministic writer.
+//! The tar format: a deterministic writer and a strict reader.
 //!
-//! Knows nothing of directories: it is handed entries and bytes.
+//! Both are our own, see `docs/decisions/0020-own-tar.md`. Knows nothing of directories: the writer is
+//! handed entries and bytes, the reader hands them out.
 
+mod reader;
 mod writer;
 
+pub use reader::TarError;
+pub(crate) use reader::{Kind, TarEntry, TarReader};
 pub(crate) use writer::TarWriter;
 
 /// The unit of the format: headers are one block, content is padded to whole blocks.

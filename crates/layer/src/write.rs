@@ -32,9 +32,10 @@ impl Job for &Entry {
     }
 
     fn weight_bytes(&self) -> u64 {
-        match self.node {
-            Node::File { size_bytes, .. } => size_bytes,
-            _ => 0,
+        if let Node::File { size_bytes, .. } = self.node {
+            size_bytes
+        } else {
+            0
         }
     }
 }

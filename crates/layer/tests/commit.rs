@@ -17,8 +17,12 @@ echo prog > usr/bin/prog; chmod 755 usr/bin/prog; ln usr/bin/prog usr/bin/same; 
 fn run(script: &str) -> (Vec<String>, kiln_oci::DiffId) {
     let space = Space::new();
     let base = space.tree("base", BASE);
-    let (upper, shown) = space.step("a", &[base.clone()], &format!("{script}\n{SHOW}"));
-    let (committed, _) = commit(&upper, &stack(&[base.clone()]));
+    let (upper, shown) = space.step(
+        "a",
+        std::slice::from_ref(&base),
+        &format!("{script}\n{SHOW}"),
+    );
+    let (committed, _) = commit(&upper, &stack(std::slice::from_ref(&base)));
     let (_, again) = space.step("b", &[base, upper.clone()], SHOW);
     let sockets = |text: &str| -> Vec<String> {
         let lines = text.lines().filter(|it| !it.starts_with("s "));
@@ -184,7 +188,7 @@ fn times_are_clamped_on_disk() {
     let base = space.tree("base", "mkdir etc; touch -d 1990-01-01 etc");
     let (upper, _) = space.step(
         "a",
-        &[base.clone()],
+        std::slice::from_ref(&base),
         "mkdir d; touch d/new; ln -s x d/link; touch -d 1970-01-02 d/old; touch etc/x",
     );
     commit(&upper, &stack(&[base]));
@@ -204,7 +208,7 @@ fn nothing_of_overlay_is_left_on_the_files() {
     let base = space.tree("base", BASE);
     let (upper, _) = space.step(
         "a",
-        &[base.clone()],
+        std::slice::from_ref(&base),
         "chmod 600 etc/one; rm -r usr/lib/old; mkdir usr/lib/old; mkdir new",
     );
     commit(&upper, &stack(&[base]));
@@ -279,7 +283,7 @@ fn gnu_tar_reads_what_is_written() {
     let script = format!(
         "echo x > a; ln a b; mkdir -p d/{name}; ln -s {name} d/{name}/l; rm etc/one; echo w > d/\u{fc}; chown 7:8 a"
     );
-    let (upper, _) = space.step("a", &[base.clone()], &script);
+    let (upper, _) = space.step("a", std::slice::from_ref(&base), &script);
     let (_, tar) = commit(&upper, &stack(&[base]));
     let file = space.path().join("layer.tar");
     fs::write(&file, tar).unwrap();

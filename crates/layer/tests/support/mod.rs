@@ -4,8 +4,11 @@
     dead_code,
     unreachable_pub,
     clippy::allow_attributes,
+    clippy::unwrap_used,
     reason = "shared by several test programs, each of which uses some of it"
 )]
+
+pub mod tar;
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
