@@ -12,7 +12,7 @@
 mod partial;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use kiln_oci::{Descriptor, Digest, Hasher, MAX_DOCUMENT_BYTES, MediaType, VerifiedReader};
@@ -41,6 +41,15 @@ pub struct Blobs<'a> {
 pub(crate) enum Area {
     Blobs,
     Downloads,
+}
+
+impl Area {
+    fn pin(self, digest: Digest) -> Pin {
+        match self {
+            Self::Blobs => Pin::Blob(digest),
+            Self::Downloads => Pin::Download(digest),
+        }
+    }
 }
 
 /// A file in one of the sets.
@@ -74,10 +83,7 @@ impl Store {
 
 impl Blobs<'_> {
     pub(crate) fn pin(&self, digest: Digest) -> Pin {
-        match self.area {
-            Area::Blobs => Pin::Blob(digest),
-            Area::Downloads => Pin::Download(digest),
-        }
+        self.area.pin(digest)
     }
 
     /// Where the file is, or would be. For handing to a mount or another tool: what is read there
@@ -169,22 +175,40 @@ impl Blobs<'_> {
     pub fn put(
         &self,
         session: &Session,
-        reader: impl Read,
+        mut reader: impl Read,
         limit_bytes: u64,
     ) -> Result<(Digest, u64), StoreError> {
-        let epoch = session.epoch()?;
-        let draft = session.draft_path("blob")?;
-        let file = disk::create_new(&draft, 0o600)?;
-        let filled = fill(file, &draft, reader, limit_bytes);
-        let (digest, size_bytes) = match filled {
-            Ok(filled) => filled,
-            Err(error) => {
-                session.discard(&draft)?;
-                return Err(error);
+        let mut writer = self.writer(session)?;
+        let mut buffer = vec![0; COPY_BYTES];
+        let mut total_bytes = 0;
+        loop {
+            let read = match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(StoreError::Source(error)),
+            };
+            total_bytes += read as u64;
+            if total_bytes > limit_bytes {
+                return Err(StoreError::TooLarge { limit_bytes });
             }
-        };
-        session.publish(&epoch, &draft, self.pin(digest))?;
-        Ok((digest, size_bytes))
+            writer.add(&buffer[..read])?;
+        }
+        writer.finish()
+    }
+
+    /// Begins a file whose digest is not known yet.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn writer(&self, session: &Session) -> Result<BlobWriter, StoreError> {
+        let path = session.draft_path("blob")?;
+        Ok(BlobWriter {
+            session: session.clone(),
+            file: Some(Hasher::new(disk::create_new(&path, 0o600)?)),
+            path,
+            area: self.area,
+        })
     }
 
     /// Stores what `reader` yields if it is exactly the `size_bytes` bytes with this digest.
@@ -270,32 +294,72 @@ impl Blobs<'_> {
     }
 }
 
-/// Copies `reader` to `file` and makes it read-only.
-fn fill(
-    file: File,
-    path: &std::path::Path,
-    mut reader: impl Read,
-    limit_bytes: u64,
-) -> Result<(Digest, u64), StoreError> {
-    let mut file = Hasher::new(file);
-    let mut buffer = vec![0; COPY_BYTES];
-    let mut total_bytes = 0;
-    loop {
-        let read = match reader.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(StoreError::Source(error)),
-        };
-        total_bytes += read as u64;
-        if total_bytes > limit_bytes {
-            return Err(StoreError::TooLarge { limit_bytes });
-        }
-        io::Write::write_all(&mut file, &buffer[..read]).at("write", path)?;
+/// A file in the making. Thrown away unless it is finished.
+#[derive(Debug)]
+pub struct BlobWriter {
+    session: Session,
+    path: PathBuf,
+    /// Taken when it is finished.
+    file: Option<Hasher<File>>,
+    area: Area,
+}
+
+impl BlobWriter {
+    /// Adds bytes.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.write_all(bytes).at("write", &self.path)
     }
-    let (file, digest, size_bytes) = file.finish();
-    make_read_only(&file, path)?;
-    Ok((digest, size_bytes))
+
+    /// Puts the file into the store, pinned, and returns its digest and size.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn finish(mut self) -> Result<(Digest, u64), StoreError> {
+        let Some(file) = self.file.take() else {
+            return Err(StoreError::io(
+                "finish",
+                &self.path,
+                io::ErrorKind::InvalidInput.into(),
+            ));
+        };
+        let (file, digest, size_bytes) = file.finish();
+        let published = make_read_only(&file, &self.path).and_then(|()| {
+            let epoch = self.session.epoch()?;
+            self.session
+                .publish(&epoch, &self.path, self.area.pin(digest))
+        });
+        if published.is_err() {
+            self.session.discard(&self.path)?;
+        }
+        published?;
+        Ok((digest, size_bytes))
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.file {
+            Some(file) => file.write(bytes),
+            None => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        if self.file.is_some()
+            && let Err(error) = self.session.discard(&self.path)
+        {
+            tracing::warn!("an unfinished blob stays until the session ends: {error}");
+        }
+    }
 }
 
 fn make_read_only(file: &File, path: &std::path::Path) -> Result<(), StoreError> {

@@ -13,7 +13,7 @@
 use std::path::{Path, PathBuf};
 
 use kiln_layer::TreeIndex;
-use kiln_oci::{Descriptor, DiffId, Digest};
+use kiln_oci::{Compression, Descriptor, DiffId, Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
@@ -128,8 +128,60 @@ impl Layers<'_> {
     pub fn draft(&self, session: &Session) -> Result<LayerDraft, StoreError> {
         let draft = Draft::new(session, "layer")?;
         disk::make_new_directory(&draft.path().join("fs"), 0o755)?;
-        disk::make_new_directory(&draft.path().join("work"), 0o700)?;
-        Ok(LayerDraft { draft })
+        // Beside the draft, so that publishing need not wait for its removal: it goes with the
+        // session's folder.
+        let work = session.draft_path("work")?;
+        disk::make_new_directory(&work, 0o700)?;
+        Ok(LayerDraft { draft, work })
+    }
+
+    /// Returns the blob that a built layer became when it last left the store compressed like this,
+    /// pinned; `None` if it never did, or the blob is gone.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn exported(
+        &self,
+        session: &Session,
+        diff_id: &DiffId,
+        compression: Compression,
+    ) -> Result<Option<Descriptor>, StoreError> {
+        let path = self.export_path(diff_id, compression);
+        let descriptor: Descriptor = match found(disk::read_json(&path)) {
+            Ok(Some(descriptor)) => descriptor,
+            Ok(None) | Err(StoreError::Damaged { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        disk::touch(&path, session.now())?;
+        let here = session.pin(&[Pin::Blob(descriptor.digest)])?.is_empty();
+        Ok(here.then_some(descriptor))
+    }
+
+    /// Remembers the blob that a built layer became.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn set_exported(
+        &self,
+        session: &Session,
+        diff_id: &DiffId,
+        compression: Compression,
+        blob: &Descriptor,
+    ) -> Result<(), StoreError> {
+        let path = self.export_path(diff_id, compression);
+        session.replace_file(&path, &disk::to_json(blob))?;
+        disk::touch(&path, session.now())?;
+        Ok(())
+    }
+
+    fn export_path(&self, diff_id: &DiffId, compression: Compression) -> PathBuf {
+        let suffix = match compression {
+            Compression::None => "tar",
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+        };
+        self.store
+            .at(&format!("exports/{}.{suffix}", diff_id.0.hex()))
     }
 
     /// Throws away a layer that turned out to be damaged, so that it can be made again.
@@ -174,10 +226,6 @@ impl Draft {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-
-    pub(crate) fn session(&self) -> &Session {
-        &self.session
     }
 
     /// Adds a file.
@@ -226,6 +274,7 @@ impl Drop for Draft {
 #[derive(Debug)]
 pub struct LayerDraft {
     draft: Draft,
+    work: PathBuf,
 }
 
 impl LayerDraft {
@@ -236,8 +285,8 @@ impl LayerDraft {
     }
 
     /// An empty directory on the same file system, as overlay wants one beside the upper directory.
-    pub fn work(&self) -> PathBuf {
-        self.draft.path().join("work")
+    pub fn work(&self) -> &Path {
+        &self.work
     }
 
     /// Publishes the layer, pinned. If the store has it already, that one stays and the draft is
@@ -248,8 +297,7 @@ impl LayerDraft {
     /// # Errors
     /// What the system says; there is no such layer then.
     pub fn publish(self, record: &LayerRecord, index: &TreeIndex) -> Result<Published, StoreError> {
-        let Self { draft } = self;
-        draft.session().discard(&draft.path().join("work"))?;
+        let draft = self.draft;
         draft.write("index", &index.to_bytes())?;
         draft.publish(record, Pin::Layer(record.diff_id))
     }

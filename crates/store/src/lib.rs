@@ -49,7 +49,7 @@ mod tests;
 mod timestamp;
 mod volumes;
 
-pub use blobs::{Blobs, Partial, Resume, Stored};
+pub use blobs::{BlobWriter, Blobs, Partial, Resume, Stored};
 pub use caches::{CacheInfo, CacheUse, Caches};
 pub use error::StoreError;
 pub use gc::{Area, DiskUse, GcPolicy, GcReport, Tally, Usage};

@@ -241,7 +241,7 @@ mod tests {
             content: ContentHash::of(b""),
             metadata: &metadata,
         };
-        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("empty"), "").unwrap();
         write(folder.path(), "full");
         let directory = disk::open_directory(folder.path()).unwrap();
@@ -249,6 +249,11 @@ mod tests {
         assert!(!pool.link(&identity, directory.as_fd(), b"again").unwrap());
         identity.size_bytes = 7;
         pool.share(&identity, directory.as_fd(), b"full").unwrap();
+        let store = std::fs::metadata(test.store.path()).unwrap();
+        if store.dev() == std::fs::metadata(folder.path()).unwrap().dev() {
+            println!("SKIP: /dev/shm and the folder for temporary files are one file system");
+            return;
+        }
         assert_eq!(inode(&folder.path().join("full")).1, 1);
     }
 }

@@ -30,6 +30,7 @@ const FOLDERS: &[&str] = &[
     "caches",
     "checks",
     "downloads",
+    "exports",
     "history",
     "inputs",
     "layers",

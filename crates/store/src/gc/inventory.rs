@@ -127,6 +127,7 @@ impl Store {
         for (area, folder) in [
             (Area::Steps, "logs"),
             (Area::Layers, "checks"),
+            (Area::Layers, "exports"),
             (Area::Projects, "history"),
         ] {
             for name in disk::names(&self.at(folder))? {
