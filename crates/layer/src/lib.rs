@@ -11,9 +11,11 @@
 
 mod commit;
 mod compression;
+mod conflict;
 mod content;
 mod disk;
 mod entry;
+mod fixup;
 mod index;
 mod path;
 mod pool;
@@ -25,10 +27,12 @@ mod write;
 
 pub use commit::{CommitError, CommitOptions, Ownership, commit};
 pub use compression::{BombError, Compression, Decoder, Encoder};
+pub use conflict::{Conflict, ConflictKind, conflicts};
 pub use disk::{FileError, remove_tree};
 pub use entry::{
     ContentHash, DEFAULT_DIRECTORY_MODE, Entry, MAX_XATTR_BYTES, Metadata, Node, Xattrs, xattr_kept,
 };
+pub use fixup::{DirectoryFix, fixups, write_fixups};
 pub use index::{DecodeError, IndexError, TreeIndex};
 pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATH_DEPTH, PathError, TreePath};
 pub use pool::{FileIdentity, FilePool};
