@@ -1,5 +1,6 @@
 //! A flag that stops work in progress, shared between threads.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,10 +16,22 @@ pub(crate) const POLL: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<Flag>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Flag {
     set: AtomicBool,
     parent: Option<Cancel>,
+    watched: Option<Watched>,
+}
+
+type Watched = Box<dyn Fn() -> bool + Send + Sync>;
+
+impl fmt::Debug for Flag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flag")
+            .field("set", &self.set)
+            .field("parent", &self.parent)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The work was cancelled.
@@ -38,6 +51,16 @@ impl Cancel {
         Self(Arc::new(Flag {
             set: AtomicBool::new(false),
             parent: Some(self.clone()),
+            watched: None,
+        }))
+    }
+
+    /// Returns a flag that is also set when `watched` says so: how the flag of another part of the
+    /// program is followed. `watched` is asked often and must not block.
+    pub fn watching(watched: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Flag {
+            watched: Some(Box::new(watched)),
+            ..Flag::default()
         }))
     }
 
@@ -50,7 +73,8 @@ impl Cancel {
     pub fn is_cancelled(&self) -> bool {
         let mut flag = Some(self);
         while let Some(Self(inner)) = flag {
-            if inner.set.load(Ordering::Acquire) {
+            let watched = || inner.watched.as_ref().is_some_and(|watched| watched());
+            if inner.set.load(Ordering::Acquire) || watched() {
                 return true;
             }
             flag = inner.parent.as_ref();
@@ -100,6 +124,18 @@ mod tests {
         assert!(!second.is_cancelled() && !parent.is_cancelled());
         parent.cancel();
         assert!(second.is_cancelled());
+    }
+
+    #[test]
+    fn another_flag_can_be_followed() {
+        let other = Arc::new(AtomicBool::new(false));
+        let cancel = {
+            let other = Arc::clone(&other);
+            Cancel::watching(move || other.load(Ordering::Relaxed)).child()
+        };
+        assert_eq!(cancel.check(), Ok(()));
+        other.store(true, Ordering::Relaxed);
+        assert_eq!(cancel.check(), Err(Cancelled));
     }
 
     #[test]

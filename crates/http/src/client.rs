@@ -53,7 +53,7 @@ impl Client {
         limit_bytes: u64,
         cancel: &Cancel,
     ) -> Result<Response, Error> {
-        let mut attempts = Attempts::new(&self.settings().retry, &request.url.to_string());
+        let mut attempts = Attempts::new(&self.settings().retry, request);
         loop {
             let tried = self
                 .exchange(request, &[], cancel)

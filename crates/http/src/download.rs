@@ -65,7 +65,7 @@ impl Client {
         progress: &mut dyn FnMut(Progress),
         cancel: &Cancel,
     ) -> Result<Downloaded, Error> {
-        let mut attempts = Attempts::new(&self.settings().retry, &download.request.url.to_string());
+        let mut attempts = Attempts::new(&self.settings().retry, &download.request);
         let mut part = Part::open(download, sink)?;
         let result = loop {
             let before = part.done_bytes;
@@ -98,7 +98,8 @@ impl Client {
 struct Part<'a> {
     download: &'a Download,
     sink: &'a mut dyn Sink,
-    hasher: Hasher<io::Sink>,
+    /// Absent when the sink hashes by itself.
+    hasher: Option<Hasher<io::Sink>>,
     done_bytes: u64,
     /// Of these, held before this call.
     held_bytes: u64,
@@ -114,13 +115,16 @@ impl<'a> Part<'a> {
         let mut part = Part {
             download,
             sink,
-            hasher: Hasher::new(io::sink()),
+            hasher: None,
             done_bytes: 0,
             held_bytes: 0,
             validator: None,
             status: 0,
             start: Vec::new(),
         };
+        if part.sink.digest().is_none() {
+            part.hasher = Some(Hasher::new(io::sink()));
+        }
         let held = part.sink.held().map_err(|error| part.sink_failed(error))?;
         if held == 0 {
             return Ok(part);
@@ -130,15 +134,17 @@ impl<'a> Part<'a> {
             return Ok(part);
         }
         let Part { sink, hasher, .. } = &mut part;
-        let mut hashed = Ok(());
-        let reread = sink.reread(&mut |bytes| {
-            if hashed.is_ok() {
-                hashed = hasher.write_all(bytes);
-            }
-        });
-        reread
-            .and(hashed)
-            .map_err(|error| part.sink_failed(error))?;
+        if let Some(hasher) = hasher {
+            let mut hashed = Ok(());
+            let reread = sink.reread(&mut |bytes| {
+                if hashed.is_ok() {
+                    hashed = hasher.write_all(bytes);
+                }
+            });
+            reread
+                .and(hashed)
+                .map_err(|error| part.sink_failed(error))?;
+        }
         part.done_bytes = held;
         part.held_bytes = held;
         Ok(part)
@@ -161,7 +167,9 @@ impl<'a> Part<'a> {
         self.sink
             .restart()
             .map_err(|error| self.sink_failed(error))?;
-        self.hasher = Hasher::new(io::sink());
+        if self.hasher.is_some() {
+            self.hasher = Some(Hasher::new(io::sink()));
+        }
         self.done_bytes = 0;
         self.held_bytes = 0;
         self.validator = None;
@@ -321,9 +329,11 @@ impl<'a> Part<'a> {
         self.sink
             .append(bytes)
             .map_err(|error| self.sink_failed(error))?;
-        self.hasher
-            .write_all(bytes)
-            .map_err(|error| self.sink_failed(error))?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher
+                .write_all(bytes)
+                .map_err(|error| self.sink_failed(error))?;
+        }
         self.done_bytes = done;
         Ok(())
     }
@@ -339,8 +349,16 @@ impl<'a> Part<'a> {
     }
 
     fn finish(&mut self) -> Result<Downloaded, Error> {
-        let hasher = std::mem::replace(&mut self.hasher, Hasher::new(io::sink()));
-        let (_, actual, size_bytes) = hasher.finish();
+        let actual = match &mut self.hasher {
+            Some(hasher) => {
+                let hasher = std::mem::replace(hasher, Hasher::new(io::sink()));
+                Some(hasher.finish().1)
+            }
+            None => self.sink.digest(),
+        };
+        let actual = actual.ok_or_else(|| {
+            self.sink_failed(io::Error::other("it does not know the digest of its bytes"))
+        })?;
         match self.download.digest {
             Some(expected) if expected != actual => Err(Error::WrongDigest {
                 url: self.download.request.url.shown(),
@@ -351,7 +369,7 @@ impl<'a> Part<'a> {
             }),
             _ => Ok(Downloaded {
                 digest: actual,
-                size_bytes,
+                size_bytes: self.done_bytes,
                 held_bytes: self.held_bytes,
             }),
         }

@@ -232,7 +232,13 @@ fn sorted(
             tries: 1,
             source,
         };
-        return Failure::new(error, Again::Later);
+        // On this machine nothing but starting the server helps.
+        let again = if url.is_loopback() {
+            Again::Never
+        } else {
+            Again::Later
+        };
+        return Failure::new(error, again);
     }
     let error = Error::Broken {
         url: shown,

@@ -24,6 +24,7 @@ pub struct Request {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) authorization: Option<String>,
     pub(crate) plain_http: bool,
+    pub(crate) tries: Option<u32>,
     pub(crate) body: Option<Vec<u8>>,
 }
 
@@ -35,6 +36,7 @@ impl Request {
             headers: Vec::new(),
             authorization: None,
             plain_http: false,
+            tries: None,
             body: None,
         }
     }
@@ -75,6 +77,13 @@ impl Request {
     #[must_use]
     pub fn allow_plain_http(mut self) -> Self {
         self.plain_http = true;
+        self
+    }
+
+    /// Asks at most `tries` times instead of what the settings say.
+    #[must_use]
+    pub fn tries(mut self, tries: u32) -> Self {
+        self.tries = Some(tries);
         self
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::cancel::Cancel;
 use crate::error::Error;
+use crate::request::Request;
 use crate::settings::RetryPolicy;
 
 /// A failed try.
@@ -50,6 +51,7 @@ impl<E: Into<Error>> From<E> for Failure {
 #[derive(Debug)]
 pub(crate) struct Attempts<'a> {
     policy: &'a RetryPolicy,
+    most: u32,
     /// Seed of this request's waits.
     random: u64,
     failed: u32,
@@ -57,13 +59,15 @@ pub(crate) struct Attempts<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    /// Starts counting; `name` sets the waits of this request apart from those of others.
-    pub(crate) fn new(policy: &'a RetryPolicy, name: &str) -> Self {
-        let random = name.bytes().fold(policy.seed, |state, byte| {
+    /// Starts counting for `request`, whose address sets its waits apart from those of others.
+    pub(crate) fn new(policy: &'a RetryPolicy, request: &Request) -> Self {
+        let address = request.url.to_string();
+        let random = address.bytes().fold(policy.seed, |state, byte| {
             mixed(state.wrapping_add(u64::from(byte)))
         });
         Self {
             policy,
+            most: request.tries.unwrap_or(policy.tries).max(1),
             random,
             failed: 0,
             at_once_used: false,
@@ -97,7 +101,7 @@ impl<'a> Attempts<'a> {
             Again::After(Some(wait)) => wait,
             Again::AtOnce | Again::Later | Again::After(None) => self.backed_off(),
         };
-        if self.failed >= self.policy.tries.max(1) {
+        if self.failed >= self.most {
             return Err(failure.error.after_tries(self.failed));
         }
         tracing::debug!(error = %failure.error, ?delay, "trying again");
@@ -159,6 +163,10 @@ mod tests {
         *tries
     }
 
+    fn request() -> Request {
+        Request::get("https://h/".parse().unwrap())
+    }
+
     const POLICY: RetryPolicy = RetryPolicy {
         tries: 3,
         first_delay: Duration::from_millis(2),
@@ -170,7 +178,7 @@ mod tests {
     #[test]
     fn tries_are_counted_and_end() {
         let cancel = Cancel::new();
-        let mut attempts = Attempts::new(&POLICY, "x");
+        let mut attempts = Attempts::new(&POLICY, &request());
         attempts.wait(failure(Again::AtOnce), &cancel).unwrap();
         attempts.wait(failure(Again::Later), &cancel).unwrap();
         attempts.wait(failure(Again::AtOnce), &cancel).unwrap();
@@ -185,7 +193,7 @@ mod tests {
     #[test]
     fn a_long_retry_after_is_reported_and_not_waited_for() {
         let cancel = Cancel::new();
-        let mut attempts = Attempts::new(&POLICY, "x");
+        let mut attempts = Attempts::new(&POLICY, &request());
         let again = Again::After(Some(Duration::from_secs(10)));
         assert_eq!(
             tries(&attempts.wait(failure(again), &cancel).unwrap_err()),
@@ -197,7 +205,7 @@ mod tests {
     fn waits_grow_to_a_limit_and_differ_by_seed() {
         let waits = |seed| {
             let policy = RetryPolicy { seed, ..POLICY };
-            let mut attempts = Attempts::new(&policy, "x");
+            let mut attempts = Attempts::new(&policy, &request());
             (1..=5)
                 .map(|failed| {
                     attempts.failed = failed;

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
+use kiln_oci::Digest;
+
 /// Takes the bytes of a download, in order, and keeps them when the download stops early.
 ///
 /// A file that an earlier process left behind is a sink that already holds something: the download
@@ -31,6 +33,13 @@ pub trait Sink {
     /// # Errors
     /// What the storage says.
     fn restart(&mut self) -> io::Result<()>;
+
+    /// Returns the digest of everything held, from a sink that hashes by itself.
+    ///
+    /// Such a sink is neither reread nor are its bytes hashed a second time.
+    fn digest(&self) -> Option<Digest> {
+        None
+    }
 }
 
 /// A file opened for reading and writing; not synced.

@@ -185,7 +185,7 @@ fn nobody_listening_is_said_with_the_host() {
     )
     .unwrap_err();
     assert!(
-        matches!(error, Error::Connect { tries: 3, .. }),
+        matches!(error, Error::Connect { tries: 1, .. }),
         "{error:?}"
     );
     assert!(
