@@ -41,4 +41,4 @@ pub use settings::{
     ClientCertificate, HostSettings, Proxies, RetryPolicy, Roots, Settings, Timeouts,
 };
 pub use sink::Sink;
-pub use url::{Url, UrlError};
+pub use url::{Url, UrlError, form};

@@ -39,7 +39,7 @@ impl Default for Settings {
 
 impl Settings {
     /// Returns what is set for the host of `url`, with the name it is set under.
-    pub(crate) fn host(&self, url: &Url) -> Option<(&str, &HostSettings)> {
+    pub fn host(&self, url: &Url) -> Option<(&str, &HostSettings)> {
         let with_port = format!("{}:{}", url.host(), url.port());
         [with_port.as_str(), url.host()]
             .into_iter()

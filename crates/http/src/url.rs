@@ -88,13 +88,11 @@ impl Url {
     #[must_use]
     pub fn with_query<'a>(&self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut url = self.clone();
-        let mut separator = if self.query().is_some() { '&' } else { '?' };
-        for (name, value) in pairs {
+        let pairs = form(pairs);
+        if !pairs.is_empty() {
+            let separator = if self.query().is_some() { '&' } else { '?' };
             url.path_and_query.push(separator);
-            push_component(&mut url.path_and_query, name);
-            url.path_and_query.push('=');
-            push_component(&mut url.path_and_query, value);
-            separator = '&';
+            url.path_and_query.push_str(&pairs);
         }
         url
     }
@@ -200,6 +198,20 @@ fn push_escaped(out: &mut String, byte: u8) {
     out.push('%');
     out.push(char::from(DIGITS[usize::from(byte >> 4)]));
     out.push(char::from(DIGITS[usize::from(byte & 0xf)]));
+}
+
+/// Writes `pairs`, escaped, as a query or the body of a form.
+pub fn form<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let mut out = String::new();
+    for (name, value) in pairs {
+        if !out.is_empty() {
+            out.push('&');
+        }
+        push_component(&mut out, name);
+        out.push('=');
+        push_component(&mut out, value);
+    }
+    out
 }
 
 /// Adds `text` as one name or value of a query. `/` and `:` stay readable, as the query rules allow.

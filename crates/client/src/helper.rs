@@ -1,0 +1,146 @@
+//! Credential helpers: programs that keep passwords, asked through docker's protocol.
+//!
+//! `docker-credential-NAME get` reads the registry's address from its input and writes JSON with
+//! user and secret.
+
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kiln_http::{BodyText, Cancel, Cancelled};
+use serde::Deserialize;
+
+/// How long a helper may take: it may wait for the user to unlock something.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The most that is read from a helper, in bytes.
+const LARGEST_ANSWER: u64 = 1 << 20;
+/// What helpers say when they have no entry.
+const NOT_FOUND: &str = "credentials not found";
+
+/// What a helper knows.
+pub(crate) struct Answer {
+    pub(crate) user: String,
+    pub(crate) secret: String,
+}
+
+/// Why a helper was of no help.
+pub(crate) enum Failure {
+    Cancelled(Cancelled),
+    Reason(String),
+}
+
+#[derive(Deserialize)]
+struct Written {
+    #[serde(rename = "Username")]
+    user: String,
+    #[serde(rename = "Secret")]
+    secret: String,
+}
+
+/// Asks the helper `program` for `server`; `None` if it has no entry. Blocks, up to a minute.
+pub(crate) fn get(
+    program: &Path,
+    server: &str,
+    cancel: &Cancel,
+) -> Result<Option<Answer>, Failure> {
+    let failed = |error: io::Error| Failure::Reason(error.to_string());
+    let mut child = Command::new(program)
+        .arg("get")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let output = thread::spawn(move || limited(output));
+    let errors = thread::spawn(move || limited(errors));
+    if let Some(mut input) = input {
+        let written = writeln!(input, "{server}");
+        // A helper that does not want to know has closed its input, and its answer says more.
+        if let Err(error) = written
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            stop(&mut child)?;
+            return Err(failed(error));
+        }
+    }
+    let success = wait(&mut child, cancel)?;
+    let output = output.join().unwrap_or_default();
+    let errors = errors.join().unwrap_or_default();
+    if output.len() as u64 >= LARGEST_ANSWER {
+        return Err(Failure::Reason("its answer is too long".to_owned()));
+    }
+    if success {
+        let written: Written = serde_json::from_slice(&output).map_err(|_secret| {
+            Failure::Reason("its answer is not what helpers write".to_owned())
+        })?;
+        return Ok(Some(Answer {
+            user: written.user,
+            secret: written.secret,
+        }));
+    }
+    let said = if output.is_empty() { &errors } else { &output };
+    let said = BodyText::of(said);
+    if said.text().contains(NOT_FOUND) {
+        return Ok(None);
+    }
+    let line: String = said
+        .text()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(200)
+        .collect();
+    Err(Failure::Reason(if line.is_empty() {
+        "it says nothing".to_owned()
+    } else {
+        line
+    }))
+}
+
+/// Reads what a helper writes. The rest of too much is not read, and the helper stopped by it.
+fn limited(stream: Option<impl Read>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(stream) = stream {
+        // What came before a failure is the answer there is.
+        drop(stream.take(LARGEST_ANSWER).read_to_end(&mut bytes));
+    }
+    bytes
+}
+
+/// Waits for the end; says whether it was a success.
+fn wait(child: &mut Child, cancel: &Cancel) -> Result<bool, Failure> {
+    let started = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Ok(status.success()),
+            Ok(None) => {}
+            Err(error) => return Err(Failure::Reason(error.to_string())),
+        }
+        if let Err(cancelled) = cancel.sleep(pause) {
+            stop(child)?;
+            return Err(Failure::Cancelled(cancelled));
+        }
+        if started.elapsed() > PATIENCE {
+            stop(child)?;
+            let seconds = PATIENCE.as_secs();
+            return Err(Failure::Reason(format!(
+                "it did not answer within {seconds} s"
+            )));
+        }
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Kills the helper and takes its exit status, so that nothing of it stays.
+fn stop(child: &mut Child) -> Result<(), Failure> {
+    child
+        .kill()
+        .and_then(|()| child.wait())
+        .map(|_status| ())
+        .map_err(|error| Failure::Reason(error.to_string()))
+}
