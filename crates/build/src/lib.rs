@@ -9,6 +9,7 @@ mod event;
 mod executor;
 mod lines;
 mod pool;
+mod project;
 mod reporter;
 mod scheduler;
 mod state;
@@ -20,5 +21,9 @@ pub use event::{
 };
 pub use executor::{Described, Executor, Failure, LookUp, NodeOutput, Task};
 pub use lines::LineWriter;
+pub use project::{
+    FileCounts, Project, ProjectError, ProjectFiles, SelectedFiles, StatCache, VerifiedFile,
+    WantedFiles,
+};
 pub use scheduler::{BuildReport, Refresh, SchedulerOptions, run_graph};
 pub use state::StepState;

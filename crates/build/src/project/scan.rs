@@ -1,0 +1,498 @@
+//! All project files that a build needs, found and read at once.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use kiln_graph::{
+    BaseWork, BuildGraph, ContentDigest, FileEntry, FileKind, FileTree, TreeDigest, Work,
+};
+use kiln_manifest::model::{Action, CopySource, FileSet};
+use kiln_manifest::value::{Glob, ProjectPath};
+use kiln_manifest::{SourceText, Spanned};
+use rayon::prelude::*;
+
+use super::select::{Selector, literal_start, selects_one};
+use super::stat_cache::{CachedFile, Draft, Entries};
+use super::walk::{Found, FoundKind, Stamp, walk};
+use super::{Project, ProjectError, StatCache, content_of, joined};
+
+/// What a build wants of its project.
+#[derive(Clone, Debug, Default)]
+pub struct WantedFiles<'a> {
+    /// Sets of files, by patterns.
+    pub sets: Vec<&'a FileSet>,
+    /// Single files.
+    pub files: Vec<&'a Spanned<ProjectPath>>,
+}
+
+impl<'a> WantedFiles<'a> {
+    /// Returns what the nodes of `graph` want: `files` of `run`, project files of `copy`, `rootfs` bases.
+    pub fn of_graph(graph: &'a BuildGraph) -> Self {
+        let mut wanted = Self::default();
+        for (_, node) in graph.nodes().iter() {
+            match &node.work {
+                Work::Base(BaseWork::Rootfs(path)) => wanted.files.push(path),
+                Work::Base(BaseWork::Registry(_) | BaseWork::Debian(_) | BaseWork::Oci(_)) => {}
+                Work::Step(step) => {
+                    match &step.action.value {
+                        Action::Run(run) => wanted.sets.extend(run.files.as_ref()),
+                        Action::Copy(copies) => wanted.sets.extend(copies.iter().filter_map(
+                            |copy| match &copy.source {
+                                CopySource::Files(files) => Some(files),
+                                CopySource::Produced { .. } => None,
+                            },
+                        )),
+                        Action::Packages(_)
+                        | Action::Fetch(_)
+                        | Action::Git(_)
+                        | Action::Write(_)
+                        | Action::Remove(_)
+                        | Action::Mkdir(_)
+                        | Action::Link(_)
+                        | Action::Account(_) => {}
+                    }
+                }
+            }
+        }
+        wanted
+    }
+}
+
+/// The files that one set selects.
+#[derive(Clone, Debug)]
+pub struct SelectedFiles {
+    /// The folder that the paths of `tree` are relative to, itself relative to the project; empty for the
+    /// project.
+    pub base: Vec<u8>,
+    /// The files, by paths relative to `base`.
+    pub tree: Arc<FileTree>,
+    /// Names the tree.
+    pub digest: TreeDigest,
+}
+
+/// The project files of a build, as they were when it began.
+#[derive(Debug)]
+pub struct ProjectFiles {
+    sets: BTreeMap<SetKey, Result<SelectedFiles, ProjectError>>,
+    files: BTreeMap<String, Result<ContentDigest, ProjectError>>,
+    /// What did not work and changes no result: the stat cache could not be written.
+    pub warnings: Vec<String>,
+    /// How many files were selected, and how many of them had to be read.
+    pub counts: FileCounts,
+}
+
+/// How much work a scan was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileCounts {
+    /// Files selected by any set.
+    pub selected: usize,
+    /// Files whose content was not in the stat cache.
+    pub read: usize,
+}
+
+/// What tells sets apart: where in the manifest they stand does not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct SetKey {
+    base: String,
+    include: Vec<String>,
+    exclude: Vec<String>,
+}
+
+impl SetKey {
+    fn of(set: &FileSet) -> Self {
+        let FileSet {
+            base,
+            include,
+            exclude,
+        } = set;
+        let texts = |globs: &[Spanned<Glob>]| -> Vec<String> {
+            globs
+                .iter()
+                .map(|glob| glob.value.as_str().to_owned())
+                .collect()
+        };
+        Self {
+            base: base.value.as_str().to_owned(),
+            include: texts(include),
+            exclude: texts(exclude),
+        }
+    }
+}
+
+impl ProjectFiles {
+    /// Finds and reads what is wanted. What `cache` knows is not read again.
+    ///
+    /// Errors that concern one set or file are told when that is asked for, so that other steps still run.
+    ///
+    /// # Errors
+    /// When the project cannot be walked, or a file vanishes under the walk.
+    pub fn scan(
+        project: &Project,
+        source: &SourceText,
+        wanted: &WantedFiles<'_>,
+        cache: &StatCache,
+    ) -> Result<Self, ProjectError> {
+        let mut sets: BTreeMap<SetKey, (&FileSet, Selector)> = BTreeMap::new();
+        for set in &wanted.sets {
+            let selector = || (*set, Selector::new(set, &project.own_files));
+            sets.entry(SetKey::of(set)).or_insert_with(selector);
+        }
+        let all_roots = roots(&sets, &wanted.files);
+        let roots = topmost(&all_roots);
+        let enters = |path: &[u8]| {
+            // One set may leave a folder out that another begins in.
+            all_roots.iter().any(|root| is_at_or_below(root, path))
+                || sets.values().any(|(_, selector)| selector.enters(path))
+        };
+        let found = walk(project, &roots, &enters)?;
+
+        let selections: BTreeMap<SetKey, Vec<usize>> = sets
+            .par_iter()
+            .map(|(key, (_, selector))| (key.clone(), selector.select(&found)))
+            .collect();
+        let singles: BTreeMap<&str, Option<usize>> = wanted
+            .files
+            .iter()
+            .map(|file| {
+                let path = file.value.as_str();
+                let at = found.binary_search_by(|found| found.path.as_slice().cmp(path.as_bytes()));
+                (path, at.ok())
+            })
+            .collect();
+        let mut is_selected = vec![false; found.len()];
+        let all = selections
+            .values()
+            .flatten()
+            .chain(singles.values().flatten());
+        all.for_each(|&at| is_selected[at] = true);
+
+        let contents = Contents::get(project, &found, &is_selected, &roots, cache)?;
+        let selected = |key: SetKey, (set, selector): (&FileSet, Selector)| {
+            let positions = &selections[&key];
+            let result =
+                selected_files(source, set, selector, positions, &found, &contents.digests);
+            (key, result)
+        };
+        let single = |file: &&Spanned<ProjectPath>| {
+            let path = file.value.as_str();
+            let digest = singles[path].and_then(|at| contents.digests[at]);
+            let missing = || ProjectError::Missing {
+                path: path.to_owned(),
+                source_code: source.clone(),
+                at: file.span.into(),
+            };
+            (path.to_owned(), digest.ok_or_else(missing))
+        };
+        Ok(Self {
+            files: wanted.files.iter().map(single).collect(),
+            sets: sets
+                .into_par_iter()
+                .map(|(key, set)| selected(key, set))
+                .collect(),
+            warnings: contents.warnings,
+            counts: contents.counts,
+        })
+    }
+
+    /// Returns what `set` selects.
+    ///
+    /// # Errors
+    /// [`ProjectError::NoMatch`] if one of its patterns selects nothing.
+    ///
+    /// # Panics
+    /// If the set was not among those scanned, which is a mistake of the caller.
+    pub fn set(&self, set: &FileSet) -> Result<&SelectedFiles, ProjectError> {
+        let result = self
+            .sets
+            .get(&SetKey::of(set))
+            .expect("every set of the graph was scanned");
+        result.as_ref().map_err(Clone::clone)
+    }
+
+    /// Returns the digest of a single file.
+    ///
+    /// # Errors
+    /// [`ProjectError::Missing`] if it is not there or not a regular file.
+    ///
+    /// # Panics
+    /// If the file was not among those scanned, which is a mistake of the caller.
+    pub fn file(&self, path: &ProjectPath) -> Result<ContentDigest, ProjectError> {
+        let result = self
+            .files
+            .get(path.as_str())
+            .expect("every file of the graph was scanned");
+        result.clone()
+    }
+}
+
+/// Returns the literal starts of all patterns, sorted.
+fn roots(
+    sets: &BTreeMap<SetKey, (&FileSet, Selector)>,
+    files: &[&Spanned<ProjectPath>],
+) -> Vec<Vec<u8>> {
+    let mut roots: Vec<Vec<u8>> = files
+        .iter()
+        .map(|file| file.value.as_str().into())
+        .collect();
+    for (set, selector) in sets.values() {
+        roots.extend(
+            set.include
+                .iter()
+                .map(|glob| joined(&selector.base, &literal_start(&glob.value))),
+        );
+    }
+    roots.sort();
+    roots.dedup();
+    roots
+}
+
+/// Returns the paths that are not below another of them: where to begin walking.
+fn topmost(roots: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let is_covered = |root: &Vec<u8>| {
+        roots
+            .iter()
+            .any(|above| above != root && is_at_or_below(root, above))
+    };
+    roots
+        .iter()
+        .filter(|root| !is_covered(root))
+        .cloned()
+        .collect()
+}
+
+fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
+    above.is_empty()
+        || path
+            .strip_prefix(above)
+            .is_some_and(|rest| rest.first().is_none_or(|byte| *byte == b'/'))
+}
+
+fn selected_files(
+    source: &SourceText,
+    set: &FileSet,
+    selector: Selector,
+    positions: &[usize],
+    found: &[Found],
+    digests: &[Option<ContentDigest>],
+) -> Result<SelectedFiles, ProjectError> {
+    let start = if selector.base.is_empty() {
+        0
+    } else {
+        selector.base.len() + 1
+    };
+    let paths: Vec<&[u8]> = positions
+        .iter()
+        .map(|&at| &found[at].path[start..])
+        .collect();
+    for glob in &set.include {
+        if !selects_one(&glob.value, &paths) {
+            return Err(ProjectError::NoMatch {
+                pattern: glob.value.to_string(),
+                source_code: source.clone(),
+                at: glob.span.into(),
+                base: set.base.value.to_string(),
+                help: no_match_help(set),
+            });
+        }
+    }
+    let entry = |&at: &usize| {
+        let kind = match &found[at].kind {
+            FoundKind::File { executable, .. } => FileKind::File {
+                content: digests[at].expect("what is selected was read"),
+                executable: *executable,
+            },
+            FoundKind::Link { target } => FileKind::Link {
+                target: target.clone(),
+            },
+        };
+        FileEntry {
+            path: found[at].path[start..].to_vec(),
+            kind,
+        }
+    };
+    let tree = FileTree::new(positions.iter().map(entry).collect());
+    let digest = tree.digest();
+    Ok(SelectedFiles {
+        base: selector.base,
+        tree: Arc::new(tree),
+        digest,
+    })
+}
+
+fn no_match_help(set: &FileSet) -> String {
+    let mut help = String::from(
+        "only regular files and links are selected, links are not followed, and `.git`, `kiln.toml` and \
+         `kiln.lock` have to be spelled out",
+    );
+    if !set.exclude.is_empty() {
+        help.push_str("; the `!` patterns may leave out all of it");
+    }
+    help
+}
+
+/// The contents of selected files.
+struct Contents {
+    /// For each file found; `None` for links and for what is not selected.
+    digests: Vec<Option<ContentDigest>>,
+    warnings: Vec<String>,
+    counts: FileCounts,
+}
+
+impl Contents {
+    fn get(
+        project: &Project,
+        found: &[Found],
+        is_selected: &[bool],
+        roots: &[Vec<u8>],
+        cache: &StatCache,
+    ) -> Result<Self, ProjectError> {
+        let known = cache.read();
+        let merged = Merged::of(found, &known, roots);
+        let mut digests = merged.digests;
+        let is_unread = |at: &usize| {
+            let is_file = matches!(found[*at].kind, FoundKind::File { .. });
+            is_file && is_selected[*at] && digests[*at].is_none()
+        };
+        let unread: Vec<usize> = (0..found.len()).filter(is_unread).collect();
+        let selected = is_selected.iter().filter(|selected| **selected).count();
+        let counts = FileCounts {
+            selected,
+            read: unread.len(),
+        };
+        let mut warnings = Vec::new();
+        if unread.is_empty() && !merged.has_left_overs {
+            return Ok(Self {
+                digests,
+                warnings,
+                counts,
+            });
+        }
+        let mut warn = |error: io::Error| {
+            warnings.push(format!(
+                "cannot keep what was read of the project for the next build: {error}"
+            ));
+        };
+        let draft = cache.begin().unwrap_or_else(|error| {
+            warn(error);
+            None
+        });
+        for (at, digest) in read(project, found, &unread)? {
+            digests[at] = Some(digest);
+        }
+        if let Some(draft) = draft {
+            let kept = kept_files(&draft, found, &digests, &unread, &known, &merged.elsewhere);
+            draft.finish(kept.into_iter()).unwrap_or_else(warn);
+        }
+        Ok(Self {
+            digests,
+            warnings,
+            counts,
+        })
+    }
+}
+
+/// What the cache says about the files found.
+struct Merged {
+    digests: Vec<Option<ContentDigest>>,
+    /// Entries of the cache about paths that this walk did not look at.
+    elsewhere: Vec<usize>,
+    /// Whether the cache has entries about files that are gone or other ones now.
+    has_left_overs: bool,
+}
+
+impl Merged {
+    /// Goes through both at once: both are sorted by path.
+    fn of(found: &[Found], known: &Entries, roots: &[Vec<u8>]) -> Self {
+        let mut merged = Self {
+            digests: vec![None; found.len()],
+            elsewhere: Vec::new(),
+            has_left_overs: false,
+        };
+        let mut at = 0;
+        for entry_at in 0..known.len() {
+            let entry = known.entry(entry_at);
+            while at < found.len() && found[at].path.as_slice() < entry.path {
+                at += 1;
+            }
+            let stamp = match found.get(at) {
+                Some(Found {
+                    path,
+                    kind: FoundKind::File { stamp, .. },
+                }) if path == entry.path => Some(stamp),
+                Some(_) | None => None,
+            };
+            if stamp == Some(&entry.stamp) {
+                merged.digests[at] = Some(entry.content);
+            } else if stamp.is_none() && !roots.iter().any(|root| is_at_or_below(entry.path, root))
+            {
+                merged.elsewhere.push(entry_at);
+            } else {
+                merged.has_left_overs = true;
+            }
+        }
+        merged
+    }
+}
+
+fn read(
+    project: &Project,
+    found: &[Found],
+    unread: &[usize],
+) -> Result<Vec<(usize, ContentDigest)>, ProjectError> {
+    let read = |buffer: &mut Vec<u8>, &at: &usize| {
+        let path = &found[at].path;
+        let shown = || String::from_utf8_lossy(path).into_owned();
+        let file = project.open_file(path)?;
+        let (digest, _) = content_of(&file, buffer).map_err(|error| {
+            let errno = rustix::io::Errno::from_io_error(&error);
+            let error = errno.unwrap_or(rustix::io::Errno::IO);
+            ProjectError::Io {
+                doing: "read",
+                path: shown(),
+                error,
+            }
+        })?;
+        let stat = rustix::fs::fstat(&file).map_err(|error| ProjectError::Io {
+            doing: "look at",
+            path: shown(),
+            error,
+        })?;
+        match &found[at].kind {
+            FoundKind::File { stamp, .. } if Stamp::of(&stat) == *stamp => Ok((at, digest)),
+            FoundKind::File { .. } | FoundKind::Link { .. } => {
+                Err(ProjectError::Changed { path: shown() })
+            }
+        }
+    };
+    unread
+        .par_iter()
+        .map_init(|| vec![0; 64 * 1024], read)
+        .collect()
+}
+
+/// Returns what the next build may believe, sorted by path.
+fn kept_files<'a>(
+    draft: &Draft,
+    found: &'a [Found],
+    digests: &[Option<ContentDigest>],
+    read: &[usize],
+    known: &'a Entries,
+    elsewhere: &[usize],
+) -> Vec<CachedFile<'a>> {
+    let mut kept: Vec<CachedFile<'a>> = elsewhere.iter().map(|&at| known.entry(at)).collect();
+    for (at, found) in found.iter().enumerate() {
+        if let (FoundKind::File { stamp, .. }, Some(content)) = (&found.kind, digests[at])
+            // What was not read now came from the cache, where it was settled already.
+            && (read.binary_search(&at).is_err() || draft.is_settled(stamp))
+        {
+            kept.push(CachedFile {
+                path: &found.path,
+                stamp: *stamp,
+                content,
+            });
+        }
+    }
+    kept.sort_by(|one, other| one.path.cmp(other.path));
+    kept
+}
