@@ -180,6 +180,7 @@ pub(crate) fn manifest(text: &str) -> BuildManifest {
         }
     }
     BuildManifest {
+        warnings: Vec::new(),
         source: Arc::new(miette::NamedSource::new("kiln.toml", text.to_owned())),
         project: Project {
             name: spanned(name("p")),

@@ -1,14 +1,32 @@
 //! `kiln.toml` and `kiln.lock`: text to checked models, with every diagnostic at once.
 //!
+//! ```text
+//! text ─tree→ values with places ─profiles, variables, decode→ written ─check→ model
+//! ```
+//!
+//! [`BuildManifest::parse`] is the door; what it gives is described in [`model`]. Every
+//! [`Problem`] is collected, none stops the others, and later crates render their own
+//! diagnostics against [`BuildManifest::source`].
+//!
 //! Knows nothing of files, networks, clocks or the environment: texts and values are
 //! handed in.
 
 #![forbid(unsafe_code)]
 
+mod check;
+mod decode;
 pub mod lock;
 pub mod model;
+mod parse;
+mod problem;
 mod span;
+mod suggest;
+mod tree;
 pub mod value;
+mod variables;
+mod written;
 
 pub use model::BuildManifest;
+pub use parse::Overrides;
+pub use problem::{ManifestErrors, Problem};
 pub use span::{SourceText, Span, Spanned};

@@ -13,6 +13,7 @@ mod step;
 
 use std::collections::BTreeMap;
 
+use crate::problem::Problem;
 use crate::span::{SourceText, Span, Spanned};
 use crate::value::Name;
 
@@ -28,6 +29,8 @@ pub use step::{
 pub struct BuildManifest {
     /// File name and text, to render diagnostics of later crates against.
     pub source: SourceText,
+    /// What looks wrong and is allowed, in the order of the text.
+    pub warnings: Vec<Problem>,
     /// `[project]`.
     pub project: Project,
     /// `[args]`, with the values in effect.

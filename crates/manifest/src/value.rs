@@ -3,10 +3,21 @@
 //! Each is made by one fallible constructor whose error says what a correct value
 //! looks like. Where the value stands is not known here.
 
+mod measure;
 mod path;
+mod place;
+mod remote;
 mod scalar;
 
+pub use measure::{ByteSize, TimeSpan};
 pub use path::{ContainerPath, Glob, ProjectPath};
+pub(crate) use place::{
+    AccountName, FilePattern, HostName, LabelName, LinkTarget, SourceName, Text, reference,
+};
+pub(crate) use remote::{
+    ArchiveWord, GitReference, GitUrl, PackageName, Sha256, SnapshotTime, Url, is_snapshot_time,
+};
+pub(crate) use scalar::ID_LIMIT;
 pub use scalar::{EnvName, Mode, Name, Signal, UserSpec};
 
 /// Why a value was refused, and what to write instead.

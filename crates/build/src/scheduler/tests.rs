@@ -52,6 +52,7 @@ fn graph_of(steps: &[(&str, &[&str])]) -> BuildGraph {
         tags: Vec::new(),
     };
     let manifest = BuildManifest {
+        warnings: Vec::new(),
         source: Arc::new(miette::NamedSource::new("kiln.toml", String::new())),
         project: Project {
             name: spanned(name("p")),

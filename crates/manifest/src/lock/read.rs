@@ -16,6 +16,7 @@ use super::{
     UrlPin,
 };
 use crate::span::SourceText;
+use crate::value::is_snapshot_time;
 
 impl Lock {
     /// Reads the text of a lock. `file_name` is only used in errors.
@@ -342,15 +343,4 @@ impl Reader<'_> {
 fn is_lower_hex(text: &str) -> bool {
     text.bytes()
         .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// Whether `text` has the form of a snapshot time, `YYYYMMDDTHHMMSSZ`.
-pub(crate) fn is_snapshot_time(text: &str) -> bool {
-    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-    text.len() == 16
-        && text.is_ascii()
-        && digits(&text[..8])
-        && &text[8..9] == "T"
-        && digits(&text[9..15])
-        && text.ends_with('Z')
 }

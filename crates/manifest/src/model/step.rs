@@ -64,6 +64,20 @@ impl Action {
             Self::Account(_) => "account",
         }
     }
+
+    /// Every user it names, as `user` or `owner`.
+    #[must_use]
+    pub fn users(&self) -> Vec<&Spanned<UserSpec>> {
+        match self {
+            Self::Run(run) => run.user.iter().collect(),
+            Self::Copy(entries) => entries.iter().filter_map(|e| e.owner.as_ref()).collect(),
+            Self::Fetch(fetch) => fetch.owner.iter().collect(),
+            Self::Git(git) => git.owner.iter().collect(),
+            Self::Write(files) => files.values().filter_map(|f| f.owner.as_ref()).collect(),
+            Self::Mkdir(folders) => folders.iter().filter_map(|f| f.owner.as_ref()).collect(),
+            Self::Packages(_) | Self::Remove(_) | Self::Link(_) | Self::Account(_) => Vec::new(),
+        }
+    }
 }
 
 /// `run` and the keys that stand beside it.

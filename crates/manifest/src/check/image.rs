@@ -1,0 +1,265 @@
+//! Images: base, steps, config.
+
+use std::collections::BTreeMap;
+
+use crate::check::Checker;
+use crate::check::names::Kind;
+use crate::decode::Map;
+use crate::model::{Action, Base, Config, DebianBase, Image, OciBase, Step};
+use crate::problem::Problem;
+use crate::span::Spanned;
+use crate::value::{EnvName, Name, Text};
+use crate::written::{self, Texts, WrittenBase};
+
+/// The keys of `from`.
+const BASES: [&str; 5] = ["registry", "image", "debian", "oci", "rootfs"];
+
+impl Checker<'_> {
+    pub(super) fn image(&mut self, name: Spanned<Name>, written: written::Image) -> Option<Image> {
+        let written::Image {
+            at: _,
+            from,
+            step,
+            config,
+            tags,
+        } = written;
+        let from = from.0.and_then(|from| self.base(from, Some(&name.value)));
+        let mut good = true;
+        let mut steps = BTreeMap::new();
+        for (step_name, item) in step.unwrap_or_default().entries {
+            let step = item.value.and_then(|written| {
+                self.step(
+                    &name.value,
+                    Spanned::new(step_name.clone(), item.key),
+                    written,
+                )
+            });
+            match step {
+                Some(step) => {
+                    steps.insert(step_name, step);
+                }
+                None => good = false,
+            }
+        }
+        connect_accounts(&mut steps);
+        let config = config.map(|config| self.config(config)).unwrap_or_default();
+        let tags = self.distinct("tags", tags, ToString::to_string);
+        for tag in &tags {
+            if tag.digest().is_some() {
+                self.invalid(
+                    &tag.value,
+                    "names a digest, which a new image cannot be stored under",
+                    tag.span,
+                    "remove the `@` and what follows",
+                );
+            }
+        }
+        let from = from?;
+        good.then_some(Image {
+            name,
+            from,
+            steps,
+            config,
+            tags,
+        })
+    }
+
+    /// Checks `from`; `own` is the image it stands in, if it stands in one.
+    pub(super) fn base(
+        &mut self,
+        written: written::From,
+        own: Option<&Name>,
+    ) -> Option<Spanned<Base>> {
+        let span = written.span;
+        let table = match written.base {
+            WrittenBase::Scratch => return Some(Spanned::new(Base::Scratch, span)),
+            WrittenBase::Table(table) => table,
+        };
+        let help = "write `{ debian = \"bookworm\" }`, for example, or \"scratch\"";
+        self.exactly_one(&*table, "`from`", &BASES, help)?;
+        let written::Base {
+            at: _,
+            registry,
+            image,
+            debian,
+            oci,
+            rootfs,
+        } = *table;
+        let base = if let Some(reference) = registry {
+            Base::Registry(reference)
+        } else if let Some(image) = image {
+            self.base_image(&image, own)?;
+            Base::Image(image)
+        } else if let Some(debian) = debian {
+            self.debian(debian.0)
+        } else if let Some(oci) = oci {
+            let written::Oci { at: _, path, tag } = oci.0;
+            let tag = tag.map(|tag| tag.map(|tag| tag.0));
+            Base::Oci(OciBase { path, tag })
+        } else {
+            Base::Rootfs(rootfs?)
+        };
+        Some(Spanned::new(base, span))
+    }
+
+    fn base_image(&mut self, image: &Spanned<Name>, own: Option<&Name>) -> Option<()> {
+        if own == Some(&image.value) {
+            self.problems.push(Problem::SelfReference {
+                kind: "image",
+                name: image.to_string(),
+                verb: "starts from",
+                at: image.span.into(),
+                help: "name another image, or another kind of base".to_owned(),
+            });
+            return None;
+        }
+        self.resolve(Kind::Image, image)
+    }
+
+    fn debian(&mut self, written: written::Debian) -> Base {
+        let written::Debian {
+            at: _,
+            suite,
+            packages,
+            components,
+            mirror,
+            snapshot,
+        } = written;
+        let packages = self.distinct("packages", packages, |package| package.0.clone());
+        let mut components = self.distinct("components", components, |word| word.0.clone());
+        if components.is_empty() {
+            let main = crate::value::ArchiveWord("main".to_owned());
+            components.push(Spanned::new(main, suite.span));
+        }
+        Base::Debian(DebianBase {
+            suite: suite.map(|suite| suite.0),
+            packages: plain(packages, |package| package.0),
+            components: plain(components, |word| word.0),
+            mirror: mirror.map(|mirror| mirror.map(|url| url.0)),
+            snapshot: snapshot.map(|snapshot| snapshot.map(|time| time.0)),
+        })
+    }
+
+    fn config(&mut self, written: written::Config) -> Config {
+        let written::Config {
+            at,
+            user,
+            workdir,
+            env,
+            entrypoint,
+            cmd,
+            expose,
+            labels,
+            volumes,
+            stop_signal,
+        } = written;
+        let expose = self.distinct("expose", expose, ToString::to_string);
+        let volumes = self.distinct("volumes", volumes, ToString::to_string);
+        if let Some(entrypoint) = &entrypoint {
+            self.not_empty("entrypoint", entrypoint.is_empty, entrypoint.span);
+        }
+        let place = "everybody who has the image can read its environment";
+        let labels = labels.unwrap_or_default().readable();
+        Config {
+            span: Some(at.span),
+            user,
+            workdir: workdir.map(|workdir| workdir.value),
+            env: self.env(env, Some(place)),
+            entrypoint: entrypoint.map(texts),
+            cmd: cmd.map(texts),
+            expose: plain(expose, |port| port)
+                .into_iter()
+                .map(|port| port.value)
+                .collect(),
+            labels: labels
+                .map(|(key, text)| (key.value.0, text.value.0))
+                .collect(),
+            volumes: volumes.into_iter().map(|path| path.value).collect(),
+            stop_signal: stop_signal.map(|signal| signal.value),
+        }
+    }
+
+    /// Checks an environment; `open` says why a secret must not be in it.
+    pub(super) fn env(
+        &mut self,
+        env: Option<Map<EnvName, Spanned<Text>>>,
+        open: Option<&'static str>,
+    ) -> BTreeMap<EnvName, String> {
+        let mut checked = BTreeMap::new();
+        for (name, text) in env.unwrap_or_default().readable() {
+            if let Some(place) = open
+                && looks_secret(name.as_str(), &text.0)
+            {
+                self.problems.push(Problem::SecretInTheOpen {
+                    name: name.to_string(),
+                    place,
+                    at: name.span.into(),
+                });
+            }
+            checked.insert(name.value, text.value.0);
+        }
+        checked
+    }
+}
+
+/// Whether a value of this name is probably to be kept secret.
+pub(crate) fn looks_secret(name: &str, value: &str) -> bool {
+    const WORDS: [&str; 9] = [
+        "APIKEY",
+        "API_KEY",
+        "ACCESS_KEY",
+        "CREDENTIALS",
+        "PASSPHRASE",
+        "PASSWORD",
+        "PRIVATE_KEY",
+        "SECRET",
+        "TOKEN",
+    ];
+    let name = name.to_ascii_uppercase().replace('-', "_");
+    // A name like `PASSWORD_FILE` says where the secret is, not what it is.
+    let says_where = ["_FILE", "_PATH", "_DIR", "_URL"]
+        .iter()
+        .any(|end| name.ends_with(end));
+    !value.is_empty() && !says_where && WORDS.iter().any(|word| name.contains(word))
+}
+
+/// Makes the edges from steps that name an account to the steps that add it.
+fn connect_accounts(steps: &mut BTreeMap<Name, Step>) {
+    let accounts: BTreeMap<String, Name> = steps
+        .iter()
+        .filter_map(|(name, step)| {
+            let Action::Account(account) = &step.action.value else {
+                return None;
+            };
+            Some((account.name.value.clone(), name.clone()))
+        })
+        .collect();
+    for (name, step) in steps {
+        let mut found: BTreeMap<Name, Spanned<Name>> = BTreeMap::new();
+        for user in step.action.users() {
+            let parts = [Some(&user.user), user.group.as_ref()];
+            for adder in parts
+                .into_iter()
+                .flatten()
+                .filter_map(|part| accounts.get(part))
+            {
+                let needed = step.needs.iter().any(|need| need.value == *adder);
+                if adder != name && !needed {
+                    let reference = Spanned::new(adder.clone(), user.span);
+                    found.entry(adder.clone()).or_insert(reference);
+                }
+            }
+        }
+        step.account_steps = found.into_values().collect();
+    }
+}
+
+/// Takes the checked words out of their wrappers.
+pub(super) fn plain<T, U>(items: Vec<Spanned<T>>, out: impl Fn(T) -> U) -> Vec<Spanned<U>> {
+    items.into_iter().map(|item| item.map(&out)).collect()
+}
+
+/// The texts of a list of arguments.
+pub(super) fn texts(list: Texts) -> Vec<String> {
+    list.items.into_iter().map(|text| text.value.0).collect()
+}

@@ -1,0 +1,122 @@
+//! From the tree of values to the tables as written, with every problem collected.
+//!
+//! A type says in one place what it reads ([`Decode`]) and what its JSON Schema is
+//! (`JsonSchema`); a table gets both from one [`table!`] declaration, so that parser,
+//! schema and reference cannot drift apart. Nothing stops at the first problem: what
+//! cannot be read is reported and left out, and the caller goes on.
+
+mod collection;
+mod number;
+mod scalar;
+pub(crate) mod table;
+
+use crate::problem::Problem;
+use crate::span::{Span, Spanned};
+use crate::tree::{Node, Value};
+use crate::variables::{self, Applied, Variables};
+
+pub(crate) use collection::{List, Map, OneKey, OrString};
+pub(crate) use number::{Decimal, Flag, Integer};
+pub(crate) use scalar::Scalar;
+pub(crate) use table::{Field, Place, Placed, Required, table};
+
+/// Reads a value.
+pub(crate) trait Decode: Sized {
+    /// What is expected, with its article.
+    const EXPECTED: &'static str;
+
+    /// Returns `None` after reporting why.
+    fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self>;
+}
+
+/// Where problems go, and what is needed to find them.
+#[derive(Debug)]
+pub(crate) struct Decoder<'a> {
+    /// The whole text.
+    pub(crate) source: &'a str,
+    pub(crate) variables: &'a Variables,
+    pub(crate) problems: Vec<Problem>,
+}
+
+impl<'a> Decoder<'a> {
+    pub(crate) fn new(source: &'a str, variables: &'a Variables) -> Self {
+        Self {
+            source,
+            variables,
+            problems: Vec::new(),
+        }
+    }
+
+    /// Reads a string and applies variables. The flag says whether there were any.
+    pub(crate) fn text(
+        &mut self,
+        node: &Node,
+        expected: &'static str,
+    ) -> Option<(Spanned<String>, bool)> {
+        let Value::String(text) = &node.value else {
+            self.wrong_type(node, expected);
+            return None;
+        };
+        let applied = self
+            .variables
+            .apply(text, node.span, self.source, &mut self.problems);
+        match applied {
+            Applied::Unchanged => Some((Spanned::new(text.clone(), node.span), false)),
+            Applied::Changed(text) => Some((Spanned::new(text, node.span), true)),
+            Applied::Failed => None,
+        }
+    }
+
+    pub(crate) fn wrong_type(&mut self, node: &Node, expected: &'static str) {
+        let written = self
+            .source
+            .get(node.span.start..node.span.end)
+            .filter(|written| !written.contains('\n') && written.len() < 40)
+            .unwrap_or("…");
+        let wants_list = expected.contains("list");
+        let help = match &node.value {
+            Value::String(_) if wants_list => format!("write `[{written}]`"),
+            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime
+                if expected.contains("string") || !(wants_list || expected.contains("table")) =>
+            {
+                format!("write `\"{written}\"`")
+            }
+            Value::String(text) if expected.contains("number") && text.parse::<f64>().is_ok() => {
+                format!("write `{text}`, without quotes")
+            }
+            Value::String(text) if expected == Flag::EXPECTED && text.parse::<bool>().is_ok() => {
+                format!("write `{text}`, without quotes")
+            }
+            Value::Table(_) if wants_list => "put `[` and `]` around it".to_owned(),
+            Value::String(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Boolean(_)
+            | Value::Datetime
+            | Value::Array(_)
+            | Value::Table(_) => format!("write {expected}"),
+        };
+        self.problems.push(Problem::WrongType {
+            expected,
+            found: node.kind(),
+            at: node.span.into(),
+            help,
+        });
+    }
+
+    pub(crate) fn invalid(
+        &mut self,
+        value: &str,
+        reason: impl Into<String>,
+        span: Span,
+        help: impl Into<String>,
+    ) {
+        self.problems.push(Problem::InvalidValue {
+            value: variables::shorten(value),
+            reason: reason.into(),
+            at: span.into(),
+            origin: "here",
+            help: help.into(),
+        });
+    }
+}

@@ -1,0 +1,332 @@
+//! The door: text in, model or every problem out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use miette::NamedSource;
+use toml::de::DeTable;
+
+use crate::check;
+use crate::decode::{Decode, Decoder, Map, OrString};
+use crate::model::{Arg, BuildManifest};
+use crate::problem::{ManifestErrors, Problem};
+use crate::span::{SourceText, Span};
+use crate::suggest;
+use crate::tree::{self, Node, Table, Value};
+use crate::value::Name;
+use crate::variables::{Values, Variables};
+use crate::written;
+
+/// Largest manifest that is read.
+const SIZE_LIMIT_BYTES: usize = 4 << 20;
+
+/// What the person who runs kiln says beside the manifest.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--set NAME=VALUE`.
+    pub set: BTreeMap<String, String>,
+    /// The environment variables that begin with `KILN_ARG_`, by their whole names.
+    pub environment: BTreeMap<String, String>,
+    /// `--profile NAME`, applied in this order.
+    pub profiles: Vec<String>,
+}
+
+impl BuildManifest {
+    /// Reads and checks a manifest. `file_name` is what diagnostics show.
+    ///
+    /// # Errors
+    /// [`ManifestErrors`] with every problem, warnings too, if one of them is an error.
+    pub fn parse(
+        file_name: &str,
+        text: &str,
+        overrides: &Overrides,
+    ) -> Result<Self, ManifestErrors> {
+        let source: SourceText = Arc::new(NamedSource::new(file_name, text.to_owned()));
+        let (manifest, mut problems) = read(text, overrides, &source);
+        problems.sort_by_key(|problem| problem.place().map(|place| (place.offset(), place.len())));
+        let has_errors = problems.iter().any(Problem::is_error);
+        match manifest.filter(|_| !has_errors) {
+            Some(mut manifest) => {
+                manifest.warnings = problems;
+                Ok(manifest)
+            }
+            None => Err(ManifestErrors {
+                source_code: source,
+                problems,
+            }),
+        }
+    }
+}
+
+fn read(
+    text: &str,
+    overrides: &Overrides,
+    source: &SourceText,
+) -> (Option<BuildManifest>, Vec<Problem>) {
+    if text.len() > SIZE_LIMIT_BYTES {
+        let problem = Problem::TooLarge {
+            size_bytes: text.len(),
+            limit_bytes: SIZE_LIMIT_BYTES,
+        };
+        return (None, vec![problem]);
+    }
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let mut root = tree::table(document.get_ref());
+    let mut problems = Vec::new();
+    let profiles = take_profiles(&mut root, &mut problems);
+    let merged = apply_profiles(&root, &profiles, &overrides.profiles, &mut problems);
+    let (manifest, found) = evaluate(merged, text, overrides, profiles.is_empty(), source);
+    problems.extend(found);
+    check_other_profiles(&root, &profiles, text, overrides, source, &mut problems);
+    if errors.is_empty() {
+        return (manifest, problems);
+    }
+    let syntax: Vec<Problem> = errors.iter().map(syntax_problem).collect();
+    problems.retain(|problem| !is_fallout(problem, &syntax, text));
+    problems.extend(syntax);
+    (None, problems)
+}
+
+/// Applies variables, decodes and checks one merged document.
+fn evaluate(
+    mut root: Table,
+    text: &str,
+    overrides: &Overrides,
+    warn_unused: bool,
+    source: &SourceText,
+) -> (Option<BuildManifest>, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let args = root.get_mut("args").and_then(|entry| {
+        // `[args]` is read first and by itself, since all the rest depends on it.
+        let empty = Value::Table(Table::new());
+        let node = Node {
+            value: std::mem::replace(&mut entry.node.value, empty),
+            span: entry.node.span,
+        };
+        let mut decoder = Decoder::new(text, &Variables::Declaring);
+        let args = Map::<Name, OrString<written::Arg>>::decode(&node, &mut decoder);
+        problems.append(&mut decoder.problems);
+        args
+    });
+    let (args, values) = values(args.unwrap_or_default(), overrides, &mut problems);
+    check::names::warn_unused_args(&args, text, &mut problems);
+
+    let variables = Variables::Declared(values);
+    let mut decoder = Decoder::new(text, &variables);
+    let root = Node {
+        value: Value::Table(root),
+        span: Span::default(),
+    };
+    let written = written::Manifest::decode(&root, &mut decoder);
+    problems.append(&mut decoder.problems);
+    let manifest = written.and_then(|written| {
+        check::manifest(written, args, source.clone(), warn_unused, &mut problems)
+    });
+    (manifest, problems)
+}
+
+/// Gives each declared variable its value.
+fn values(
+    declared: Map<Name, OrString<written::Arg>>,
+    overrides: &Overrides,
+    problems: &mut Vec<Problem>,
+) -> (BTreeMap<Name, Arg>, Values) {
+    let mut args = BTreeMap::new();
+    let mut values = Values::new();
+    let mut variables = BTreeMap::new();
+    for (name, item) in declared.entries {
+        let variable = environment_name(&name);
+        let given = overrides.set.get(name.as_str());
+        let given = given.or_else(|| overrides.environment.get(&variable));
+        let mut value = None;
+        if let Some(OrString(written)) = item.value {
+            let written::Arg { at, default, help } = written;
+            let default = default.map(|default| default.value.0);
+            if check::looks_secret(name.as_str(), default.as_deref().unwrap_or_default()) {
+                problems.push(Problem::SecretInTheOpen {
+                    name: name.to_string(),
+                    place: "a manifest is committed",
+                    at: item.key.into(),
+                });
+            }
+            value = given.cloned().or_else(|| default.clone());
+            if let Some(value) = &value {
+                let arg = Arg {
+                    span: item.key,
+                    value: value.clone(),
+                    default,
+                    help: help.map(|help| help.value.0),
+                };
+                args.insert(name.clone(), arg);
+            } else if at.key("default").is_none() {
+                problems.push(Problem::ArgWithoutValue {
+                    name: name.to_string(),
+                    variable: variable.clone(),
+                    at: item.key.into(),
+                });
+            }
+        }
+        variables.insert(variable, name.to_string());
+        values.insert(name.to_string(), value);
+    }
+    for name in overrides
+        .set
+        .keys()
+        .filter(|name| !values.contains_key(*name))
+    {
+        problems.push(Problem::UnknownSet {
+            name: name.clone(),
+            help: suggest::help(name, values.keys().map(String::as_str), || {
+                format!("declare it: `[args]` with `{name} = \"\"`")
+            }),
+        });
+    }
+    let environment = overrides.environment.keys();
+    for variable in environment.filter(|variable| !variables.contains_key(*variable)) {
+        problems.push(Problem::UnknownEnvironment {
+            variable: variable.clone(),
+            help: suggest::help(variable, variables.keys().map(String::as_str), || {
+                "unset it, or declare the arg in `[args]`".to_owned()
+            }),
+        });
+    }
+    (args, values)
+}
+
+/// The environment variable that sets an arg.
+fn environment_name(arg: &Name) -> String {
+    let name = arg.as_str().to_ascii_uppercase().replace('-', "_");
+    format!("KILN_ARG_{name}")
+}
+
+/// A profile as written, and the places in it.
+struct Profile {
+    table: Table,
+    spans: Vec<Span>,
+}
+
+/// Takes `[profile.*]` out of the document.
+fn take_profiles(root: &mut Table, problems: &mut Vec<Problem>) -> BTreeMap<String, Profile> {
+    let mut profiles = BTreeMap::new();
+    let Some(entry) = root.remove("profile") else {
+        return profiles;
+    };
+    let variables = Variables::Declaring;
+    let mut decoder = Decoder::new("", &variables);
+    let Value::Table(tables) = entry.node.value else {
+        decoder.wrong_type(&entry.node, "a table");
+        problems.append(&mut decoder.problems);
+        return profiles;
+    };
+    for (name, entry) in tables {
+        if let Err(error) = Name::parse(&name) {
+            decoder.invalid(&name, error.reason, entry.key, error.help);
+        }
+        let mut spans = Vec::new();
+        entry.node.spans(&mut spans);
+        let Value::Table(mut table) = entry.node.value else {
+            decoder.wrong_type(&entry.node, "a table");
+            continue;
+        };
+        for key in ["schema", "profile"] {
+            if let Some(entry) = table.remove(key) {
+                decoder.problems.push(Problem::NotInProfile {
+                    key: key.to_owned(),
+                    at: entry.key.into(),
+                });
+            }
+        }
+        profiles.insert(name, Profile { table, spans });
+    }
+    problems.append(&mut decoder.problems);
+    profiles
+}
+
+/// Lays the chosen profiles over the document.
+fn apply_profiles(
+    root: &Table,
+    profiles: &BTreeMap<String, Profile>,
+    chosen: &[String],
+    problems: &mut Vec<Problem>,
+) -> Table {
+    let mut merged = root.clone();
+    for name in chosen {
+        let Some(profile) = profiles.get(name) else {
+            let names = profiles.keys().map(String::as_str);
+            problems.push(Problem::UnknownProfile {
+                name: name.clone(),
+                help: suggest::help(name, names.clone(), || match profiles.len() {
+                    0 => format!("add `[profile.{name}]`, or leave out `--profile`"),
+                    _ => format!("the profiles are {}", suggest::listed(names, "and")),
+                }),
+            });
+            continue;
+        };
+        tree::merge(&mut merged, &profile.table, &mut Vec::new());
+    }
+    merged
+}
+
+/// Finds what is wrong inside of profiles that were not chosen.
+fn check_other_profiles(
+    root: &Table,
+    profiles: &BTreeMap<String, Profile>,
+    text: &str,
+    overrides: &Overrides,
+    source: &SourceText,
+    problems: &mut Vec<Problem>,
+) {
+    for (name, profile) in profiles {
+        if overrides.profiles.contains(name) {
+            continue;
+        }
+        let mut merged = root.clone();
+        tree::merge(&mut merged, &profile.table, &mut Vec::new());
+        let (_, found) = evaluate(merged, text, overrides, false, source);
+        let spans: BTreeSet<Span> = profile.spans.iter().copied().collect();
+        for problem in found {
+            let inside = problem.place().is_some_and(|place| {
+                let place = Span::from(place.offset()..place.offset() + place.len());
+                spans.iter().any(|span| span.contains(place))
+            });
+            if inside && !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
+    }
+}
+
+fn syntax_problem(error: &toml::de::Error) -> Problem {
+    let message = error.message();
+    let help = if message.contains("duplicate key") {
+        "remove it, or put both into one table".to_owned()
+    } else if message.contains("string") || message.contains("quot") {
+        "put text into quotes: `\"…\"`, or `\"\"\"…\"\"\"` for several lines".to_owned()
+    } else {
+        "correct it: a line is `key = value`, a `[table]` or a `# comment`".to_owned()
+    };
+    Problem::Syntax {
+        reason: message.to_owned(),
+        at: error.span().unwrap_or_default().into(),
+        help,
+    }
+}
+
+/// Whether `problem` may only be there because part of the text was not understood.
+fn is_fallout(problem: &Problem, syntax: &[Problem], text: &str) -> bool {
+    let is_local = matches!(
+        problem,
+        Problem::UnknownKey { .. }
+            | Problem::WrongType { .. }
+            | Problem::InvalidValue { .. }
+            | Problem::NotSupportedYet { .. }
+            | Problem::InvalidVariable { .. }
+            | Problem::VariableInKey { .. }
+    );
+    let line = |problem: &Problem| {
+        let offset = problem.place().map_or(0, |place| place.offset());
+        let before = text.as_bytes().get(..offset).unwrap_or_default();
+        before.iter().filter(|byte| **byte == b'\n').count()
+    };
+    !is_local || syntax.iter().any(|error| line(error) == line(problem))
+}

@@ -1,0 +1,83 @@
+//! "Did you mean".
+
+/// Words of other tools for a key of kiln.
+const ALIASES: [(&str, &str); 27] = [
+    ("build", "step"),
+    ("cache", "caches"),
+    ("command", "run"),
+    ("cpu", "cpus"),
+    ("cwd", "workdir"),
+    ("depends", "needs"),
+    ("depends-on", "needs"),
+    ("depends_on", "needs"),
+    ("dest", "to"),
+    ("destination", "to"),
+    ("directory", "workdir"),
+    ("environment", "env"),
+    ("exec", "run"),
+    ("inputs", "files"),
+    ("mem", "memory"),
+    ("mount", "mounts"),
+    ("permissions", "mode"),
+    ("readonly", "read-only"),
+    ("requires", "needs"),
+    ("script", "run"),
+    ("sources", "files"),
+    ("src", "files"),
+    ("target", "to"),
+    ("vars", "args"),
+    ("volumes", "mounts"),
+    ("working_dir", "workdir"),
+    ("working-dir", "workdir"),
+];
+
+/// The candidate that is most like `text`, if one is like it at all.
+pub(crate) fn nearest<'a>(
+    text: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let candidates: Vec<&str> = candidates.into_iter().collect();
+    let alias = ALIASES
+        .iter()
+        .filter(|(word, _)| *word == text)
+        .find_map(|(_, key)| candidates.iter().find(|candidate| *candidate == key));
+    if alias.is_some() {
+        return alias.copied();
+    }
+    let allowed = match text.chars().count() {
+        0 | 1 => 0,
+        2..6 => 1,
+        long => long / 3,
+    };
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(text, candidate), candidate))
+        .filter(|(distance, candidate)| {
+            *distance <= allowed
+                || candidate.replace(['-', '_'], "") == text.replace(['-', '_'], "")
+        })
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// `did you mean …?` if a candidate is near, else `otherwise`.
+pub(crate) fn help<'a>(
+    text: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+    otherwise: impl FnOnce() -> String,
+) -> String {
+    match nearest(text, candidates) {
+        Some(candidate) => format!("did you mean `{candidate}`?"),
+        None => otherwise(),
+    }
+}
+
+/// Joins names for a message: `` `a`, `b` and `c` ``.
+pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>, last: &str) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    match names.split_last() {
+        None => "nothing".to_owned(),
+        Some((only, [])) => only.clone(),
+        Some((end, rest)) => format!("{} {last} {end}", rest.join(", ")),
+    }
+}

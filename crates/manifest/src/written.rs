@@ -1,0 +1,119 @@
+//! `kiln.toml` as written: one type per table, variables applied, each value checked by itself.
+//!
+//! What takes two tables to see (names, references, conflicts) is the work of
+//! [`crate::check`]. The doc comments here are what the JSON Schema and
+//! `docs/manifest.md` say about each key, so they speak to the author of a manifest.
+
+mod image;
+mod service;
+mod step;
+mod value;
+
+use crate::decode::{Flag, List, Map, OneKey, OrString, Required, table};
+use crate::span::Spanned;
+use crate::value::{ByteSize, EnvName, Name, ProjectPath};
+
+pub(crate) use image::{Base, Config, Debian, From, Image, Oci, WrittenBase};
+pub(crate) use service::{Mount, Service};
+pub(crate) use step::{
+    Account, Command, Copy, Fetch, Folder, Git, Limits, SecretUse, Step, TextFile,
+};
+
+use crate::value::Text;
+
+table! {
+    /// A project: its images, and how they are run.
+    Manifest as "the manifest" {
+        /// Version of the manifest's format.
+        schema: Required<Schema>,
+        /// The project itself.
+        project: Required<Project>,
+        /// Variables. A value is taken from `--set NAME=VALUE`, else from the environment
+        /// variable `KILN_ARG_NAME` (upper case, `-` as `_`), else from the default. It is
+        /// used as `${arg.NAME}` in string values anywhere else in the file; a literal
+        /// `${` is written `$${`.
+        args: Option<Map<Name, OrString<Arg>>>,
+        /// Images, by name.
+        image: Option<Map<Name, Image>>,
+        /// Volumes, by name: data that outlives containers.
+        volume: Option<Map<Name, Volume>>,
+        /// Secrets, by name: values that steps and services may see and that never reach
+        /// a layer, a log or a cache key.
+        secret: Option<Map<Name, Secret>>,
+        /// Caches, by name: folders that are kept between builds and are never part of a layer.
+        cache: Option<Map<Name, Cache>>,
+        /// Services, by name: how images are run.
+        service: Option<Map<Name, Service>>,
+    }
+    later {
+        "network" => "remove it: a service has the network `none` or `host` for now, given by its key `network`",
+        "registry" => "remove it: settings of registries are not part of a project",
+    }
+}
+
+/// `schema = 1`.
+#[derive(Clone, Debug)]
+pub(crate) struct Schema;
+
+table! {
+    /// The project itself.
+    Project as "`[project]`" {
+        /// Name of the project. Its images are stored as `localhost/NAME/IMAGE:latest`.
+        name: Required<Spanned<Name>>,
+        /// The service or image that a bare `kiln build` or `kiln run` takes.
+        /// A name that is both means the service.
+        default: Option<Spanned<Name>>,
+    }
+}
+
+table! {
+    /// A variable. A plain string is its default.
+    Arg as "an arg" {
+        /// The value if none is given. Without it, a value must be given.
+        default: Option<Spanned<Text>>,
+        /// What it is for, in one line.
+        help: Option<Spanned<Text>>,
+    }
+}
+
+impl OneKey for Arg {
+    const KEY: &'static str = "default";
+    const STRING_OR_TABLE: &'static str = "a string, or a table (an arg)";
+    type Value = Spanned<Text>;
+}
+
+table! {
+    /// A volume: data that outlives containers. The table is empty for now.
+    Volume as "a volume" {}
+    later {
+        "driver" => "remove it: volumes are folders in kiln's store",
+        "size" => "remove it: volumes have no limit yet",
+    }
+}
+
+table! {
+    /// A secret: exactly one of `env` and `file` says where its value comes from.
+    #[schemars(extend("oneOf" = [{"required": ["env"]}, {"required": ["file"]}]))]
+    Secret as "a secret" {
+        /// The environment variable of the person who runs kiln that holds the value.
+        env: Option<Spanned<EnvName>>,
+        /// The file of the project that holds the value. Keep it out of version control.
+        file: Option<Spanned<ProjectPath>>,
+        /// Whether steps run without it if it is not there. Default: `false`.
+        optional: Option<Flag>,
+    }
+    later {
+        "command" => "use `env`, and set the variable with the command before you run kiln",
+    }
+}
+
+table! {
+    /// A cache: a folder that is kept between builds.
+    Cache as "a cache" {
+        /// The size above which the cache is emptied before the next build. Default: no limit.
+        max: Option<Spanned<ByteSize>>,
+    }
+}
+
+/// A list of arguments or other plain texts.
+pub(crate) type Texts = List<Spanned<Text>>;

@@ -1,0 +1,114 @@
+//! The manifests under `tests/manifests/`: valid ones parse, invalid ones are refused
+//! with exactly the diagnostics that stand beside them.
+//!
+//! `UPDATE=1 cargo test -p kiln-manifest` writes the diagnostics anew.
+
+#![cfg(test)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kiln_manifest::Overrides;
+use kiln_manifest::{BuildManifest, ManifestErrors};
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/manifests")
+        .join(name)
+}
+
+/// Name and text of every manifest in a folder.
+fn manifests(name: &str) -> BTreeMap<PathBuf, String> {
+    let entries = fs::read_dir(folder(name)).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
+        .map(|path| (path.clone(), fs::read_to_string(path).unwrap()))
+        .collect()
+}
+
+/// Overrides from comment lines: `#! set NAME=VALUE`, `#! environment NAME=VALUE`, `#! profile NAME`.
+fn overrides(text: &str) -> Overrides {
+    let mut overrides = Overrides::default();
+    for line in text.lines().filter_map(|line| line.strip_prefix("#! ")) {
+        let (kind, rest) = line.split_once(' ').unwrap();
+        let pair = || {
+            let (name, value) = rest.split_once('=').unwrap();
+            (name.to_owned(), value.to_owned())
+        };
+        match kind {
+            "set" => overrides.set.extend([pair()]),
+            "environment" => overrides.environment.extend([pair()]),
+            "profile" => overrides.profiles.push(rest.to_owned()),
+            _ => panic!("unknown override {kind}"),
+        }
+    }
+    overrides
+}
+
+fn parse(text: &str) -> Result<BuildManifest, ManifestErrors> {
+    BuildManifest::parse("kiln.toml", text, &overrides(text))
+}
+
+fn render(diagnostic: &dyn Diagnostic) -> String {
+    let mut out = String::new();
+    GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
+        .with_width(100)
+        .render_report(&mut out, diagnostic)
+        .unwrap();
+    let lines: Vec<&str> = out.lines().map(str::trim_end).collect();
+    lines.join("\n") + "\n"
+}
+
+#[test]
+fn valid_manifests_parse() {
+    for (path, text) in manifests("valid") {
+        match parse(&text) {
+            Ok(manifest) => assert!(
+                manifest.warnings.is_empty(),
+                "{}: {:?}",
+                path.display(),
+                manifest.warnings
+            ),
+            Err(errors) => panic!("{}:\n{}", path.display(), render(&errors)),
+        }
+    }
+}
+
+#[test]
+fn invalid_manifests_are_refused_as_pinned() {
+    #[expect(clippy::disallowed_methods, reason = "a switch of this test alone")]
+    let update = std::env::var_os("UPDATE").is_some();
+    let mut wrong = Vec::new();
+    for (path, text) in manifests("invalid") {
+        let shown = match parse(&text) {
+            Err(errors) => render(&errors),
+            Ok(manifest) => {
+                assert!(!manifest.warnings.is_empty(), "{} is valid", path.display());
+                let source = manifest.source;
+                let problems = manifest.warnings;
+                let errors = ManifestErrors {
+                    source_code: source,
+                    problems,
+                };
+                render(&errors)
+            }
+        };
+        let pinned = path.with_extension("stderr");
+        if update {
+            fs::write(&pinned, &shown).unwrap();
+        } else if fs::read_to_string(&pinned).unwrap_or_default() != shown {
+            wrong.push(format!("{}:\n{shown}", path.display()));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "run with UPDATE=1 if this is right:\n{}",
+        wrong.join("\n")
+    );
+}
