@@ -1,22 +1,16 @@
 //! `Client::download`: resume, restart, and bytes that are not the right ones.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
-
-#[path = "support/server.rs"]
-#[expect(dead_code, reason = "shared with other tests")]
-mod server;
-
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::server::{Answer, Received, Server};
 use kiln_http::{
     Cancel, Client, Download, Downloaded, Error, Request, RetryPolicy, Settings, Sink, Timeouts,
 };
 use kiln_oci::Digest;
-use server::{Answer, Received, Server};
 
 fn client() -> Client {
     Client::new(Settings {

@@ -1,20 +1,14 @@
 //! `Client::fetch` against a server that misbehaves: retries, redirects, limits, timeouts, cancel.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
-
-#[path = "support/server.rs"]
-#[expect(dead_code, reason = "shared with other tests")]
-mod server;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::server::{Answer, Server};
 use kiln_http::{
     Cancel, Client, Error, Phase, Proxies, RedirectProblem, Request, RetryPolicy, Settings,
     Timeouts, Url,
 };
-use server::{Answer, Server};
 
 const LIMIT: u64 = 1 << 20;
 

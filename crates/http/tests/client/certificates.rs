@@ -1,7 +1,5 @@
 //! A certificate authority for one test, and servers that use it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
-
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

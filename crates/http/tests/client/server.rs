@@ -2,8 +2,6 @@
 //!
 //! Shared by the tests of `http` and `client`.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
-
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,8 +17,6 @@ pub(crate) struct Received {
     pub(crate) target: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// Which connection it came on, counted from 0.
-    pub(crate) connection: usize,
 }
 
 impl Received {
@@ -201,11 +197,11 @@ impl Drop for Server {
 
 impl Shared {
     fn serve(&self, stream: TcpStream) -> io::Result<()> {
-        let connection = self.connections.fetch_add(1, Ordering::SeqCst);
+        self.connections.fetch_add(1, Ordering::SeqCst);
         stream.set_nodelay(true)?;
         let socket = stream.try_clone()?;
         let mut stream = BufReader::with_capacity(64 * 1024, (self.wrap)(stream)?);
-        while let Some(request) = read_request(&mut stream, connection)? {
+        while let Some(request) = read_request(&mut stream)? {
             self.received.lock().unwrap().push(request.clone());
             let answer = (self.handler)(&request);
             thread::sleep(answer.delay);
@@ -297,10 +293,7 @@ impl Shared {
 }
 
 /// Reads a request; `None` when the client has closed the connection.
-pub(crate) fn read_request(
-    stream: &mut impl BufRead,
-    connection: usize,
-) -> io::Result<Option<Received>> {
+pub(crate) fn read_request(stream: &mut impl BufRead) -> io::Result<Option<Received>> {
     let mut line = String::new();
     if stream.read_line(&mut line)? == 0 {
         return Ok(None);
@@ -322,7 +315,6 @@ pub(crate) fn read_request(
         target,
         headers,
         body: Vec::new(),
-        connection,
     };
     if let Some(length) = received.header("content-length") {
         received.body = vec![0; length.parse().unwrap()];

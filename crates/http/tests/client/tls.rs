@@ -1,27 +1,15 @@
 //! Whom the client trusts over TLS, what it shows, and tunnels through a proxy.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "helpers of tests may fail as tests do"
-)]
-
-#[path = "support/certificates.rs"]
-mod certificates;
-#[path = "support/server.rs"]
-#[expect(dead_code, reason = "shared with other tests")]
-mod server;
-
 use std::io::{BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
-use certificates::{Authority, Pair};
+use crate::certificates::{Authority, Pair};
+use crate::server::{Answer, Server};
 use kiln_http::{
     Cancel, Client, ClientCertificate, Error, HostSettings, Proxies, RedirectProblem, Request,
     RetryPolicy, Roots, Settings, TlsProblem,
 };
-use server::{Answer, Server};
 
 fn settings() -> Settings {
     Settings {
@@ -230,9 +218,10 @@ fn https_goes_through_a_proxy_in_a_tunnel() {
     let request = thread::scope(|scope| {
         let proxy = scope.spawn(|| {
             let (mut near, _) = listener.accept().unwrap();
-            let request = server::read_request(&mut BufReader::new(near.try_clone().unwrap()), 0)
-                .unwrap()
-                .unwrap();
+            let request =
+                crate::server::read_request(&mut BufReader::new(near.try_clone().unwrap()))
+                    .unwrap()
+                    .unwrap();
             near.write_all(b"HTTP/1.1 200 Established\r\n\r\n").unwrap();
             let mut far = TcpStream::connect(target).unwrap();
             let (mut near_in, mut far_out) = (near.try_clone().unwrap(), far.try_clone().unwrap());

@@ -1,0 +1,19 @@
+//! The client against registries: one of our own that goes wrong, and Debian's `docker-registry`.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests may fail as tests do"
+)]
+
+mod auth;
+#[path = "../../../http/tests/client/certificates.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod certificates;
+mod docker;
+mod fake;
+mod memory;
+mod pull;
+#[path = "../../../http/tests/client/server.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod server;
