@@ -6,12 +6,27 @@
 #![forbid(unsafe_code)]
 
 pub mod accounts;
+mod archive;
 mod assemble;
 mod error;
+mod export;
 mod image;
 mod listing;
+mod parallel;
+mod save;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod unpack;
+mod validate;
 
+pub use archive::{Archive, ArchiveImage};
 pub use assemble::{Assembly, ConfigChanges, NewLayer, assemble, rfc3339};
 pub use error::ImageError;
+pub use export::{export, write_layer_tar};
 pub use image::{Image, ImageLayer, parse_config, parse_manifest, resolve};
 pub use listing::{BrokenImage, HistoryLine, ImageSummary, Inspection, history, inspect, list};
+pub use save::save;
+pub use unpack::{UnpackSettings, for_each_layer, import_tar, unpack_layer};
+pub use validate::{Depth, Problem, validate};

@@ -1,0 +1,139 @@
+//! Writes images into one tar that OCI tools and Docker read.
+//!
+//! ```text
+//! blobs/sha256/<hex>   manifests, configs, layers
+//! index.json           names and manifests, for OCI tools
+//! manifest.json        the same for `docker load`
+//! oci-layout
+//! ```
+//! The same images give the same bytes: files are sorted, times, owners and modes are constant.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use kiln_oci::{Compression, Descriptor, Digest, ImageIndex, Reference, canonical};
+use kiln_store::{REFERENCE_NAME, Session};
+use serde::Serialize;
+
+use crate::archive::CONTAINERD_NAME;
+use crate::error::ImageError;
+use crate::export::export;
+use crate::image::Image;
+
+const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// An entry of `manifest.json`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerEntry {
+    config: String,
+    repo_tags: Vec<String>,
+    layers: Vec<String>,
+}
+
+/// What a file of the archive holds.
+enum Content {
+    Bytes(Vec<u8>),
+    Blob { digest: Digest, size_bytes: u64 },
+}
+
+/// Writes `images`, each with its names, as one archive. Built layers are compressed as told.
+///
+/// # Errors
+/// Those of [`export`], and [`ImageError::Write`]; part of the archive has then been written.
+pub fn save(
+    session: &Session,
+    images: &[(Image, Vec<Reference>)],
+    compression: Compression,
+    out: &mut dyn Write,
+) -> Result<(), ImageError> {
+    let mut files = BTreeMap::new();
+    let mut index = ImageIndex::new(Vec::new());
+    let mut docker = Vec::new();
+    for (image, references) in images {
+        let image = export(session, image, compression)?;
+        let mut blobs = vec![&image.descriptor, &image.manifest.config];
+        blobs.extend(&image.manifest.layers);
+        for blob in blobs {
+            let content = Content::Blob {
+                digest: blob.digest,
+                size_bytes: blob.size_bytes,
+            };
+            files.insert(blob_path(blob), content);
+        }
+        index.manifests.extend(entries(&image, references));
+        docker.push(DockerEntry {
+            config: blob_path(&image.manifest.config),
+            repo_tags: references.iter().filter_map(repository_tag).collect(),
+            layers: image.manifest.layers.iter().map(blob_path).collect(),
+        });
+    }
+    let docker = canonical::to_vec(&docker).expect("it has only text keys");
+    files.insert("index.json".to_owned(), Content::Bytes(index.to_bytes()));
+    files.insert("manifest.json".to_owned(), Content::Bytes(docker));
+    files.insert("oci-layout".to_owned(), Content::Bytes(LAYOUT.to_vec()));
+    write(session, &files, out)
+}
+
+/// The entries of an image in the index: one for each name, or one without.
+fn entries(image: &Image, references: &[Reference]) -> Vec<Descriptor> {
+    let plain = &image.descriptor;
+    let plain = Descriptor::new(plain.media_type.clone(), plain.digest, plain.size_bytes)
+        .with_platform(image.config.platform.clone());
+    if references.is_empty() {
+        return vec![plain];
+    }
+    let named = |reference: &Reference| {
+        let mut entry = plain.clone();
+        for annotation in [REFERENCE_NAME, CONTAINERD_NAME] {
+            let name = reference.to_string();
+            entry.annotations.insert(annotation.to_owned(), name);
+        }
+        entry
+    };
+    references.iter().map(named).collect()
+}
+
+/// Docker wants a tag and no digest.
+fn repository_tag(reference: &Reference) -> Option<String> {
+    let tag = reference.tag()?;
+    let (registry, repository) = (reference.registry(), reference.repository());
+    Some(format!("{registry}/{repository}:{tag}"))
+}
+
+fn blob_path(blob: &Descriptor) -> String {
+    format!("blobs/sha256/{}", blob.digest.hex())
+}
+
+fn write(
+    session: &Session,
+    files: &BTreeMap<String, Content>,
+    out: &mut dyn Write,
+) -> Result<(), ImageError> {
+    let mut tar = tar::Builder::new(out);
+    for (path, content) in files {
+        let size_bytes = match content {
+            Content::Bytes(bytes) => bytes.len() as u64,
+            Content::Blob { size_bytes, .. } => *size_bytes,
+        };
+        let mut header = tar::Header::new_ustar();
+        header.set_size(size_bytes);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_entry_type(tar::EntryType::Regular);
+        match content {
+            Content::Bytes(bytes) => tar.append_data(&mut header, path, bytes.as_slice()),
+            Content::Blob { digest, .. } => {
+                let blob = session.store().blobs().open(digest, size_bytes)?;
+                let blob = std::io::BufReader::with_capacity(128 << 10, blob);
+                tar.append_data(&mut header, path, blob)
+            }
+        }
+        .map_err(ImageError::Write)?;
+    }
+    tar.into_inner()
+        .and_then(|out| out.flush())
+        .map_err(ImageError::Write)
+}

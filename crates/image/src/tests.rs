@@ -1,0 +1,5 @@
+//! Tests of images as a whole.
+
+mod archives;
+mod hostile;
+mod peers;

@@ -1,0 +1,162 @@
+//! What is saved can be loaded, and has always the same bytes.
+
+use std::fs::File;
+
+use kiln_oci::{Compression, Digest, MediaType, Platform, Reference};
+use kiln_store::Origin;
+
+use crate::testing::{TestStore, settings, tree};
+use crate::{Archive, Depth, Image, export, history, import_tar, inspect, list, save, validate};
+
+fn platform() -> Platform {
+    Platform::new("linux", "amd64", None)
+}
+
+fn name() -> Reference {
+    "localhost/notes/app:latest".parse().unwrap()
+}
+
+fn saved(test: &TestStore, compression: Compression) -> std::path::PathBuf {
+    let path = test.path("out.tar");
+    let mut out = File::create(&path).unwrap();
+    let images = [(test.image(), vec![name()])];
+    save(&test.session, &images, compression, &mut out).unwrap();
+    path
+}
+
+fn assert_whole(test: &TestStore, image: &Image) {
+    let problems = validate(&test.store, &image.descriptor, &platform(), Depth::Contents).unwrap();
+    assert!(problems.is_empty(), "{problems:?}");
+}
+
+#[test]
+fn a_saved_image_loads_elsewhere_as_the_same() {
+    for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+        let (here, there) = (TestStore::new(), TestStore::new());
+        let path = saved(&here, compression);
+        let archive = Archive::open(&there.session, &path).unwrap();
+        let [found] = archive.images() else {
+            panic!("{:?}", archive.images())
+        };
+        assert_eq!(found.references, [name()]);
+        let loaded = archive
+            .import(&there.session, found, &platform(), &settings())
+            .unwrap();
+        let original = here.image();
+        assert_eq!(loaded.id(), original.id());
+        assert_eq!(archive.image_id(found, &platform()).unwrap(), original.id());
+        assert_eq!(loaded.diff_ids(), original.diff_ids());
+        assert_whole(&here, &original);
+        assert_whole(&there, &loaded);
+        for diff_id in original.diff_ids() {
+            let fs = |test: &TestStore| tree(&test.store.layers().path(diff_id));
+            assert_eq!(fs(&here), fs(&there));
+        }
+        // It leaves again with the digest it came with.
+        let again = export(&there.session, &loaded, Compression::Gzip).unwrap();
+        assert_eq!(again.descriptor, loaded.descriptor);
+    }
+}
+
+#[test]
+fn the_same_image_is_saved_as_the_same_bytes() {
+    let digest = |compression| {
+        let test = TestStore::new();
+        let path = saved(&test, compression);
+        let first = std::fs::read(&path).unwrap();
+        saved(&test, compression);
+        assert_eq!(first, std::fs::read(&path).unwrap(), "the second time");
+        Digest::of(&first).to_string()
+    };
+    assert_eq!(
+        digest(Compression::None),
+        "sha256:0d66a865b24f33330d6acfdce82495fa25646d2cd882d9f3ae68cdb945657816"
+    );
+    assert_eq!(
+        digest(Compression::Gzip),
+        "sha256:711d9ba7fa3e0bd572fc231f006db7ac891ccac2b6751422df6b85ad9ae12336"
+    );
+    assert_eq!(digest(Compression::Gzip), digest(Compression::Gzip));
+}
+
+#[test]
+fn layers_are_compressed_once() {
+    let test = TestStore::new();
+    let image = test.image();
+    let first = export(&test.session, &image, Compression::Gzip).unwrap();
+    assert!(
+        first
+            .manifest
+            .layers
+            .iter()
+            .all(|layer| layer.media_type == MediaType::OciLayer(Compression::Gzip))
+    );
+    let diff_id = image.diff_ids()[0];
+    // If it were made again, it would be noticed.
+    let file = test.store.layers().path(&diff_id).join("etc/motd");
+    std::fs::write(file, "HELLO\n").unwrap();
+    let second = export(&test.session, &image, Compression::Gzip).unwrap();
+    assert_eq!(first, second);
+    let error = export(&test.session, &image, Compression::Zstd).unwrap_err();
+    assert!(error.to_string().contains("damaged"), "{error}");
+    let problems = validate(&test.store, &image.descriptor, &platform(), Depth::Contents).unwrap();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    let problems = validate(
+        &test.store,
+        &image.descriptor,
+        &platform(),
+        Depth::Documents,
+    )
+    .unwrap();
+    assert!(problems.is_empty(), "{problems:?}");
+}
+
+#[test]
+fn a_tar_becomes_a_layer() {
+    let test = TestStore::new();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(2);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "etc/motd", &b"hi"[..])
+        .unwrap();
+    let tar = tar.into_inner().unwrap();
+    let record = import_tar(&test.session, tar.as_slice(), &settings()).unwrap();
+    assert_eq!(record.diff_id.0, Digest::of(&tar));
+    let Origin::Pulled { descriptor } = &record.origin else {
+        panic!("{record:?}")
+    };
+    assert_eq!(
+        descriptor.media_type,
+        MediaType::OciLayer(Compression::None)
+    );
+    let motd = test.store.layers().path(&record.diff_id).join("etc/motd");
+    assert_eq!(std::fs::read(motd).unwrap(), b"hi");
+}
+
+#[test]
+fn listings_tell_names_sizes_and_history() {
+    let test = TestStore::new();
+    let image = test.image();
+    let names = [(name(), image.descriptor.clone())].into();
+    test.store.references().set(&test.session, &names).unwrap();
+    let (images, broken) = list(&test.store, &platform()).unwrap();
+    assert!(broken.is_empty());
+    assert_eq!(images.len(), 1);
+    assert_eq!(images[0].id, image.id());
+    assert_eq!(images[0].layers, 2);
+    assert!(images[0].size_bytes > 2048);
+    let lines = history(&test.store, &image).unwrap();
+    let steps: Vec<_> = lines
+        .iter()
+        .map(|line| line.created_by.as_deref())
+        .collect();
+    assert_eq!(steps, [Some("app.two"), Some("app.one")]);
+    assert_eq!(lines[0].layer, Some(image.diff_ids()[1]));
+    assert_eq!(inspect(&test.store, &image).unwrap().references, [name()]);
+    // A name whose image is damaged is told apart from those that can be listed.
+    std::fs::remove_file(test.store.blobs().path(&image.descriptor.digest)).unwrap();
+    let (images, broken) = list(&test.store, &platform()).unwrap();
+    assert!(images.is_empty());
+    assert_eq!(broken[0].reference, name());
+}

@@ -1,0 +1,153 @@
+//! Layers on their way into the store: a blob becomes a lower directory.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+
+use kiln_layer::{
+    Compression as Sniffed, Decoder, Devices, EndMark, Ownership, UnpackError, UnpackLimits,
+    UnpackOptions,
+};
+use kiln_oci::{Compression, Descriptor, DiffId, MediaType};
+use kiln_store::{LayerRecord, Origin, Pool, Session};
+
+use crate::error::ImageError;
+use crate::image::{Image, ImageLayer};
+
+/// What the user may do, and how much an archive may ask for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UnpackSettings {
+    /// Limits.
+    pub limits: UnpackLimits,
+    /// Whether owners are kept.
+    pub ownership: Ownership,
+    /// Device nodes.
+    pub devices: Devices,
+}
+
+/// Unpacks a layer whose blob is in the store, unless it is unpacked already. Returns its record;
+/// the layer and its blob are pinned.
+///
+/// Verifies that the tar is the one the config promises. Blocks; several may run at once, but not
+/// in a thread of rayon's pool.
+///
+/// # Errors
+/// [`ImageError::Unpack`] for a hostile or broken archive, [`ImageError::DiffId`],
+/// [`ImageError::NotALayer`], and what the store says. Nothing of the layer is kept then.
+pub fn unpack_layer(
+    session: &Session,
+    layer: &ImageLayer,
+    settings: &UnpackSettings,
+) -> Result<LayerRecord, ImageError> {
+    if layer.compression.is_none() {
+        return Err(ImageError::NotALayer {
+            digest: layer.descriptor.digest,
+            media_type: layer.descriptor.media_type.clone(),
+        });
+    }
+    if let Some(record) = session.store().layers().get(session, &layer.diff_id)? {
+        return Ok(record);
+    }
+    let descriptor = &layer.descriptor;
+    let blobs = session.store().blobs();
+    let blob = blobs.open(&descriptor.digest, descriptor.size_bytes)?;
+    unpack(session, descriptor, blob, Some(layer.diff_id), settings)
+}
+
+/// Brings a tar, compressed or not, into the store as a layer: for bases that are just an archive.
+///
+/// The tar is kept as a blob, since only its own bytes have its DiffId.
+///
+/// # Errors
+/// [`ImageError::Unpack`], and what the store says.
+pub fn import_tar(
+    session: &Session,
+    tar: impl Read,
+    settings: &UnpackSettings,
+) -> Result<LayerRecord, ImageError> {
+    let blobs = session.store().blobs();
+    let (digest, size_bytes) = blobs.put(session, tar, settings.limits.tar_bytes)?;
+    let blob = blobs.open(&digest, size_bytes)?;
+    let descriptor = Descriptor::new(MediaType::OciLayer(sniff(blob)?), digest, size_bytes);
+    let blob = blobs.open(&digest, size_bytes)?;
+    unpack(session, &descriptor, blob, None, settings)
+}
+
+/// Tells how a blob is compressed.
+pub(crate) fn sniff(blob: impl Read) -> Result<Compression, ImageError> {
+    let mut start = Vec::new();
+    blob.take(4)
+        .read_to_end(&mut start)
+        .map_err(kiln_store::StoreError::Source)?;
+    Ok(match Sniffed::sniff(&start) {
+        Sniffed::None => Compression::None,
+        Sniffed::Gzip => Compression::Gzip,
+        Sniffed::Zstd => Compression::Zstd,
+    })
+}
+
+fn unpack(
+    session: &Session,
+    descriptor: &Descriptor,
+    blob: impl Read + Send,
+    expected: Option<DiffId>,
+    settings: &UnpackSettings,
+) -> Result<LayerRecord, ImageError> {
+    let digest = descriptor.digest;
+    let failed = |source: UnpackError| ImageError::Unpack {
+        digest,
+        source: Box::new(source),
+    };
+    let read_error = |error: std::io::Error| failed(UnpackError::Tar(error.into()));
+    let layers = session.store().layers();
+    let draft = layers.draft(session)?;
+    let directory = open_directory(&draft.fs())?;
+    let pool = Pool::new(session);
+    let options = UnpackOptions {
+        limits: settings.limits,
+        ownership: settings.ownership,
+        devices: settings.devices,
+        // Checked by digest, or by the user who names the file.
+        end_mark: EndMark::Optional,
+        pool: Some(&pool),
+    };
+    let tar = Decoder::new(blob).map_err(read_error)?;
+    let committed = kiln_layer::unpack(tar, directory.as_fd(), &options).map_err(failed)?;
+    if let Some(expected) = expected
+        && expected != committed.diff_id
+    {
+        return Err(ImageError::DiffId {
+            digest,
+            expected,
+            actual: committed.diff_id,
+        });
+    }
+    let record = LayerRecord {
+        diff_id: committed.diff_id,
+        tar_size_bytes: committed.tar_size_bytes,
+        origin: Origin::Pulled {
+            descriptor: descriptor.clone(),
+        },
+    };
+    draft.publish(&record, &committed.index)?;
+    Ok(record)
+}
+
+pub(crate) fn open_directory(path: &std::path::Path) -> Result<File, ImageError> {
+    File::open(path).map_err(|source| ImageError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Does `work` for each layer, a few at a time, and stops at the first error.
+///
+/// # Errors
+/// The first error of `work`.
+pub fn for_each_layer(
+    image: &Image,
+    work: impl Fn(&ImageLayer) -> Result<(), ImageError> + Sync,
+) -> Result<(), ImageError> {
+    let layers = image.layers();
+    crate::parallel::run(layers.len(), |at| work(&layers[at]))
+}
