@@ -18,6 +18,7 @@ mod file_graph;
 mod inputs;
 mod lower;
 mod order;
+mod render;
 mod sink;
 mod step_map;
 mod target;
@@ -32,6 +33,7 @@ pub use file_graph::{EdgeKind, ImageName};
 pub use inputs::{
     BaseInputs, BuildInputs, FORMAT_VERSION, PackagePin, Resolver, StepInputs, url_file_name,
 };
+pub use render::{Mark, RenderFormat, Tone};
 pub use sink::{CacheKey, Hasher, Sink, Text};
 pub use step_map::{StepId, StepMap};
 pub use target::{BuildTarget, GraphError};
