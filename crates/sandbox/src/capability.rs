@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use kiln_sys::Errno;
+
 /// One Linux capability, by its number in `capability.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Capability(u8);
@@ -53,6 +55,26 @@ const NAMES: [&str; 41] = [
 ];
 
 impl Capability {
+    /// Read every file.
+    pub const DAC_READ_SEARCH: Self = Self(2);
+    /// Change the root directory.
+    pub const SYS_CHROOT: Self = Self(18);
+    /// Trace other processes.
+    pub const SYS_PTRACE: Self = Self(19);
+    /// Switch process accounting.
+    pub const SYS_PACCT: Self = Self(20);
+    /// Restart the machine.
+    pub const SYS_BOOT: Self = Self(22);
+    /// Raise priorities.
+    pub const SYS_NICE: Self = Self(23);
+    /// Set the clock.
+    pub const SYS_TIME: Self = Self(25);
+    /// Control terminals.
+    pub const SYS_TTY_CONFIG: Self = Self(26);
+    /// Write to the audit log.
+    pub const AUDIT_WRITE: Self = Self(29);
+    /// Read the kernel's log.
+    pub const SYSLOG: Self = Self(34);
     /// Whole control of the machine, more or less.
     pub const SYS_ADMIN: Self = Self(21);
     /// Drop capabilities, also from the bounding set.
@@ -109,8 +131,8 @@ impl CapabilitySet {
     /// What root in a sandbox may do unless the user says otherwise.
     ///
     /// Docker's fourteen without `CAP_MKNOD` (nothing guards device nodes but their absence), `CAP_NET_RAW`
-    /// (packet sockets: spoofing in a shared network; ping needs none of it) and `CAP_AUDIT_WRITE`. The same
-    /// eleven as podman's.
+    /// (packet sockets, with which one container can pose as another) and `CAP_AUDIT_WRITE`. The same eleven as
+    /// podman's.
     pub const DEFAULT: Self = Self(
         1 << 0          // chown
         | 1 << 1        // dac_override
@@ -124,6 +146,21 @@ impl CapabilitySet {
         | 1 << 18       // sys_chroot
         | 1 << 31, // setfcap
     );
+
+    /// What this process may do now.
+    ///
+    /// # Errors
+    /// Never in practice.
+    pub(crate) fn of_this_process() -> Result<Self, Errno> {
+        let sets = rustix::thread::capabilities(None)?;
+        Ok(Self(sets.effective.bits()))
+    }
+
+    /// What is in both sets.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
 
     /// This set and `capability`.
     #[must_use]

@@ -1,17 +1,50 @@
 //! Runs one process in a root filesystem: namespaces, mounts, limits, seccomp.
+//!
+//! ```text
+//! enter(options) → Host            once per process, before its first thread
+//! host.spawn(&SandboxSpec) → Child once per sandbox, from any thread
+//! child.wait() → Exit
+//! ```
+//!
+//! Knows nothing of images, manifests and services: `build` and `runtime` translate theirs into a
+//! [`SandboxSpec`]. The same code runs for root and for ordinary users, since after [`enter`] kiln is root in its
+//! own namespace in both cases.
 
 #![forbid(unsafe_code)]
 
+mod account;
 mod capability;
+mod cgroup;
+mod child;
+mod device;
+mod enter;
+mod error;
 mod exit;
+mod files;
+mod host;
+mod overlay;
 mod privileges;
+mod profile;
+mod rlimit;
+mod setup;
+mod spawn;
 mod spec;
+mod target;
+mod terminal;
 
+pub use account::{Account, resolve as resolve_account};
 pub use capability::{Capability, CapabilitySet, UnknownCapability};
+pub use cgroup::{CgroupError, Controller};
+pub use child::Child;
+pub use enter::{EnterError, EnterOptions, enter};
+pub use error::SandboxError;
 pub use exit::{Exit, ExitStatus};
+pub use host::Host;
+pub use kiln_sys::signal::Signal;
 pub use privileges::{IdRange, Privileges};
 pub use spec::{
     Access, BindSource, DEFAULT_PATH, Demand, FileContent, FileOwner, Ids, Limits, Mount,
     MountSource, Network, OwnerEmulation, PidsLimit, Rlimit, RlimitResource, RootfsSpec,
     SandboxSpec, Seccomp, Security, Stdio, UpperDirectory, User, WindowSize,
 };
+pub use terminal::{RawMode, Terminal, window_size};

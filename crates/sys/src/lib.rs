@@ -9,18 +9,22 @@
 //! | [`confined`] | opening and making files below a directory, whatever links are planted there |
 //! | [`xattr`] | extended attributes by file descriptor, links included |
 //! | [`mount`] | mounts as descriptors |
+//! | [`namespace`] | moving this process itself into namespaces |
 //! | [`plan`] | what a new process does before it executes its program, as data |
 //! | [`process`] | starting a process with a plan, and following it by its pidfd |
 //! | [`seccomp`] | assembling system call filters |
+//! | [`signal`] | signals as bytes to read |
 
 #![expect(unsafe_code, reason = "this crate exists to keep it in one place")]
 
 pub mod confined;
 pub mod mount;
+pub mod namespace;
 pub mod plan;
 pub mod process;
 mod raw;
 pub mod seccomp;
+pub mod signal;
 pub mod xattr;
 
 /// The error of a bare system call.

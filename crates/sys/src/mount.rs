@@ -57,6 +57,8 @@ pub fn new_filesystem(
     attributes: MountAttributes,
 ) -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // What `/proc/mounts` shows; without it, `none`.
+    rustix::mount::fsconfig_set_string(context.as_fd(), c"source", kind)?;
     for (key, value) in options {
         if value.is_empty() {
             rustix::mount::fsconfig_set_flag(context.as_fd(), *key)?;

@@ -114,8 +114,19 @@ pub enum Operation {
         /// Where the mount goes.
         into: Slot,
     },
-    /// As [`Self::CloneTree`], of a path of the host. Only before [`Self::Pivot`].
-    ClonePath {
+    /// As [`Self::CloneTree`], if there is a place to attach it to.
+    CloneFor {
+        /// The place.
+        place: Slot,
+        /// What is shown again.
+        source: Slot,
+        /// Where the mount goes.
+        into: Slot,
+    },
+    /// As [`Self::CloneFor`], of a path of the host. Only before [`Self::Pivot`].
+    ClonePathFor {
+        /// The place.
+        place: Slot,
         /// A trusted path.
         path: CString,
         /// Where the mount goes.
@@ -315,7 +326,10 @@ impl Plan {
                     name(into)
                 )
             }
-            Operation::ClonePath { path, into } => {
+            Operation::CloneFor { source, into, .. } => {
+                format!("clone {} -> {}", name(source), name(into))
+            }
+            Operation::ClonePathFor { path, into, .. } => {
                 format!(
                     "clone host path {} -> {}",
                     path.to_string_lossy(),

@@ -38,10 +38,26 @@ pub enum Rule {
         /// What it is compared with.
         test: Test,
         /// What if the test holds.
-        then: Action,
+        then: Box<Self>,
         /// What if not.
-        otherwise: Action,
+        otherwise: Box<Self>,
     },
+}
+
+impl Rule {
+    /// Always allowed.
+    pub const ALLOW: Self = Self::Always(Action::Allow);
+
+    /// One action if an argument passes a test, another rule if not.
+    #[must_use]
+    pub fn when(index: u8, test: Test, then: Self, otherwise: Self) -> Self {
+        Self::Argument {
+            index,
+            test,
+            then: Box::new(then),
+            otherwise: Box::new(otherwise),
+        }
+    }
 }
 
 /// A test of a 32-bit value.
@@ -252,35 +268,35 @@ fn tree(ranges: &[(u32, Rule)]) -> Vec<Instruction> {
         program.extend(high);
         return program;
     };
-    match &only.1 {
-        Rule::Always(action) => vec![action.instruction()],
+    block(&only.1)
+}
+
+/// The instructions of one rule; they all end in a return.
+fn block(rule: &Rule) -> Vec<Instruction> {
+    let (index, test, then, otherwise) = match rule {
+        Rule::Always(action) => return vec![action.instruction()],
         Rule::Argument {
             index,
             test,
             then,
             otherwise,
-        } => {
-            // The lower half of a 64-bit argument; both architectures are little-endian.
-            let mut program = vec![statement(LOAD, ARGUMENTS + 8 * u32::from(*index))];
-            match test {
-                Test::OneOf(values) => {
-                    for (position, value) in values.iter().enumerate() {
-                        let to_then =
-                            u8::try_from(values.len() - position).expect("a short list of values");
-                        program.push(branch(JUMP_EQUAL, *value, to_then, 0));
-                    }
-                    program.push(otherwise.instruction());
-                    program.push(then.instruction());
-                }
-                Test::AnyBit(bits) => {
-                    program.push(branch(JUMP_ANY_BIT, *bits, 1, 0));
-                    program.push(otherwise.instruction());
-                    program.push(then.instruction());
-                }
+        } => (index, test, block(then), block(otherwise)),
+    };
+    // The lower half of a 64-bit argument; both architectures are little-endian.
+    let mut program = vec![statement(LOAD, ARGUMENTS + 8 * u32::from(*index))];
+    let reach = |length: usize| u8::try_from(length).expect("rules are short");
+    match test {
+        Test::OneOf(values) => {
+            for (position, value) in values.iter().enumerate() {
+                let rest = values.len() - position - 1 + otherwise.len();
+                program.push(branch(JUMP_EQUAL, *value, reach(rest), 0));
             }
-            program
         }
+        Test::AnyBit(bits) => program.push(branch(JUMP_ANY_BIT, *bits, reach(otherwise.len()), 0)),
     }
+    program.extend(otherwise);
+    program.extend(then);
+    program
 }
 
 #[cfg(test)]
@@ -332,23 +348,25 @@ mod tests {
     }
 
     fn expected(policy: &Policy, number: u32, arguments: [u64; 6]) -> u32 {
-        let action = match policy.rules.get(&number) {
-            None => policy.default,
-            Some(Rule::Always(action)) => *action,
-            Some(Rule::Argument {
-                index,
-                test,
-                then,
-                otherwise,
-            }) => {
-                if test.holds(low(arguments[usize::from(*index)])) {
-                    *then
-                } else {
-                    *otherwise
+        let default = Rule::Always(policy.default);
+        let mut rule = policy.rules.get(&number).unwrap_or(&default);
+        loop {
+            match rule {
+                Rule::Always(action) => return action.instruction().operand,
+                Rule::Argument {
+                    index,
+                    test,
+                    then,
+                    otherwise,
+                } => {
+                    rule = if test.holds(low(arguments[usize::from(*index)])) {
+                        then
+                    } else {
+                        otherwise
+                    };
                 }
             }
-        };
-        action.instruction().operand
+        }
     }
 
     fn action() -> impl Strategy<Value = Action> {
@@ -360,15 +378,15 @@ mod tests {
     }
 
     fn rule() -> impl Strategy<Value = Rule> {
-        let test = prop_oneof![
-            proptest::collection::vec(0_u32..8, 1..4).prop_map(Test::OneOf),
-            (0_u32..8).prop_map(Test::AnyBit)
-        ];
-        prop_oneof![
-            4 => action().prop_map(Rule::Always),
-            1 => (0_u8..6, test, action(), action())
-                .prop_map(|(index, test, then, otherwise)| Rule::Argument { index, test, then, otherwise }),
-        ]
+        let leaf = action().prop_map(Rule::Always);
+        leaf.prop_recursive(3, 8, 2, |inner| {
+            let test = prop_oneof![
+                proptest::collection::vec(0_u32..8, 1..4).prop_map(Test::OneOf),
+                (0_u32..8).prop_map(Test::AnyBit)
+            ];
+            (0_u8..6, test, inner.clone(), inner)
+                .prop_map(|(index, test, then, otherwise)| Rule::when(index, test, then, otherwise))
+        })
     }
 
     proptest! {
@@ -418,12 +436,8 @@ mod tests {
 
     #[test]
     fn upper_bits_of_an_argument_do_not_slip_through() {
-        let rule = Rule::Argument {
-            index: 1,
-            test: Test::OneOf(vec![0x5412]),
-            then: Action::Errno(1),
-            otherwise: Action::Allow,
-        };
+        let refuse = Rule::Always(Action::Errno(1));
+        let rule = Rule::when(1, Test::OneOf(vec![0x5412]), refuse, Rule::ALLOW);
         let policy = Policy {
             rules: BTreeMap::from([(16, rule)]),
             default: Action::Kill,

@@ -146,6 +146,7 @@ fn carry_out_one(operation: &Operation, table: &mut Table) -> Result<(), Errno> 
             let context =
                 rustix::mount::fsopen(kind.as_c_str(), rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC)?;
             let context = borrow(&context);
+            rustix::mount::fsconfig_set_string(context, c"source", kind.as_c_str())?;
             for (key, value) in options {
                 if value.is_empty() {
                     rustix::mount::fsconfig_set_flag(context, key.as_c_str())?;
@@ -171,7 +172,21 @@ fn carry_out_one(operation: &Operation, table: &mut Table) -> Result<(), Errno> 
             let tree = mount::clone_tree(table.get(*source)?, *depth)?;
             table.fill(*into, tree)
         }
-        Operation::ClonePath { path, into } => {
+        Operation::CloneFor {
+            place,
+            source,
+            into,
+        } => {
+            if table.skipped(*place) {
+                return table.put(*into, SKIPPED);
+            }
+            let tree = mount::clone_tree(table.get(*source)?, mount::Depth::Single)?;
+            table.fill(*into, tree)
+        }
+        Operation::ClonePathFor { place, path, into } => {
+            if table.skipped(*place) {
+                return table.put(*into, SKIPPED);
+            }
             let tree = mount::clone_path(rustix::fs::CWD, path, mount::Depth::Single)?;
             table.fill(*into, tree)
         }
@@ -264,7 +279,7 @@ fn close_on_execute() -> Result<(), Errno> {
 
 fn open(directory: BorrowedFd<'_>, path: &CStr, expect: Expect) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     match expect {
         Expect::Directory => rustix::fs::openat2(
             directory,

@@ -1,0 +1,197 @@
+//! Cgroups of version 1: one hierarchy per controller, processes join by being written into a file.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use kiln_sys::Errno;
+use kiln_sys::confined;
+use rustix::fs::{Mode, OFlags};
+
+use super::{Cgroup, CgroupError, Controller, MountLine, Setting, make, pids_max};
+use crate::spec::Limits;
+
+/// Length of the time slice in which a share of processor time is counted.
+const PERIOD_MICROSECONDS: u64 = 100_000;
+
+/// For each controller, the group this process is in.
+#[derive(Debug)]
+pub(crate) struct Version1 {
+    own: BTreeMap<Controller, PathBuf>,
+}
+
+impl Version1 {
+    pub(super) fn find(mounts: &[MountLine], own: &str) -> Option<Self> {
+        let mut found = BTreeMap::new();
+        for controller in [Controller::Memory, Controller::Cpu, Controller::Pids] {
+            let has = |list: &str| list.split(',').any(|name| name == controller.name());
+            let Some(mount) = mounts
+                .iter()
+                .find(|mount| mount.kind == "cgroup" && has(&mount.options))
+            else {
+                continue;
+            };
+            let path = own.lines().find_map(|line| {
+                let mut fields = line.splitn(3, ':').skip(1);
+                let (controllers, path) = (fields.next()?, fields.next()?);
+                has(controllers).then_some(path)
+            });
+            found.insert(controller, mount.locate(path.unwrap_or("/")));
+        }
+        (!found.is_empty()).then_some(Self { own: found })
+    }
+
+    pub(super) fn parents(&self) -> Vec<PathBuf> {
+        self.own.values().cloned().collect()
+    }
+
+    pub(super) fn create(
+        &self,
+        name: &str,
+        limits: &Limits,
+        needed: &[Controller],
+    ) -> Result<Cgroup, CgroupError> {
+        let mut group = Cgroup {
+            directories: Vec::new(),
+            join: Vec::new(),
+            start_in: None,
+            memory_events: None,
+        };
+        for controller in needed {
+            let Some(parent) = self.own.get(controller) else {
+                return Err(unavailable(*controller));
+            };
+            let directory = parent.join(name);
+            let opened = make(&directory, &settings(*controller, limits))
+                .map_err(|error| explain(*controller, error))?;
+            group.directories.push(directory.clone());
+            let join =
+                confined::open_beneath(&opened, "cgroup.procs", OFlags::WRONLY, Mode::empty())
+                    .map_err(|errno| CgroupError::Kernel {
+                        action: "join",
+                        path: directory.join("cgroup.procs"),
+                        errno,
+                    })?;
+            group
+                .join
+                .push((format!("{} cgroup", controller.name()), join));
+            if *controller == Controller::Memory {
+                group.memory_events = Some(directory.join("memory.oom_control"));
+            }
+        }
+        Ok(group)
+    }
+}
+
+fn settings(controller: Controller, limits: &Limits) -> Vec<Setting> {
+    match controller {
+        Controller::Memory => {
+            let memory = limits
+                .memory_bytes
+                .map(|memory| Setting::new("memory.limit_in_bytes", memory));
+            // Memory and swap together.
+            let together = limits
+                .memory_bytes
+                .unwrap_or(0)
+                .saturating_add(limits.swap_bytes.unwrap_or(0));
+            let swap = Setting::new("memory.memsw.limit_in_bytes", together);
+            let swap = Setting {
+                optional: limits.swap_bytes.is_none(),
+                ..swap
+            };
+            memory.into_iter().chain([swap]).collect()
+        }
+        Controller::Cpu => {
+            let quota =
+                u64::from(limits.cpu_thousandths.unwrap_or(1000)) * (PERIOD_MICROSECONDS / 1000);
+            // The kernel takes no quota below one millisecond.
+            let quota = quota.max(1000);
+            vec![
+                Setting::new("cpu.cfs_period_us", PERIOD_MICROSECONDS),
+                Setting::new("cpu.cfs_quota_us", quota),
+            ]
+        }
+        Controller::Pids => pids_max(limits.pids)
+            .map(|count| Setting::new("pids.max", count))
+            .into_iter()
+            .collect(),
+        Controller::Io => Vec::new(),
+    }
+}
+
+fn unavailable(controller: Controller) -> CgroupError {
+    let reason = if controller == Controller::Io {
+        "this host uses cgroups of version 1, and disk bandwidth is only limited through version 2; boot it with \
+         systemd.unified_cgroup_hierarchy=1"
+            .to_owned()
+    } else {
+        let name = controller.name();
+        format!(
+            "the cgroup controller `{name}` is not mounted; `mkdir /sys/fs/cgroup/{name} && mount -t cgroup -o {name} \
+             cgroup /sys/fs/cgroup/{name}` as root mounts it"
+        )
+    };
+    CgroupError::Unavailable {
+        limit: controller,
+        reason,
+    }
+}
+
+fn explain(controller: Controller, error: CgroupError) -> CgroupError {
+    match error {
+        CgroupError::Kernel {
+            path,
+            errno: Errno::ACCESS | Errno::PERM | Errno::ROFS,
+            ..
+        } => {
+            let reason = format!(
+                "this user may not make `{}`; with cgroups of version 1 only root can set limits, unless an \
+                 administrator gives the folder above to you",
+                path.display()
+            );
+            CgroupError::Unavailable {
+                limit: controller,
+                reason,
+            }
+        }
+        CgroupError::Kernel {
+            path,
+            errno: Errno::NOENT,
+            ..
+        } if path.ends_with("memory.memsw.limit_in_bytes") => {
+            let reason =
+                "the kernel does not account for swap; boot it with swapaccount=1".to_owned();
+            CgroupError::Unavailable {
+                limit: controller,
+                reason,
+            }
+        }
+        CgroupError::Kernel { .. } | CgroupError::Unavailable { .. } => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_become_settings() {
+        let limits = Limits {
+            memory_bytes: Some(1 << 20),
+            cpu_thousandths: Some(1500),
+            ..Limits::default()
+        };
+        let text = |controller| {
+            let settings = settings(controller, &limits);
+            settings
+                .iter()
+                .map(|Setting { file, value, .. }| format!("{file}={value} "))
+                .collect::<String>()
+        };
+        assert!(text(Controller::Memory).starts_with("memory.limit_in_bytes=1048576 "));
+        assert_eq!(
+            text(Controller::Cpu),
+            "cpu.cfs_period_us=100000 cpu.cfs_quota_us=150000 "
+        );
+        assert_eq!(text(Controller::Pids), "pids.max=2048 ");
+    }
+}

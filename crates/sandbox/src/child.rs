@@ -1,0 +1,300 @@
+//! A running sandbox: waiting for it, stopping it, being connected to it.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use kiln_sys::Errno;
+use kiln_sys::process::{ChildProcess, Ended};
+use kiln_sys::signal::{Signal, SignalPipe};
+use rustix::event::{PollFd, PollFlags};
+
+use crate::cgroup::Cgroup;
+use crate::error::{SandboxError, best_effort};
+use crate::exit::{Exit, ExitStatus};
+use crate::files::Files;
+use crate::terminal::{RawMode, Terminal, window_size, write_all};
+
+/// Kiln's ends of what the process reads and writes.
+#[derive(Debug, Default)]
+pub(crate) struct Ends {
+    pub(crate) input: Option<File>,
+    pub(crate) output: Option<File>,
+    pub(crate) errors: Option<File>,
+    pub(crate) terminal: Option<Terminal>,
+}
+
+/// The first process of a sandbox. When it ends, the kernel ends all others in there.
+///
+/// Dropping it kills the sandbox if it is still running.
+#[derive(Debug)]
+pub struct Child {
+    process: ChildProcess,
+    exit: Option<Exit>,
+    /// Only looked at and removed when the process is gone.
+    cgroup: Option<Cgroup>,
+    _files: Files,
+    ends: Ends,
+    made: Vec<PathBuf>,
+}
+
+/// Signals that are passed on to a sandbox in the foreground.
+const PASSED_ON: [Signal; 8] = [
+    Signal::HUP,
+    Signal::INT,
+    Signal::QUIT,
+    Signal::TERM,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::CONT,
+    Signal::WINCH,
+];
+
+/// So many requests to end, and the sandbox is killed: the first process of a sandbox ignores signals it has no
+/// handler for.
+const PATIENCE: u32 = 3;
+
+impl Child {
+    pub(crate) const fn new(
+        process: ChildProcess,
+        cgroup: Option<Cgroup>,
+        files: Files,
+        ends: Ends,
+        made: Vec<PathBuf>,
+    ) -> Self {
+        Self {
+            process,
+            exit: None,
+            cgroup,
+            _files: files,
+            ends,
+            made,
+        }
+    }
+
+    /// The number of its first process, as kiln sees it. Good for showing; it may mean another process later.
+    #[must_use]
+    pub const fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Where input can be written, with [`Stdio::Pipes`](crate::Stdio::Pipes). Drop it to end the input.
+    pub const fn take_input(&mut self) -> Option<File> {
+        self.ends.input.take()
+    }
+
+    /// Where output can be read, with [`Stdio::Pipes`](crate::Stdio::Pipes) or [`Stdio::Log`](crate::Stdio::Log).
+    pub const fn take_output(&mut self) -> Option<File> {
+        self.ends.output.take()
+    }
+
+    /// Where errors can be read, with [`Stdio::Pipes`](crate::Stdio::Pipes).
+    pub const fn take_errors(&mut self) -> Option<File> {
+        self.ends.errors.take()
+    }
+
+    /// Its terminal, with [`Stdio::Terminal`](crate::Stdio::Terminal).
+    #[must_use]
+    pub const fn terminal(&self) -> Option<&Terminal> {
+        self.ends.terminal.as_ref()
+    }
+
+    /// Directories and files that had to be made in the upper directory to be mounted on, from its top. They are
+    /// not the sandbox's work. Usually there are none: only where a target leads through a link to nowhere.
+    #[must_use]
+    pub fn made(&self) -> &[PathBuf] {
+        &self.made
+    }
+
+    /// Sends a signal to its first process. Nothing happens if it has ended.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn signal(&self, signal: Signal) -> Result<(), SandboxError> {
+        match self.process.signal(signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(SandboxError::Kernel {
+                action: "sending a signal to the sandbox".to_owned(),
+                errno,
+            }),
+        }
+    }
+
+    /// Ends it and everything in it, at once.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn kill(&self) -> Result<(), SandboxError> {
+        self.signal(Signal::KILL)
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn wait(&mut self) -> Result<Exit, SandboxError> {
+        if let Some(exit) = self.exit {
+            return Ok(exit);
+        }
+        let ended = self
+            .process
+            .wait()
+            .map_err(SandboxError::kernel("waiting for the sandbox"))?;
+        let status = match ended {
+            Ended::Code(code) => ExitStatus::Code(code),
+            Ended::Signal(signal) => ExitStatus::Signal(signal),
+        };
+        let exit = Exit {
+            status,
+            out_of_memory: self.cgroup.as_ref().is_some_and(Cgroup::out_of_memory),
+        };
+        self.exit = Some(exit);
+        self.cgroup = None;
+        Ok(exit)
+    }
+
+    /// Waits until it has ended, but no longer than `limit`; `None` if it is still running then.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn wait_timeout(&mut self, limit: Duration) -> Result<Option<Exit>, SandboxError> {
+        if self.exit.is_none() {
+            let waiting = || SandboxError::kernel("waiting for the sandbox");
+            if !self
+                .process
+                .wait_until(Instant::now().checked_add(limit))
+                .map_err(waiting())?
+            {
+                return Ok(None);
+            }
+        }
+        self.wait().map(Some)
+    }
+
+    /// Waits until it has ended, with kiln's signals passed on to it, and with a terminal of its own also what is
+    /// typed on `input` and what it shows on `output`.
+    ///
+    /// Who asks three times to end it (`INT`, `TERM`, `QUIT`, `HUP`) gets it killed. If `input` is a terminal it is in
+    /// raw mode meanwhile. Only one sandbox of a process can be in the foreground.
+    ///
+    /// # Errors
+    /// What the kernel says; the sandbox may still be running then.
+    pub fn foreground(
+        &mut self,
+        input: impl AsFd,
+        output: impl AsFd,
+    ) -> Result<Exit, SandboxError> {
+        let fail = || SandboxError::kernel("connecting to the sandbox");
+        let signals = SignalPipe::install(&PASSED_ON).map_err(fail())?;
+        let raw = match &self.ends.terminal {
+            Some(_) if rustix::termios::isatty(&input) => {
+                Some(RawMode::enable(&input).map_err(fail())?)
+            }
+            _ => None,
+        };
+        self.pass_on(&signals, input.as_fd(), output.as_fd())
+            .map_err(fail())?;
+        drop(raw);
+        self.wait()
+    }
+
+    /// Moves signals and bytes until the process has ended and said everything.
+    fn pass_on(
+        &self,
+        signals: &SignalPipe,
+        input: BorrowedFd<'_>,
+        output: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
+        let terminal = self.ends.terminal.as_ref();
+        let (mut requests, mut typing, mut buffer) = (0, terminal.is_some(), [0_u8; 16 * 1024]);
+        loop {
+            let mut polls = vec![
+                PollFd::new(&self.process, PollFlags::IN),
+                PollFd::new(signals, PollFlags::IN),
+            ];
+            polls.extend(terminal.map(|terminal| PollFd::new(terminal, PollFlags::IN)));
+            if typing {
+                polls.push(PollFd::from_borrowed_fd(input, PollFlags::IN));
+            }
+            rustix::io::retry_on_intr(|| rustix::event::poll(&mut polls, None))?;
+            let ready: Vec<bool> = polls
+                .iter()
+                .map(|poll| !poll.revents().is_empty())
+                .collect();
+            let is_ready = |index: usize| ready.get(index).copied().unwrap_or(false);
+
+            for signal in signals.take()? {
+                self.pass_on_signal(signal, &mut requests, output)?;
+            }
+            if let Some(terminal) = terminal {
+                if is_ready(2) {
+                    let count = terminal.read(&mut buffer)?;
+                    write_all(output, &buffer[..count])?;
+                    if count == 0 && !is_ready(0) {
+                        // Nobody has the terminal open any more; only the end is worth waiting for.
+                        self.process.wait_until(None)?;
+                        return Ok(());
+                    }
+                    if count > 0 {
+                        // More may follow, also after the end.
+                        continue;
+                    }
+                }
+                if is_ready(3) {
+                    let count = rustix::io::retry_on_intr(|| rustix::io::read(input, &mut buffer))?;
+                    typing = count > 0;
+                    // Nobody may be there to read it any more.
+                    match terminal.write_all(&buffer[..count]) {
+                        Ok(()) | Err(Errno::IO) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            if is_ready(0) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn pass_on_signal(
+        &self,
+        signal: Signal,
+        requests: &mut u32,
+        output: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
+        if signal == Signal::WINCH {
+            if let (Some(terminal), Some(size)) = (&self.ends.terminal, window_size(output)) {
+                terminal.resize(size)?;
+            }
+            return Ok(());
+        }
+        let asks_to_end = [Signal::INT, Signal::TERM, Signal::QUIT, Signal::HUP].contains(&signal);
+        *requests += u32::from(asks_to_end);
+        let signal = if asks_to_end && *requests >= PATIENCE {
+            Signal::KILL
+        } else {
+            signal
+        };
+        match self.process.signal(signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl AsFd for Child {
+    /// Its pidfd: readable when it has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.exit.is_none() {
+            best_effort("killing a sandbox that is not needed any more", self.kill());
+            best_effort("waiting for it", self.wait().map(|_| ()));
+        }
+    }
+}

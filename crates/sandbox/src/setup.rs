@@ -1,0 +1,368 @@
+//! The order in which a sandbox is built: from prepared descriptors to the plan its first process carries out.
+//!
+//! The order is the point. Descriptors are closed first, so nothing later can leak one. `/proc` is new before
+//! anything is read from it, what is covered in it is covered before a mount of the user's could hide it, rights
+//! are dropped after the last call that needs them, and the system call filter comes last.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+
+use kiln_sys::mount::{Depth, MountAttributes};
+use kiln_sys::plan::{Absent, Execute, Expect, Operation, Plan, Slot};
+use kiln_sys::process::Namespaces;
+use kiln_sys::seccomp::Program;
+use rustix::process::{Gid, Resource, Rlimit, Uid};
+
+use crate::capability::CapabilitySet;
+use crate::device::Devices;
+use crate::spec::Ids;
+
+/// Everything a plan is made of, opened and checked.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) program: Execute,
+    pub(crate) root: OwnedFd,
+    pub(crate) proc_target: OwnedFd,
+    pub(crate) sys_target: OwnedFd,
+    pub(crate) dev_target: OwnedFd,
+    pub(crate) devices: Devices,
+    pub(crate) sys: SysTree,
+    /// Of the user: where it goes, the mount, its place.
+    pub(crate) mounts: Vec<(String, OwnedFd, OwnedFd)>,
+    pub(crate) covers: Covers,
+    pub(crate) workdir: OwnedFd,
+    /// Descriptors 0 to 2; those that are not there are inherited.
+    pub(crate) stdio: [Option<OwnedFd>; 3],
+    /// Of the console, if there is one: all three come from there.
+    pub(crate) cgroups: Vec<(String, OwnedFd)>,
+    pub(crate) cgroup_tree: bool,
+    pub(crate) hostname: CString,
+    pub(crate) private_network: bool,
+    pub(crate) time_namespace: bool,
+    pub(crate) limits: Vec<(Resource, Rlimit)>,
+    pub(crate) ids: Ids,
+    /// Whether supplementary groups can be set at all.
+    pub(crate) set_groups: bool,
+    pub(crate) capabilities: CapabilitySet,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) filter: Option<Program>,
+    pub(crate) parent: OwnedFd,
+}
+
+/// Where `/sys` comes from.
+#[derive(Debug)]
+pub(crate) enum SysTree {
+    /// A new one, for the network namespace of the sandbox.
+    New,
+    /// The host's with all below it: there is no right to make one for the host's network.
+    Host(OwnedFd),
+}
+
+/// What covers files and directories nobody should see.
+#[derive(Debug)]
+pub(crate) struct Covers {
+    /// An empty directory of the host.
+    pub(crate) empty: CString,
+    /// How many processors have a directory of their own to be covered.
+    pub(crate) processors: usize,
+}
+
+/// In `/proc`, files that tell about the host or reach into it.
+const MASKED_FILES: [&str; 7] = [
+    "kcore",
+    "keys",
+    "latency_stats",
+    "timer_list",
+    "timer_stats",
+    "sched_debug",
+    "interrupts",
+];
+/// In `/proc`, such directories.
+const MASKED_DIRECTORIES: [&str; 3] = ["acpi", "asound", "scsi"];
+/// In `/sys`, such directories.
+const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
+/// In `/proc`, what can be read but not changed.
+const READ_ONLY: [(&str, Expect); 5] = [
+    ("bus", Expect::Directory),
+    ("fs", Expect::Directory),
+    ("irq", Expect::Directory),
+    ("sys", Expect::Directory),
+    ("sysrq-trigger", Expect::File),
+];
+
+const INERT: MountAttributes = MountAttributes {
+    read_only: false,
+    no_set_id: true,
+    no_devices: true,
+    no_execute: true,
+};
+const INERT_READ_ONLY: MountAttributes = MountAttributes {
+    read_only: true,
+    ..INERT
+};
+
+/// The plan, and the namespaces its process starts in.
+pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
+    let Prepared {
+        program,
+        root,
+        proc_target,
+        sys_target,
+        dev_target,
+        devices,
+        sys,
+        mounts,
+        covers,
+        workdir,
+        stdio,
+        cgroups,
+        cgroup_tree,
+        hostname,
+        private_network,
+        time_namespace,
+        limits,
+        ids,
+        set_groups,
+        capabilities,
+        no_new_privileges,
+        filter,
+        parent,
+    } = prepared;
+    let mut plan = Plan::new(program);
+    let mut namespaces = Namespaces {
+        network: private_network,
+        cgroup: true,
+        time: time_namespace,
+    };
+
+    plan.push(Operation::CloseOnExecute);
+    if !cgroups.is_empty() {
+        // It is to see its own group as the root, so it has to be in it first.
+        namespaces.cgroup = false;
+        for (name, join) in cgroups {
+            let file = plan.filled(name, join);
+            plan.push(Operation::Write {
+                file,
+                content: b"0".to_vec(),
+            });
+        }
+        plan.push(Operation::UnshareCgroup);
+    }
+
+    let root = plan.filled("root", root);
+    plan.push(Operation::AttachRoot { mount: root });
+    let dev = Parts::attach_devices(&mut plan, devices, dev_target);
+    let proc = new_at(&mut plan, "proc", INERT, proc_target);
+    let sys = match sys {
+        SysTree::New => new_at(&mut plan, "sysfs", INERT_READ_ONLY, sys_target),
+        SysTree::Host(tree) => attach(&mut plan, "sysfs", tree, sys_target),
+    };
+    cover(&mut plan, &covers, proc, sys, dev.null);
+    if cgroup_tree {
+        let (tree, target) = (plan.empty("cgroup2"), plan.empty("sysfs/fs/cgroup"));
+        plan.push(Operation::NewFilesystem {
+            kind: c"cgroup2".to_owned(),
+            options: Vec::new(),
+            attributes: INERT_READ_ONLY,
+            into: tree,
+        });
+        open(&mut plan, sys, "fs/cgroup", Expect::Directory, target);
+        plan.push(Operation::Attach {
+            mount: tree,
+            target,
+        });
+    }
+    for (name, mount, target) in mounts {
+        attach(&mut plan, &name, mount, target);
+    }
+    plan.push(Operation::Pivot { root });
+
+    plan.push(Operation::HostName(hostname));
+    if private_network {
+        plan.push(Operation::LoopbackUp);
+    }
+    plan.push(Operation::NewSession);
+    if let Some(console) = dev.console {
+        plan.push(Operation::ControllingTerminal(console));
+        for to in 0..3 {
+            plan.push(Operation::Duplicate { from: console, to });
+        }
+    }
+    for (to, file) in (0..).zip(stdio) {
+        if let Some(file) = file {
+            let from = plan.filled(
+                ["input", "output", "errors"][usize::try_from(to).unwrap_or(0)],
+                file,
+            );
+            plan.push(Operation::Duplicate { from, to });
+        }
+    }
+    plan.push(Operation::NewKeyring);
+    plan.push(Operation::Umask(0o022));
+    for (resource, limit) in limits {
+        plan.push(Operation::Limit { resource, limit });
+    }
+    let workdir = plan.filled("workdir", workdir);
+    plan.push(Operation::WorkingDirectory(workdir));
+
+    plan.push(Operation::BoundCapabilities {
+        keep: capabilities.bits(),
+    });
+    // Without this promise only a process with rights may load a filter, so then it cannot be the last step.
+    let (filter_early, filter_late) = if no_new_privileges {
+        (None, filter)
+    } else {
+        (filter, None)
+    };
+    let parent = plan.filled("parent", parent);
+    plan.push(Operation::ResetSignals);
+    if let Some(filter) = filter_early {
+        plan.push(Operation::Filter(filter));
+    }
+    let Ids { uid, gid, groups } = ids;
+    if set_groups {
+        plan.push(Operation::Groups(
+            groups.iter().copied().map(Gid::from_raw).collect(),
+        ));
+    }
+    plan.push(Operation::Ids {
+        uid: Uid::from_raw(uid),
+        gid: Gid::from_raw(gid),
+    });
+    let keep = if uid == 0 { capabilities.bits() } else { 0 };
+    plan.push(Operation::Capabilities { keep });
+    // After the change of user, which would undo it.
+    plan.push(Operation::DieWithParent { parent });
+    if no_new_privileges {
+        plan.push(Operation::NoNewPrivileges);
+    }
+    if let Some(filter) = filter_late {
+        plan.push(Operation::Filter(filter));
+    }
+    (plan, namespaces)
+}
+
+/// What later steps need of `/dev`.
+struct Parts {
+    null: Slot,
+    console: Option<Slot>,
+}
+
+impl Parts {
+    fn attach_devices(plan: &mut Plan, devices: Devices, target: OwnedFd) -> Self {
+        attach(plan, "dev", devices.tree, target);
+        let mut null = None;
+        for (name, mount, target) in devices.nodes {
+            let slot = attach(plan, &format!("dev/{name}"), mount, target);
+            null = null.or((name == "null").then_some(slot));
+        }
+        attach(plan, "dev/pts", devices.terminals, devices.terminals_target);
+        attach(plan, "dev/shm", devices.memory, devices.memory_target);
+        new_at(plan, "mqueue", INERT, devices.queues_target);
+        let console = devices.console.map(|console| {
+            let inner = plan.filled("terminal", console.inner);
+            let clone = plan.empty("console");
+            plan.push(Operation::CloneTree {
+                source: inner,
+                depth: Depth::Single,
+                into: clone,
+            });
+            let target = plan.filled("dev/console", console.target);
+            plan.push(Operation::Attach {
+                mount: clone,
+                target,
+            });
+            inner
+        });
+        Self {
+            null: null.expect("every /dev has a null device"),
+            console,
+        }
+    }
+}
+
+fn attach(plan: &mut Plan, name: &str, mount: OwnedFd, target: OwnedFd) -> Slot {
+    let mount = plan.filled(name, mount);
+    let target = plan.filled(format!("/{name}"), target);
+    plan.push(Operation::Attach { mount, target });
+    mount
+}
+
+/// A file system that has to be made inside of the new namespaces.
+fn new_at(plan: &mut Plan, kind: &str, attributes: MountAttributes, target: OwnedFd) -> Slot {
+    let into = plan.empty(kind);
+    let target = plan.filled(
+        match kind {
+            "sysfs" => "/sys".to_owned(),
+            "mqueue" => "/dev/mqueue".to_owned(),
+            other => format!("/{other}"),
+        },
+        target,
+    );
+    let kind = CString::new(kind).expect("names of file systems have no zero byte");
+    plan.push(Operation::NewFilesystem {
+        kind,
+        options: Vec::new(),
+        attributes,
+        into,
+    });
+    plan.push(Operation::Attach {
+        mount: into,
+        target,
+    });
+    into
+}
+
+fn open(plan: &mut Plan, directory: Slot, path: &str, expect: Expect, into: Slot) {
+    let path = CString::new(path).expect("no zero byte in a fixed path");
+    plan.push(Operation::Open {
+        directory,
+        path,
+        expect,
+        absent: Absent::Skips,
+        into,
+    });
+}
+
+/// Covers what nobody should see, and protects what nobody should change.
+fn cover(plan: &mut Plan, covers: &Covers, proc: Slot, sys: Slot, null: Slot) {
+    let (target, mount) = (plan.empty("place"), plan.empty("cover"));
+    for path in MASKED_FILES {
+        open(plan, proc, path, Expect::File, target);
+        plan.push(Operation::CloneFor {
+            place: target,
+            source: null,
+            into: mount,
+        });
+        plan.push(Operation::Attach { mount, target });
+    }
+    let cpus =
+        (0..covers.processors).map(|cpu| format!("devices/system/cpu/cpu{cpu}/thermal_throttle"));
+    let in_sys = MASKED_SYS.into_iter().map(str::to_owned).chain(cpus);
+    let directories = MASKED_DIRECTORIES
+        .into_iter()
+        .map(|path| (proc, path.to_owned()));
+    for (directory, path) in directories.chain(in_sys.map(|path| (sys, path))) {
+        open(plan, directory, &path, Expect::Directory, target);
+        plan.push(Operation::ClonePathFor {
+            place: target,
+            path: covers.empty.clone(),
+            into: mount,
+        });
+        plan.push(Operation::Attach { mount, target });
+    }
+    for (path, expect) in READ_ONLY {
+        open(plan, proc, path, expect, target);
+        plan.push(Operation::CloneTree {
+            source: target,
+            depth: Depth::Single,
+            into: mount,
+        });
+        plan.push(Operation::Restrict {
+            mount,
+            attributes: INERT_READ_ONLY,
+            depth: Depth::Single,
+        });
+        plan.push(Operation::Attach { mount, target });
+    }
+}

@@ -1,0 +1,120 @@
+//! Moving this process into namespaces of its own. Only while it has one thread.
+
+use std::os::fd::OwnedFd;
+
+use rustix::mount::MountPropagationFlags;
+use rustix::thread::UnshareFlags;
+
+use crate::Errno;
+
+/// How many threads this process has.
+///
+/// # Errors
+/// What reading `/proc/self/task` says.
+pub fn thread_count() -> Result<usize, Errno> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(c"/proc/self/task", flags, Mode::empty())?;
+    let mut count = 0;
+    for entry in rustix::fs::Dir::new(directory)? {
+        let name = entry?.file_name().to_owned();
+        count += usize::from(name.as_c_str() != c"." && name.as_c_str() != c"..");
+    }
+    Ok(count)
+}
+
+/// Gives this process a mount namespace of its own: mounts and unmounts of the host still arrive here, those
+/// made here stay here and end with the process.
+///
+/// # Errors
+/// `PERM` without `CAP_SYS_ADMIN`.
+pub fn unshare_mounts() -> Result<(), Errno> {
+    unshare(UnshareFlags::NEWNS)?;
+    stop_propagation()
+}
+
+/// As [`unshare_mounts`], together with a user namespace in which the process can do everything.
+///
+/// Its users and groups are not mapped yet: write `uid_map` and `gid_map` with [`write_own`], or have a helper do it.
+///
+/// # Errors
+/// `PERM` where the host forbids it, `INVAL` with more than one thread, `NOSPC` past the host's limit.
+pub fn unshare_user_and_mounts() -> Result<(), Errno> {
+    unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)?;
+    stop_propagation()
+}
+
+fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
+    // SAFETY: not `CLONE_FILES`, which is what makes this call unsafe.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+fn stop_propagation() -> Result<(), Errno> {
+    rustix::mount::mount_change(
+        c"/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+}
+
+/// A process forked off this one.
+#[derive(Debug)]
+pub struct Forked(rustix::process::Pid);
+
+/// Forks, and runs `work` in the child, which ends with the code that it returns.
+///
+/// # Errors
+/// `BUSY` if this process has more than one thread: their locks would be held for ever in the child.
+pub fn fork(work: impl FnOnce() -> i32) -> Result<Forked, Errno> {
+    if thread_count()? != 1 {
+        return Err(Errno::BUSY);
+    }
+    // SAFETY: there is no other thread that could hold a lock.
+    match unsafe { libc::fork() } {
+        -1 => Err(std::io::Error::last_os_error()
+            .raw_os_error()
+            .map_or(Errno::IO, Errno::from_raw_os_error)),
+        0 => {
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(101);
+            // SAFETY: ends the child without running what the parent registered for its own end.
+            unsafe { libc::_exit(code) }
+        }
+        number => rustix::process::Pid::from_raw(number)
+            .map(Forked)
+            .ok_or(Errno::CHILD),
+    }
+}
+
+impl Forked {
+    /// Waits for its end; returns whether it ended with code 0.
+    ///
+    /// # Errors
+    /// What `waitpid(2)` says.
+    pub fn wait(self) -> Result<bool, Errno> {
+        loop {
+            match rustix::process::waitpid(Some(self.0), rustix::process::WaitOptions::empty()) {
+                Ok(Some((_, status))) => return Ok(status.exit_status() == Some(0)),
+                Ok(None) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Writes a file below `/proc/self` in one call, as its maps of users and groups want it.
+///
+/// # Errors
+/// What `open(2)` and `write(2)` say.
+pub fn write_own(name: &str, text: &str) -> Result<(), Errno> {
+    use rustix::fs::{Mode, OFlags};
+    let path = format!("/proc/self/{name}");
+    let file: OwnedFd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, text.as_bytes()).map(|_| ())
+}
+
+/// Makes this process' memory unreadable for others, whatever user they run as, and no core dumped of it.
+///
+/// # Errors
+/// Never in practice.
+pub fn make_undumpable() -> Result<(), Errno> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+}
