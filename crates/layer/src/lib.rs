@@ -14,6 +14,7 @@ mod compression;
 mod conflict;
 mod content;
 mod disk;
+mod draft;
 mod entry;
 mod fixup;
 mod index;
@@ -29,6 +30,9 @@ pub use commit::{CommitError, CommitOptions, Ownership, commit};
 pub use compression::{BombError, Compression, Decoder, Encoder};
 pub use conflict::{Conflict, ConflictKind, conflicts};
 pub use disk::{FileError, remove_tree};
+pub use draft::{
+    Attributes, CopyOverrides, Draft, DraftError, DraftOptions, FileCopy, prepare_upper,
+};
 pub use entry::{
     ContentHash, DEFAULT_DIRECTORY_MODE, Entry, MAX_XATTR_BYTES, Metadata, Node, Xattrs, xattr_kept,
 };

@@ -231,6 +231,13 @@ impl MergedDirectory {
         Ok(opaque)
     }
 
+    /// Returns the same directory without its topmost part; what that part hides stays hidden.
+    pub(crate) fn without_top(&self) -> Self {
+        Self {
+            parts: self.parts.get(1..).unwrap_or_default().to_vec(),
+        }
+    }
+
     /// Returns what the tree has under `name` in this directory.
     pub(crate) fn lookup(&self, name: &[u8]) -> Result<Option<Found>, Errno> {
         let mut top: Option<Found> = None;

@@ -1,0 +1,346 @@
+//! Copies into a draft: files of the project, and trees of other stacks of layers.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use kiln_sys::{Errno, confined};
+use rayon::prelude::*;
+use rustix::fs::{self, FileType, Mode, OFlags};
+
+use super::{Attributes, Draft, DraftError, Place, create};
+use crate::disk::{self, At};
+use crate::stack::{Found, MergedDirectory};
+use crate::{ContentHash, FileError, FileIdentity, LastLink, LowerStack, Metadata, TreePath};
+
+/// Files copied at once; each holds a few descriptors.
+const BATCH: usize = 128;
+
+/// One file of the project and where it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileCopy {
+    /// Relative to the project.
+    pub from: TreePath,
+    /// In the image.
+    pub to: TreePath,
+    /// How it should look.
+    pub attributes: Attributes,
+}
+
+/// What a copied tree gets instead of what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CopyOverrides {
+    /// Permission bits of files, not of directories.
+    pub mode: Option<u32>,
+    /// Owner and group of everything.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// A file waiting to be copied.
+struct Pending<'a> {
+    origin: Origin<'a>,
+    place: Arc<Place>,
+    at: TreePath,
+    metadata: Metadata,
+    /// Whether it may become a link to the file it is copied from.
+    linkable: bool,
+}
+
+enum Origin<'a> {
+    /// A file below a folder of the host.
+    Host(BorrowedFd<'a>, &'a TreePath),
+    /// A file of a layer.
+    Layer(Box<Found>, TreePath),
+}
+
+impl Origin<'_> {
+    fn open(&self) -> Result<OwnedFd, DraftError> {
+        let (opened, path) = match self {
+            Self::Host(root, path) => {
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+                let name = disk::name(path.as_bytes());
+                (
+                    confined::open_beneath(root, name, flags, Mode::empty()),
+                    *path,
+                )
+            }
+            Self::Layer(found, path) => (found.open(), path),
+        };
+        let unreadable = |error: Errno| DraftError::Source {
+            path: path.clone(),
+            source: error.into(),
+        };
+        let file = opened.map_err(unreadable)?;
+        let stat = fs::fstat(&file).map_err(unreadable)?;
+        if disk::file_type(&stat) != FileType::RegularFile {
+            return Err(DraftError::NotRegular(path.clone()));
+        }
+        Ok(file)
+    }
+}
+
+impl Draft<'_> {
+    /// Copies files of the project, in parallel. They get the draft's time, since the times of a
+    /// working copy mean nothing. A link in `project` is an error.
+    ///
+    /// # Errors
+    /// See [`DraftError`]; some of the files may be in the draft then.
+    pub fn copy_files(
+        &mut self,
+        project: BorrowedFd<'_>,
+        files: &[FileCopy],
+    ) -> Result<(), DraftError> {
+        for batch in files.chunks(BATCH) {
+            let mut pending = Vec::with_capacity(batch.len());
+            let mut taken = std::collections::BTreeSet::new();
+            for file in batch {
+                if !taken.insert(&file.to) {
+                    // Named twice: the later one replaces the earlier, which must be there first.
+                    self.copy_pending(&pending)?;
+                    pending.clear();
+                    taken = [&file.to].into();
+                }
+                let (place, at) = self.place(&file.to)?;
+                pending.push(Pending {
+                    origin: Origin::Host(project, &file.from),
+                    place,
+                    at,
+                    metadata: file.attributes.metadata(self.options.epoch),
+                    linkable: false,
+                });
+            }
+            self.copy_pending(&pending)?;
+        }
+        Ok(())
+    }
+
+    /// Copies what `source` shows at `from`, a file or a whole tree, to `to`.
+    ///
+    /// A link at the end of `from` is followed; those below are copied as they are. Directories that
+    /// are at the destination already keep their look. Sockets are left out.
+    ///
+    /// # Errors
+    /// See [`DraftError`]; some of it may be in the draft then.
+    pub fn copy_tree(
+        &mut self,
+        source: &LowerStack,
+        from: &TreePath,
+        to: &TreePath,
+        overrides: CopyOverrides,
+    ) -> Result<(), DraftError> {
+        let real = source.resolve(from, LastLink::Follow)?;
+        let mut pending = Vec::new();
+        if real.path.is_root() {
+            let metadata = source.root_metadata()?;
+            self.copy_directory(
+                source.root(),
+                metadata,
+                &real.path,
+                to,
+                overrides,
+                &mut pending,
+            )?;
+        } else {
+            let found = real
+                .found
+                .ok_or_else(|| DraftError::Missing(from.clone()))?;
+            self.copy_found(found, &real.path, to, overrides, &mut pending)?;
+        }
+        self.copy_pending(&pending)
+    }
+
+    fn copy_found(
+        &mut self,
+        found: Found,
+        from: &TreePath,
+        to: &TreePath,
+        overrides: CopyOverrides,
+        pending: &mut Vec<Pending<'_>>,
+    ) -> Result<(), DraftError> {
+        let unreadable = |error: Errno| DraftError::Source {
+            path: from.clone(),
+            source: error.into(),
+        };
+        let original = found.metadata().map_err(unreadable)?;
+        if let Some(directory) = &found.directory {
+            return self.copy_directory(directory, original, from, to, overrides, pending);
+        }
+        if found.file_type() == FileType::Socket {
+            return Ok(());
+        }
+        let metadata = self.copied(&original, overrides, true);
+        let (place, at) = self.place(to)?;
+        match found.file_type() {
+            FileType::RegularFile => {
+                pending.push(Pending {
+                    linkable: metadata == original && found.stat.st_mtime_nsec == 0,
+                    origin: Origin::Layer(Box::new(found), from.clone()),
+                    place,
+                    at,
+                    metadata,
+                });
+                if pending.len() >= BATCH {
+                    self.copy_pending(pending)?;
+                    pending.clear();
+                }
+            }
+            FileType::Symlink => {
+                let target = found.read_link().map_err(unreadable)?;
+                self.put_link(&place, &at, &target, &metadata)?;
+                self.last = None;
+            }
+            kind @ (FileType::Fifo
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Directory
+            | FileType::Socket
+            | FileType::Unknown) => {
+                let name = disk::name(at.name());
+                let mode = Mode::from_raw_mode(metadata.mode);
+                fs::mknodat(
+                    &place.directory,
+                    name,
+                    kind,
+                    Mode::empty(),
+                    found.stat.st_rdev,
+                )
+                .at("make", &at)?;
+                self.finish_special(&place, &at, &metadata)?;
+                // Made a moment ago, so it is no link.
+                fs::chmodat(&place.directory, name, mode, fs::AtFlags::empty())
+                    .at("set the mode of", &at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_directory(
+        &mut self,
+        directory: &MergedDirectory,
+        original: Metadata,
+        from: &TreePath,
+        to: &TreePath,
+        overrides: CopyOverrides,
+        pending: &mut Vec<Pending<'_>>,
+    ) -> Result<(), DraftError> {
+        let there = self.view.resolve(to, LastLink::Follow)?;
+        let is_new = there.found.is_none() && !there.path.is_root();
+        let place = self.directory(to)?;
+        if is_new {
+            let metadata = self.copied(&original, overrides, false);
+            disk::set_metadata(&place.directory, &metadata, self.owner(&metadata))
+                .at("set the metadata of", &place.path)?;
+            self.times.insert(place.path.clone(), metadata.mtime);
+        }
+        let unreadable = |error: Errno| DraftError::Source {
+            path: from.clone(),
+            source: error.into(),
+        };
+        for name in directory.list().map_err(unreadable)? {
+            if let Some(found) = directory.lookup(&name).map_err(unreadable)? {
+                let (from, to) = (from.join(&name)?, place.path.join(&name)?);
+                self.copy_found(found, &from, &to, overrides, pending)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn copied(&self, original: &Metadata, overrides: CopyOverrides, file: bool) -> Metadata {
+        let mut metadata = original.clone();
+        if let (Some(mode), true) = (overrides.mode, file) {
+            metadata.mode = mode & 0o7777;
+        }
+        if let Some((uid, gid)) = overrides.owner {
+            (metadata.uid, metadata.gid) = (uid, gid);
+        }
+        metadata.mtime = metadata.mtime.min(self.options.epoch).max(0);
+        metadata
+    }
+
+    /// Copies what is waiting, in parallel.
+    fn copy_pending(&mut self, pending: &[Pending<'_>]) -> Result<(), DraftError> {
+        let this = &*self;
+        let shared: Vec<bool> = pending
+            .par_iter()
+            .map(|it| this.copy_one(it))
+            .collect::<Result<_, _>>()?;
+        let shared = pending.iter().zip(shared).filter(|(_, shared)| *shared);
+        self.shared.extend(shared.map(|(it, _)| it.at.clone()));
+        Ok(())
+    }
+
+    /// Copies one file; returns whether it is a link to a file of another layer.
+    fn copy_one(&self, pending: &Pending<'_>) -> Result<bool, DraftError> {
+        let Pending {
+            origin,
+            place,
+            at,
+            metadata,
+            linkable,
+        } = pending;
+        if let (Origin::Layer(found, _), true) = (origin, linkable)
+            && link(found, place, at.name()).at("link", at)?
+        {
+            return Ok(true);
+        }
+        let file = origin.open()?;
+        if let Some(pool) = self.options.pool {
+            let (size_bytes, content) = hash(&file).map_err(|source| DraftError::Source {
+                path: at.clone(),
+                source,
+            })?;
+            let identity = FileIdentity {
+                size_bytes,
+                content,
+                metadata,
+            };
+            let linked = pool.link(&identity, place.directory.as_fd(), at.name());
+            if linked.at("link", at)? {
+                return Ok(true);
+            }
+        }
+        let target = create(&place.directory, at.name()).at("make", at)?;
+        copy_content(file, &target).map_err(|error| FileError::new("write", at, error))?;
+        self.finish_file(target.as_fd(), metadata)
+            .at("set the metadata of", at)?;
+        Ok(false)
+    }
+}
+
+/// Makes a link to a layer's file, if both are on one file system and it has room for more links.
+fn link(found: &Found, place: &Place, name: &[u8]) -> Result<bool, Errno> {
+    // Empty files are many and take no room.
+    if found.stat.st_size == 0 {
+        return Ok(false);
+    }
+    let (directory, original) = found.place();
+    let flags = fs::AtFlags::empty();
+    let (original, name) = (disk::name(original), disk::name(name));
+    match fs::linkat(directory, original, &place.directory, name, flags) {
+        Ok(()) => Ok(true),
+        Err(Errno::XDEV | Errno::MLINK | Errno::PERM) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn hash(file: &OwnedFd) -> io::Result<(u64, ContentHash)> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 128 * 1024];
+    let mut offset = 0;
+    loop {
+        let read = disk::read_at(file.as_fd(), &mut buffer, offset)?;
+        hasher.update(&buffer[..read]);
+        offset += read as u64;
+        if read < buffer.len() {
+            return Ok((offset, hasher.finalize().into()));
+        }
+    }
+}
+
+/// Copies all content, inside the kernel where it can.
+fn copy_content(from: OwnedFd, to: &OwnedFd) -> io::Result<()> {
+    // Uses `copy_file_range`, which shares blocks where the file system can, and falls back.
+    let mut from = std::fs::File::from(from);
+    io::copy(&mut from, &mut std::fs::File::from(to.try_clone()?))?;
+    Ok(())
+}
