@@ -2,19 +2,39 @@
 //!
 //! Knows nothing of images, layers or manifests. The network, the store and the sandbox come in
 //! through [`Fetch`], [`Downloads`] and [`RunInRoot`]; times and paths are handed in.
+//!
+//! ```text
+//! ArchiveSet ─Catalog::open→ Catalog ─resolve→ packages ─lock→ download ─bootstrap | install→ tree ─scrub→
+//! ```
 
 #![forbid(unsafe_code)]
 
 pub mod architecture;
+mod catalog;
+mod compression;
 pub mod control;
+mod download;
 mod fetch;
+pub mod index;
+mod installed;
+mod keyring;
 pub mod lock;
 pub mod relation;
+mod release;
+pub mod resolve;
 mod run;
+pub mod sources;
 pub mod version;
 
 pub use architecture::Architecture;
-pub use fetch::{Downloads, Fetch, FetchError, Progress, Silent};
+pub use catalog::{Catalog, CatalogError};
+pub use download::{DownloadError, download};
+pub use fetch::{Downloads, Fetch, FetchError, Outside, Progress, Silent};
+pub use installed::{Installed, InstalledError, InstalledPackage};
+pub use keyring::{Keyring, KeyringError};
 pub use lock::{LockedPackage, PackageVersion, SetKey, SnapshotTime, SuiteLock};
+pub use release::{Release, ReleaseError, ReleaseFile};
+pub use resolve::{Request, ResolveError, resolve};
 pub use run::{ReadOnlyMount, RootCommand, RootExit, RunInRoot};
+pub use sources::{ArchiveSet, HostSources, MirrorSettings};
 pub use version::Version;

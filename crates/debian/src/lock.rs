@@ -65,14 +65,13 @@ pub struct PackageVersion {
 pub struct SetKey {
     /// The packages asked for, sorted, without repetition.
     pub request: Vec<String>,
-    /// What was installed already: the digest of the list of installed packages; `None` for a new
-    /// root file system.
-    pub over: Option<Digest>,
+    /// What was installed already: [`Installed::digest`](crate::Installed::digest).
+    pub over: Digest,
 }
 
 impl SetKey {
     /// Makes the key for a request in any order.
-    pub fn new(request: &[String], over: Option<Digest>) -> Self {
+    pub fn new(request: &[String], over: Digest) -> Self {
         let mut request = request.to_vec();
         request.sort_unstable();
         request.dedup();
@@ -217,10 +216,11 @@ mod tests {
             packages: BTreeSet::new(),
             sets: BTreeMap::new(),
         };
-        let key = SetKey::new(&["b".to_owned(), "a".to_owned(), "b".to_owned()], None);
-        assert_eq!(key, SetKey::new(&["a".to_owned(), "b".to_owned()], None));
+        let none = Digest::of(b"");
+        let key = SetKey::new(&["b".to_owned(), "a".to_owned(), "b".to_owned()], none);
+        assert_eq!(key, SetKey::new(&["a".to_owned(), "b".to_owned()], none));
         lock.insert(key.clone(), vec![package("b", "1"), package("a", "1")]);
-        let other = SetKey::new(&["a".to_owned()], Some(Digest::of(b"base")));
+        let other = SetKey::new(&["a".to_owned()], Digest::of(b"base"));
         lock.insert(other.clone(), vec![package("a", "1")]);
         lock.insert(key.clone(), vec![package("b", "2"), package("a", "2")]);
         assert_eq!(
