@@ -88,6 +88,17 @@ pub enum ResolveError {
         /// What does not exist.
         at: TreePath,
     },
+    /// What should be read is no regular file.
+    #[error("`{0}` is not a regular file")]
+    NotFile(TreePath),
+    /// What should be read is larger than anything of its kind has a reason to be.
+    #[error("`{path}` is larger than {limit_bytes} bytes")]
+    TooLarge {
+        /// The file.
+        path: TreePath,
+        /// How large it may be.
+        limit_bytes: usize,
+    },
     /// A link leads to an impossible path.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -149,6 +160,46 @@ impl LowerStack {
     /// See [`ResolveError`].
     pub fn real_path(&self, path: &TreePath, last: LastLink) -> Result<TreePath, ResolveError> {
         Ok(self.resolve(path, last)?.path)
+    }
+
+    /// Whether `path` leads to anything, links followed.
+    ///
+    /// # Errors
+    /// See [`ResolveError`].
+    pub fn exists(&self, path: &TreePath) -> Result<bool, ResolveError> {
+        let resolved = self.resolve(path, LastLink::Follow)?;
+        Ok(resolved.path.is_root() || resolved.found.is_some())
+    }
+
+    /// Reads the file that `path` leads to, links followed; `None` if there is none. Never opens
+    /// anything but a regular file.
+    ///
+    /// # Errors
+    /// See [`ResolveError`].
+    pub fn read_file(
+        &self,
+        path: &TreePath,
+        limit_bytes: usize,
+    ) -> Result<Option<Vec<u8>>, ResolveError> {
+        let Resolved { path, found } = self.resolve(path, LastLink::Follow)?;
+        let Some(found) = found else {
+            if path.is_root() {
+                return Err(ResolveError::NotFile(path));
+            }
+            return Ok(None);
+        };
+        if found.file_type() != FileType::RegularFile {
+            return Err(ResolveError::NotFile(path));
+        }
+        let length = usize::try_from(disk::size_bytes(&found.stat)).unwrap_or(usize::MAX);
+        if length > limit_bytes {
+            return Err(ResolveError::TooLarge { path, limit_bytes });
+        }
+        let mut content = vec![0; length];
+        let file = found.open().at("open", &path)?;
+        let read = disk::read_at(file.as_fd(), &mut content, 0).at("read", &path)?;
+        content.truncate(read);
+        Ok(Some(content))
     }
 
     pub(crate) fn resolve(

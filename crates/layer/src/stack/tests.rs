@@ -147,3 +147,27 @@ fn an_empty_stack_is_an_empty_tree() {
     assert_eq!(stack.root_metadata().unwrap().mode, 0o755);
     assert_eq!(real(&stack, "a/b"), "/a/b");
 }
+
+#[test]
+fn only_regular_files_are_read_and_only_so_much() {
+    let space = tempfile::tempdir().unwrap();
+    fs::create_dir_all(space.path().join("d")).unwrap();
+    fs::write(space.path().join("d/file"), "content").unwrap();
+    symlink("/d/file", space.path().join("link")).unwrap();
+    symlink("/none", space.path().join("dangling")).unwrap();
+    let directory = fs::File::open(space.path()).unwrap();
+    rustix::fs::mkfifoat(&directory, "pipe", rustix::fs::Mode::RUSR).unwrap();
+    let stack = stack(&[space.path()]);
+    let read = |text: &str| stack.read_file(&path(text), 7);
+    assert_eq!(read("link").unwrap().as_deref(), Some(&b"content"[..]));
+    assert!(read("none").unwrap().is_none() && read("dangling").unwrap().is_none());
+    for not_file in ["d", "pipe", ""] {
+        let error = read(not_file).unwrap_err();
+        assert!(matches!(error, ResolveError::NotFile(_)), "{error}");
+    }
+    let error = stack.read_file(&path("link"), 6).unwrap_err();
+    assert_eq!(error.to_string(), "`/d/file` is larger than 6 bytes");
+    let exists =
+        ["", "d", "link", "pipe", "dangling", "none/x"].map(|it| stack.exists(&path(it)).unwrap());
+    assert_eq!(exists, [true, true, true, true, false, false]);
+}
