@@ -16,7 +16,7 @@ use crate::tree::{Node, Value};
 use crate::variables::{self, Applied, Variables};
 
 pub(crate) use collection::{List, Map, OneKey, OrString};
-pub(crate) use number::{Decimal, Flag, Integer};
+pub(crate) use number::{Decimal, Flag, HAS_VARIABLE, Integer};
 pub(crate) use scalar::Scalar;
 pub(crate) use table::{Field, Place, Placed, Required, table};
 
@@ -87,7 +87,10 @@ impl<'a> Decoder<'a> {
             Value::String(text) if expected == Flag::EXPECTED && text.parse::<bool>().is_ok() => {
                 format!("write `{text}`, without quotes")
             }
-            Value::Table(_) if wants_list => "put `[` and `]` around it".to_owned(),
+            Value::Table(_) if expected == "a list" => "put `[` and `]` around it".to_owned(),
+            _ if expected.starts_with("a table") => {
+                "write a table: `{ … }`, or its keys below a `[…]` of its own".to_owned()
+            }
             Value::String(_)
             | Value::Integer(_)
             | Value::Float(_)

@@ -45,6 +45,10 @@ impl BuildManifest {
         let (manifest, mut problems) = read(text, overrides, &source);
         problems.sort_by_key(|problem| problem.place().map(|place| (place.offset(), place.len())));
         let has_errors = problems.iter().any(Problem::is_error);
+        if has_errors {
+            // A misspelt use is an error where it stands; do not repeat it at the declaration.
+            problems.retain(|problem| !matches!(problem, Problem::Unused { .. }));
+        }
         match manifest.filter(|_| !has_errors) {
             Some(mut manifest) => {
                 manifest.warnings = problems;
@@ -183,11 +187,16 @@ fn values(
     }
     let environment = overrides.environment.keys();
     for variable in environment.filter(|variable| !variables.contains_key(*variable)) {
+        let name = variable.strip_prefix("KILN_ARG_").unwrap_or(variable);
+        let name = name.to_ascii_lowercase().replace('_', "-");
+        let near = suggest::nearest(&name, values.keys().map(String::as_str));
+        let near = near.and_then(|near| variables.iter().find(|(_, arg)| *arg == near));
         problems.push(Problem::UnknownEnvironment {
             variable: variable.clone(),
-            help: suggest::help(variable, variables.keys().map(String::as_str), || {
-                "unset it, or declare the arg in `[args]`".to_owned()
-            }),
+            help: match near {
+                Some((near, _)) => format!("did you mean `{near}`?"),
+                None => "unset it, or declare the arg in `[args]`".to_owned(),
+            },
         });
     }
     (args, values)
@@ -285,7 +294,7 @@ fn check_other_profiles(
         let (_, found) = evaluate(merged, text, overrides, false, source);
         let spans: BTreeSet<Span> = profile.spans.iter().copied().collect();
         for problem in found {
-            let inside = problem.place().is_some_and(|place| {
+            let inside = problem.places().iter().any(|place| {
                 let place = Span::from(place.offset()..place.offset() + place.len());
                 spans.iter().any(|span| span.contains(place))
             });

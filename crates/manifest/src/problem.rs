@@ -10,6 +10,9 @@ use thiserror::Error;
 use crate::span::SourceText;
 
 /// All that is wrong with a manifest, in the order of the text. Warnings are among them.
+///
+/// A successful parse can be shown in the same way: make one of `manifest.source` and
+/// `manifest.warnings`.
 #[derive(Debug, Error, Diagnostic)]
 #[error("{}", summary(problems))]
 #[diagnostic(code(manifest::invalid))]
@@ -18,7 +21,7 @@ pub struct ManifestErrors {
     /// File name and text.
     #[source_code]
     pub source_code: SourceText,
-    /// At least one is an error.
+    /// What is wrong.
     #[related]
     pub problems: Vec<Problem>,
 }
@@ -30,8 +33,9 @@ fn summary(problems: &[Problem]) -> String {
         1 => format!("1 {what}"),
         _ => format!("{number} {what}s"),
     };
-    match warnings {
-        0 => format!("the manifest has {}", count(errors, "error")),
+    match (errors, warnings) {
+        (_, 0) => format!("the manifest has {}", count(errors, "error")),
+        (0, _) => format!("the manifest has {}", count(warnings, "warning")),
         _ => format!(
             "the manifest has {} and {}",
             count(errors, "error"),
@@ -574,7 +578,13 @@ impl Problem {
     /// Where its first label points; `None` if it is not about a place in the text.
     #[must_use]
     pub fn place(&self) -> Option<SourceSpan> {
-        let label = self.labels()?.next()?;
-        Some(*label.inner())
+        self.places().first().copied()
+    }
+
+    /// Where its labels point.
+    #[must_use]
+    pub fn places(&self) -> Vec<SourceSpan> {
+        let labels = self.labels().into_iter().flatten();
+        labels.map(|label| *label.inner()).collect()
     }
 }

@@ -49,7 +49,15 @@ impl Variables {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         let mut good = true;
-        while let Some(at) = rest.find("${") {
+        for number in 0.. {
+            let Some(at) = rest.find("${") else {
+                break;
+            };
+            let place = Place {
+                source,
+                span,
+                number,
+            };
             let (before, here) = rest.split_at(at);
             if let Some(before) = before.strip_suffix('$') {
                 out.push_str(before);
@@ -59,7 +67,7 @@ impl Variables {
             }
             out.push_str(before);
             let Some(after) = here.strip_prefix(OPEN) else {
-                self.warn_if_similar(here, span, source, problems);
+                self.warn_if_similar(here, &place, problems);
                 out.push_str("${");
                 rest = &here[2..];
                 continue;
@@ -68,14 +76,14 @@ impl Variables {
             let Some(name) = name.filter(|name| Name::parse(name).is_ok()) else {
                 let shown: String = here.chars().take_while(|c| *c != '}').take(40).collect();
                 problems.push(Problem::InvalidVariable {
-                    at: find(source, span, &shown).into(),
+                    at: place.of(&shown).into(),
                     text: shown,
                 });
                 good = false;
                 rest = after;
                 continue;
             };
-            match self.value(name, span, source, problems) {
+            match self.value(name, &place, problems) {
                 Some(value) => out.push_str(value),
                 None => good = false,
             }
@@ -101,14 +109,8 @@ impl Variables {
         }
     }
 
-    fn value(
-        &self,
-        name: &str,
-        span: Span,
-        source: &str,
-        problems: &mut Vec<Problem>,
-    ) -> Option<&str> {
-        let at = find(source, span, &format!("{OPEN}{name}}}"));
+    fn value(&self, name: &str, place: &Place<'_>, problems: &mut Vec<Problem>) -> Option<&str> {
+        let at = place.of(&format!("{OPEN}{name}}}"));
         let values = match self {
             Self::Declaring => {
                 problems.push(Problem::VariableInArgs { at: at.into() });
@@ -133,7 +135,7 @@ impl Variables {
     }
 
     /// `here` starts with `${` but not with `${arg.`.
-    fn warn_if_similar(&self, here: &str, span: Span, source: &str, problems: &mut Vec<Problem>) {
+    fn warn_if_similar(&self, here: &str, place: &Place<'_>, problems: &mut Vec<Problem>) {
         let Some((inside, _)) = here[2..].split_once('}') else {
             return;
         };
@@ -147,7 +149,7 @@ impl Variables {
         if let Some(name) = meant {
             let text = format!("${{{inside}}}");
             problems.push(Problem::LooksLikeVariable {
-                at: find(source, span, &text).into(),
+                at: place.of(&text).into(),
                 meant: format!("${{arg.{name}}}"),
                 text,
             });
@@ -160,17 +162,33 @@ pub(crate) fn is_in_key(key: &str) -> bool {
     key.contains(OPEN)
 }
 
-/// The place of `part` within the value at `span`; all of it if it is written in another way.
-fn find(source: &str, span: Span, part: &str) -> Span {
-    let within = source
-        .get(span.start..span.end)
-        .and_then(|value| value.find(part));
-    match within {
-        Some(at) => Span {
-            start: span.start + at,
-            end: span.start + at + part.len(),
-        },
-        None => span,
+/// Where a `${` of a value stands in the file.
+#[derive(Debug)]
+struct Place<'a> {
+    source: &'a str,
+    /// The whole value.
+    span: Span,
+    /// Which `${` of the value, from zero.
+    number: usize,
+}
+
+impl Place<'_> {
+    /// The place of `part`, which begins with `${`; the whole value if it is written in another way.
+    fn of(&self, part: &str) -> Span {
+        let value = self.source.get(self.span.start..self.span.end);
+        let found = value.and_then(|value| {
+            let (at, _) = value.match_indices("${").nth(self.number)?;
+            value[at..]
+                .starts_with(part)
+                .then_some(self.span.start + at)
+        });
+        match found {
+            Some(start) => Span {
+                start,
+                end: start + part.len(),
+            },
+            None => self.span,
+        }
     }
 }
 

@@ -117,3 +117,63 @@ table! {
 
 /// A list of arguments or other plain texts.
 pub(crate) type Texts = List<Spanned<Text>>;
+
+/// A table of the manifest, for the reference.
+#[derive(Debug)]
+pub(crate) struct TableEntry {
+    /// How it is written, or what it is.
+    pub(crate) heading: &'static str,
+    /// Its definition in the JSON Schema; empty for the whole file.
+    pub(crate) definition: &'static str,
+    /// What a key that takes it is said to take.
+    pub(crate) word: &'static str,
+    /// Its keys, in the order they are explained.
+    pub(crate) keys: Vec<String>,
+}
+
+/// Every table, in the order it is explained.
+pub(crate) fn tables() -> Vec<TableEntry> {
+    let table = |heading, definition, word, keys| TableEntry {
+        heading,
+        definition,
+        word,
+        keys,
+    };
+    let mut whole = Manifest::keys();
+    whole.push("profile".to_owned());
+    vec![
+        table("The whole file", "", "manifest", whole),
+        table("`[project]`", "Project", "project", Project::keys()),
+        table("`[args]`", "Arg", "arg", Arg::keys()),
+        table("`[image.NAME]`", "Image", "image", Image::keys()),
+        table("`from`", "Base", "base", Base::keys()),
+        table(
+            "`from = { debian = … }`",
+            "Debian",
+            "`debian`",
+            Debian::keys(),
+        ),
+        table("`from = { oci = … }`", "Oci", "`oci`", Oci::keys()),
+        table("`[image.NAME.step.NAME]`", "Step", "step", Step::keys()),
+        table("An entry of `copy`", "Copy", "copy", Copy::keys()),
+        table("`fetch`", "Fetch", "fetch", Fetch::keys()),
+        table("`git`", "Git", "git", Git::keys()),
+        table("A file of `write`", "TextFile", "file", TextFile::keys()),
+        table("A folder of `mkdir`", "Folder", "folder", Folder::keys()),
+        table("`account`", "Account", "account", Account::keys()),
+        table(
+            "An entry of `secrets`",
+            "SecretUse",
+            "use of a secret",
+            SecretUse::keys(),
+        ),
+        table("`limits`", "Limits", "limits", Limits::keys()),
+        table("`[image.NAME.config]`", "Config", "config", Config::keys()),
+        table("`[volume.NAME]`", "Volume", "volume", Volume::keys()),
+        table("`[secret.NAME]`", "Secret", "secret", Secret::keys()),
+        table("`[cache.NAME]`", "Cache", "cache", Cache::keys()),
+        table("`[service.NAME]`", "Service", "service", Service::keys()),
+        table("An entry of `mounts`", "Mount", "mount", Mount::keys()),
+        table("`[profile.NAME]`", "Profile", "profile", Vec::new()),
+    ]
+}

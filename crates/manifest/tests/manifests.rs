@@ -112,3 +112,39 @@ fn invalid_manifests_are_refused_as_pinned() {
         wrong.join("\n")
     );
 }
+
+/// Every code of the crate's problems has a manifest of its name.
+#[test]
+fn every_code_has_a_manifest() {
+    let source = include_str!("../src/problem.rs");
+    let codes: Vec<&str> = source
+        .split("code(manifest::")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')').map(|(code, _)| code))
+        .collect();
+    assert!(codes.len() > 25, "the codes were not found");
+    for code in codes {
+        if ["invalid", "too_large"].contains(&code) {
+            continue;
+        }
+        let pinned = folder("invalid").join(code).with_extension("stderr");
+        let shown = fs::read_to_string(&pinned).unwrap_or_default();
+        let heading = format!("manifest::{code}\n");
+        assert!(
+            shown.contains(&heading),
+            "{} does not show `{code}`",
+            pinned.display()
+        );
+    }
+}
+
+#[test]
+fn a_manifest_that_is_too_large_is_not_read() {
+    let text = format!("schema = 1 # {}", "x".repeat(4 << 20));
+    let errors = parse(&text).unwrap_err();
+    assert!(
+        render(&errors).contains("manifest::too_large"),
+        "{}",
+        render(&errors)
+    );
+}

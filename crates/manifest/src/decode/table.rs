@@ -1,7 +1,7 @@
 //! Tables with fixed keys.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
@@ -21,6 +21,8 @@ pub(crate) struct Place {
     /// Whether there are keys that the table does not have. One of them may be what seems
     /// to be missing.
     pub(crate) has_unknown: bool,
+    /// The keys that were probably meant by such keys.
+    pub(crate) meant: BTreeSet<String>,
 }
 
 impl Place {
@@ -52,7 +54,7 @@ pub(crate) trait Field: Sized {
     fn field(
         table: &Table,
         key: &str,
-        context: &Context,
+        context: &Context<'_>,
         decoder: &mut Decoder<'_>,
     ) -> Option<Self>;
 }
@@ -67,7 +69,7 @@ impl<T: Decode> Field for Required<T> {
     fn field(
         table: &Table,
         key: &str,
-        context: &Context,
+        context: &Context<'_>,
         decoder: &mut Decoder<'_>,
     ) -> Option<Self> {
         Some(Self(T::field(table, key, context, decoder)))
@@ -94,26 +96,35 @@ impl<T: JsonSchema> JsonSchema for Required<T> {
 
 /// What the messages about a table need.
 #[derive(Debug)]
-pub(crate) struct Context {
+pub(crate) struct Context<'a> {
     /// What the table is.
     pub(crate) what: &'static str,
-    /// Where it is.
-    pub(crate) span: Span,
+    /// Where it is, and what is in it.
+    pub(crate) place: &'a Place,
 }
 
 impl<T: Decode> Field for T {
     fn field(
         table: &Table,
         key: &str,
-        context: &Context,
+        context: &Context<'_>,
         decoder: &mut Decoder<'_>,
     ) -> Option<Self> {
         let Some(entry) = table.get(key) else {
+            if context.place.meant.contains(key) {
+                return None;
+            }
+            // An expectation in backticks is the only value there is.
+            let only = Self::EXPECTED.strip_prefix('`');
+            let help = match only.and_then(|only| only.strip_suffix('`')) {
+                Some(only) if !only.contains('`') => format!("add `{key} = {only}`"),
+                _ => format!("add `{key} = …`, {}", Self::EXPECTED),
+            };
             decoder.problems.push(Problem::MissingKey {
                 key: key.to_owned(),
                 table: context.what,
-                at: context.span.into(),
-                help: format!("add `{key} = …`, {}", Self::EXPECTED),
+                at: context.place.span.into(),
+                help,
             });
             return None;
         };
@@ -125,7 +136,7 @@ impl<T: Decode> Field for Option<T> {
     fn field(
         table: &Table,
         key: &str,
-        _context: &Context,
+        _context: &Context<'_>,
         decoder: &mut Decoder<'_>,
     ) -> Option<Self> {
         // What cannot be read was reported; the rest of the table is still looked at.
@@ -167,6 +178,8 @@ pub(crate) fn open<'n>(
         } else {
             place.has_unknown = true;
             let candidates = known.iter().map(String::as_str);
+            let meant = suggest::nearest(key, candidates.clone());
+            place.meant.extend(meant.map(str::to_owned));
             decoder.problems.push(Problem::UnknownKey {
                 key: key.clone(),
                 table: what,
@@ -233,7 +246,7 @@ macro_rules! table {
                 let (table, at) = $crate::decode::table::open(
                     node, $what, Self::EXPECTED, &keys, later, decoder,
                 )?;
-                let context = $crate::decode::table::Context { what: $what, span: node.span };
+                let context = $crate::decode::table::Context { what: $what, place: &at };
                 let mut names = keys.iter();
                 // Every field is read before any is missed, so that all problems show.
                 $(

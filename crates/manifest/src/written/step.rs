@@ -217,7 +217,7 @@ table! {
         /// Where it goes: the new file, or, if it ends with `/`, the folder to put it into. With
         /// `unpack` the folder that gets the archive's contents.
         to: Spanned<Destination>,
-        /// Whether it is an archive (tar, compressed or not, or zip) to unpack. Default: `false`.
+        /// Whether it is an archive (a tar, plain or compressed) to unpack. Default: `false`.
         unpack: Option<Flag>,
         /// With `unpack`: how many leading parts of each path in the archive are taken off.
         /// Default: `0`.
