@@ -30,6 +30,17 @@ pub enum ImageError {
         /// What it says it is.
         media_type: MediaType,
     },
+    /// No image of that name or id.
+    #[error("there is no image `{0}` in the store: `kiln images` lists them")]
+    NotFound(String),
+    /// More than one image.
+    #[error("`{beginning}` is the beginning of several images: {}", list(matches))]
+    Ambiguous {
+        /// What was asked for.
+        beginning: String,
+        /// The images.
+        matches: Vec<Digest>,
+    },
     /// No image for the platform.
     #[error(
         "there is no image for `{wanted}` in `{digest}`: it has {}",
@@ -155,10 +166,7 @@ pub enum ImageError {
     },
 }
 
-fn list(platforms: &[Platform]) -> String {
-    if platforms.is_empty() {
-        return "none that can be run".to_owned();
-    }
-    let names: Vec<_> = platforms.iter().map(|it| format!("`{it}`")).collect();
+fn list<T: std::fmt::Display>(items: &[T]) -> String {
+    let names: Vec<_> = items.iter().map(|it| format!("`{it}`")).collect();
     names.join(", ")
 }

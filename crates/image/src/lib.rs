@@ -12,6 +12,7 @@ mod error;
 mod export;
 mod image;
 mod listing;
+mod lookup;
 mod parallel;
 mod save;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use error::ImageError;
 pub use export::{export, write_layer_tar};
 pub use image::{Image, ImageLayer, parse_config, parse_manifest, resolve};
 pub use listing::{BrokenImage, HistoryLine, ImageSummary, Inspection, history, inspect, list};
+pub use lookup::find;
 pub use save::save;
 pub use unpack::{UnpackSettings, for_each_layer, import_tar, unpack_layer};
 pub use validate::{Depth, Problem, validate};

@@ -8,12 +8,11 @@
 //! A cache that has grown past its maximum is emptied as a whole: what tools keep in one refers to
 //! each other in ways that kiln cannot know.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::disk;
 use crate::error::StoreError;
-use crate::lock::{Sharing, Taken, Wait, is_at, lock};
+use crate::lock::{Locked, Sharing, Taken, Wait, is_at, lock};
 use crate::measure::Measure;
 use crate::name::Name;
 use crate::session::Session;
@@ -39,7 +38,7 @@ pub struct CacheUse {
     session: Session,
     folder: PathBuf,
     data: PathBuf,
-    lock: File,
+    lock: Locked,
 }
 
 /// A cache in the store.
@@ -109,7 +108,7 @@ impl Caches<'_> {
                 session: session.clone(),
                 folder,
                 data,
-                lock: file,
+                lock: Locked::new(file),
             });
         }
     }
@@ -176,7 +175,7 @@ impl CacheUse {
         let size_bytes = Measure::new().tree(&self.data)?;
         if size_bytes > max_bytes {
             let path = self.folder.join("lock");
-            if lock(&self.lock, &path, Sharing::Exclusive, Wait::Never)? == Taken::Yes {
+            if lock(self.lock.file(), &path, Sharing::Exclusive, Wait::Never)? == Taken::Yes {
                 self.session.discard(&self.data)?;
             }
         }

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::disk;
 use crate::error::StoreError;
-use crate::lock::{Sharing, Taken, Wait, lock, lock_file};
+use crate::lock::{Locked, Sharing, Taken, Wait, lock, lock_file};
 use crate::session::{Pin, discard};
 use crate::store::Store;
 use crate::timestamp::Timestamp;
@@ -239,7 +239,10 @@ pub(crate) fn unless_running(
     let path = store.at(LOCK);
     let file = disk::open_append(&path, 0o600)?;
     match lock(&file, &path, Sharing::Shared, Wait::Never)? {
-        Taken::Yes => action(),
+        Taken::Yes => {
+            let _held = Locked::new(file);
+            action()
+        }
         Taken::No | Taken::Cancelled => Ok(()),
     }
 }

@@ -89,7 +89,8 @@ impl Store {
 }
 
 impl Projects<'_> {
-    /// Reads a project's file; `None` if there is none.
+    /// Reads a project's file; `None` if there is none. After a loss of power it may be empty or
+    /// damaged: the caller must be able to tell, and do without.
     ///
     /// # Errors
     /// What the system says.

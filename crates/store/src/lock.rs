@@ -93,11 +93,37 @@ pub(crate) fn lock(
     }
 }
 
+/// A locked file.
+///
+/// Unlocks when dropped, rather than when the last descriptor is closed: a child process that was
+/// started meanwhile has copies of all descriptors until it executes its program.
+#[derive(Debug)]
+pub(crate) struct Locked(File);
+
+impl Locked {
+    /// Takes charge of a file that has been locked.
+    pub(crate) fn new(file: File) -> Self {
+        Self(file)
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        if let Err(error) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!("cannot unlock: {error}");
+        }
+    }
+}
+
 /// Opens a lock file, creating it where it is missing, and waits for its lock.
-pub(crate) fn lock_file(path: &Path, sharing: Sharing) -> Result<File, StoreError> {
+pub(crate) fn lock_file(path: &Path, sharing: Sharing) -> Result<Locked, StoreError> {
     let file = crate::disk::open_append(path, 0o600)?;
     match lock(&file, path, sharing, Wait::Forever)? {
-        Taken::Yes | Taken::No | Taken::Cancelled => Ok(file),
+        Taken::Yes | Taken::No | Taken::Cancelled => Ok(Locked(file)),
     }
 }
 

@@ -18,7 +18,6 @@
 //! earlier boot mean that power was lost: what carries their name is thrown away.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +28,7 @@ use kiln_oci::{DiffId, Digest};
 use crate::disk;
 use crate::error::StoreError;
 use crate::key::{StackKey, StepKey, TreeHash};
-use crate::lock::{Sharing, Taken, Wait, lock};
+use crate::lock::{Locked, Sharing, Taken, Wait, lock};
 use crate::store::{Store, random_hex};
 use crate::timestamp::Timestamp;
 
@@ -119,7 +118,7 @@ struct Shared {
     id: String,
     now: Timestamp,
     /// The session file, locked.
-    file: File,
+    file: Locked,
     drafts: AtomicU64,
     /// Made with the first draft.
     folder: OnceLock<PathBuf>,
@@ -157,7 +156,7 @@ impl Session {
             let _gate = store.enter()?;
             let file = disk::create_new(&path, 0o600)?;
             match lock(&file, &path, Sharing::Exclusive, Wait::Forever)? {
-                Taken::Yes | Taken::No | Taken::Cancelled => file,
+                Taken::Yes | Taken::No | Taken::Cancelled => Locked::new(file),
             }
         };
         Ok(Self {
@@ -212,7 +211,7 @@ impl Session {
             lines.push_str(&hex);
             lines.push('\n');
         }
-        disk::write_all(&self.shared.file, &self.path(), lines.as_bytes())
+        disk::write_all(self.shared.file.file(), &self.path(), lines.as_bytes())
     }
 
     fn path(&self) -> PathBuf {
@@ -352,8 +351,8 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the session: all that was published survives a loss of power, and nothing stays
-    /// pinned by it. Clones of the session must not be used afterwards.
+    /// Makes all that was published survive a loss of power, and lets go of this clone of the
+    /// session. With the last clone, and the last draft, the pins end.
     ///
     /// # Errors
     /// What the system says.

@@ -7,7 +7,7 @@ use kiln_oci::{
 };
 
 use crate::disk;
-use crate::error::StoreError;
+use crate::error::{At, StoreError};
 use crate::key::StepKey;
 use crate::layers::{LayerRecord, Origin};
 use crate::session::Session;
@@ -80,7 +80,8 @@ pub(crate) fn make_layer(
     content: &str,
 ) -> Result<DiffId, StoreError> {
     let draft = store.layers().draft(session)?;
-    std::fs::write(draft.fs().join("file"), content).unwrap();
+    let file = draft.fs().join("file");
+    std::fs::write(&file, content).at("write", &file)?;
     let entry = |path: &[u8], node| Entry {
         path: TreePath::parse(path).unwrap(),
         node,

@@ -7,7 +7,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk;
 use crate::error::{StoreError, found};
 use crate::layers::Draft;
-use crate::lock::{Sharing, Taken, Wait, is_at, lock};
+use crate::lock::{Locked, Sharing, Taken, Wait, is_at, lock};
 use crate::name::Name;
 use crate::session::Session;
 use crate::store::Store;
@@ -48,7 +47,7 @@ impl Store {
 #[derive(Debug)]
 pub struct VolumeUse {
     data: PathBuf,
-    _lock: File,
+    _lock: Locked,
 }
 
 impl VolumeUse {
@@ -126,7 +125,7 @@ impl Volumes<'_> {
         match lock(&file, &path, Sharing::Shared, Wait::Forever)? {
             Taken::Yes if is_at(&file, &path)? => Ok(Some(VolumeUse {
                 data: folder.join("data"),
-                _lock: file,
+                _lock: Locked::new(file),
             })),
             Taken::Yes | Taken::No | Taken::Cancelled => Ok(None),
         }

@@ -80,6 +80,54 @@ fn the_same_image_is_saved_as_the_same_bytes() {
 }
 
 #[test]
+fn compressed_archives_and_links_in_dockers_are_read() {
+    let test = TestStore::new();
+    let plain = std::fs::read(saved(&test, Compression::None)).unwrap();
+    let packed = test.path("packed.tar.gz");
+    let mut encoder = kiln_layer::Encoder::new(kiln_layer::Compression::Gzip, Vec::new()).unwrap();
+    std::io::Write::write_all(&mut encoder, &plain).unwrap();
+    std::fs::write(&packed, encoder.finish().unwrap()).unwrap();
+    let archive = Archive::open(&test.session, &packed).unwrap();
+    assert_eq!(archive.images().len(), 1);
+
+    // As Docker wrote it before it knew the image specification: equal layers are links.
+    let image = test.image();
+    let layer = image.diff_ids()[0];
+    let mut config = image.config.clone();
+    config.rootfs.diff_ids = vec![layer, layer];
+    let mut bytes = Vec::new();
+    crate::write_layer_tar(&test.store, &layer, &mut bytes).unwrap();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut add = |path: &str, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, path, content).unwrap();
+    };
+    add("aa/layer.tar", &bytes);
+    add("cc.json", &config.to_bytes());
+    let manifest =
+        r#"[{"Config":"cc.json","RepoTags":["app:v1"],"Layers":["aa/layer.tar","bb/layer.tar"]}]"#;
+    add("manifest.json", manifest.as_bytes());
+    let mut link = tar::Header::new_gnu();
+    link.set_entry_type(tar::EntryType::Symlink);
+    link.set_size(0);
+    tar.append_link(&mut link, "bb/layer.tar", "../aa/layer.tar")
+        .unwrap();
+    let path = test.path("docker.tar");
+    std::fs::write(&path, tar.into_inner().unwrap()).unwrap();
+    let there = TestStore::new();
+    let archive = Archive::open(&there.session, &path).unwrap();
+    let found = &archive.images()[0];
+    assert_eq!(found.references[0].to_string(), "docker.io/library/app:v1");
+    let loaded = archive
+        .import(&there.session, found, &platform(), &settings())
+        .unwrap();
+    assert_eq!(loaded.diff_ids(), [layer, layer]);
+    assert_whole(&there, &loaded);
+}
+
+#[test]
 fn layers_are_compressed_once() {
     let test = TestStore::new();
     let image = test.image();

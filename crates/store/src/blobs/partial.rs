@@ -10,7 +10,7 @@ use kiln_oci::{Digest, Hasher, VerifyError};
 use super::{Blobs, COPY_BYTES, make_read_only};
 use crate::disk;
 use crate::error::{At, StoreError};
-use crate::lock::{Sharing, Taken, Wait, is_at, lock};
+use crate::lock::{Locked, Sharing, Taken, Wait, is_at, lock};
 use crate::session::{Pin, Session};
 
 /// How a download begins.
@@ -29,7 +29,7 @@ pub enum Resume {
 pub struct Partial {
     session: Session,
     path: PathBuf,
-    file: File,
+    file: Locked,
     hasher: Hasher<io::Sink>,
     have_bytes: u64,
     digest: Digest,
@@ -85,7 +85,7 @@ impl Blobs<'_> {
             let mut partial = Partial {
                 session: session.clone(),
                 path,
-                file,
+                file: Locked::new(file),
                 hasher: Hasher::new(io::sink()),
                 have_bytes: 0,
                 digest,
@@ -112,13 +112,13 @@ fn open_partial(path: &Path) -> Result<File, StoreError> {
 impl Partial {
     /// Hashes what an earlier attempt left.
     fn take_up(&mut self) -> Result<(), StoreError> {
-        let left_bytes = self.file.metadata().at("look at", &self.path)?.len();
+        let left_bytes = self.file.file().metadata().at("look at", &self.path)?.len();
         if left_bytes > self.size_bytes {
             return self.restart();
         }
         let mut buffer = vec![0; COPY_BYTES];
         loop {
-            let read = self.file.read(&mut buffer).at("read", &self.path)?;
+            let read = self.file.file().read(&mut buffer).at("read", &self.path)?;
             if read == 0 {
                 break;
             }
@@ -145,8 +145,9 @@ impl Partial {
     /// # Errors
     /// What the system says.
     pub fn restart(&mut self) -> Result<(), StoreError> {
-        self.file.set_len(0).at("truncate", &self.path)?;
+        self.file.file().set_len(0).at("truncate", &self.path)?;
         self.file
+            .file()
             .seek(SeekFrom::Start(0))
             .at("seek in", &self.path)?;
         self.hasher = Hasher::new(io::sink());
@@ -169,13 +170,15 @@ impl Partial {
                 },
             });
         }
-        let written = self.file.write_all(bytes).at("write", &self.path);
+        let written = self.file.file().write_all(bytes).at("write", &self.path);
         if written.is_err() {
             // The file must not be longer than what has been hashed.
             self.file
+                .file()
                 .set_len(self.have_bytes)
                 .at("truncate", &self.path)?;
             self.file
+                .file()
                 .seek(SeekFrom::Start(self.have_bytes))
                 .at("seek in", &self.path)?;
         }
@@ -211,7 +214,7 @@ impl Partial {
                 },
             });
         }
-        make_read_only(&self.file, &self.path)?;
+        make_read_only(self.file.file(), &self.path)?;
         let epoch = self.session.epoch()?;
         self.session.publish(&epoch, &self.path, self.pin)?;
         Ok(())

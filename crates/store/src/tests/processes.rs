@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::testing::{NOW, TestStore, assert_consistent, make_image, put_step};
-use crate::{GcPolicy, Session, Store, Timestamp};
+use crate::{GcPolicy, Session, Store, StoreError, Timestamp};
 
 /// Starts this test binary again as a process that uses the store until it is killed.
 fn start(store: &Path, role: &str) -> Child {
@@ -39,6 +39,9 @@ fn child() {
     let mut lines = std::io::stdin().lines();
     let store = Store::open(Path::new(&lines.next().unwrap().unwrap())).unwrap();
     let role = lines.next().unwrap().unwrap();
+    if role == "fill" {
+        return fill(&store);
+    }
     for round in 0_u64.. {
         let now = Timestamp::from_seconds(NOW.seconds() + round);
         if role == "gc" {
@@ -67,6 +70,77 @@ fn child() {
             println!("busy");
         }
     }
+}
+
+/// Uses all space there is, finds that out, makes room and goes on.
+fn fill(store: &Store) {
+    let session = Session::begin(store, NOW).unwrap();
+    let image = make_image(store, &session, "localhost/app", "first").unwrap();
+    let block = vec![7; 100_000];
+    let mut written = 0_u32;
+    let error = loop {
+        let content = [&written.to_le_bytes()[..], &block].concat();
+        match store.blobs().put(&session, content.as_slice(), 1 << 20) {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, StoreError::DiskFull { .. }), "{error}");
+    assert!(error.to_string().contains("kiln gc"), "{error}");
+    // Layers, steps and names fail the same way, or still fit: nothing is half there.
+    for number in 0..200 {
+        let content = format!("{number}{}", "x".repeat(3000));
+        let outcome = make_image(store, &session, "localhost/app", &content)
+            .and_then(|image| put_step(store, &session, &content, image.layer));
+        match outcome {
+            Ok(_) => {}
+            Err(StoreError::DiskFull { .. }) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_consistent(store);
+    drop(session);
+    store
+        .gc(GcPolicy {
+            unused_since: None,
+            keep_bytes: None,
+            dry_run: false,
+        })
+        .unwrap();
+    assert_consistent(store);
+    let session = Session::begin(store, NOW).unwrap();
+    make_image(store, &session, "localhost/app", "second").unwrap();
+    assert!(written > 3);
+    drop(image);
+}
+
+#[test]
+fn a_full_disk_loses_nothing_and_gc_helps() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIP: mounting a small file system needs root");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // The mount is in a namespace of its own, and goes with it.
+    let mut child = Command::new("unshare")
+        .args(["--mount", "sh", "-c"])
+        .arg("mount -t tmpfs -o size=2m none \"$1\" && shift && exec \"$@\"")
+        .arg("sh")
+        .arg(folder.path())
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "tests::processes::child",
+            "--ignored",
+            "--nocapture",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    writeln!(stdin, "{}\nfill", folder.path().join("store").display()).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
