@@ -185,6 +185,11 @@ impl<W: Write> Hasher<W> {
         }
     }
 
+    /// Returns the digest of everything written so far.
+    pub fn digest(&self) -> Digest {
+        Digest(self.state.clone().finalize().into())
+    }
+
     /// Returns the inner writer, the digest of everything written, and its length in bytes.
     pub fn finish(self) -> (W, Digest, u64) {
         (

@@ -140,6 +140,11 @@ impl Partial {
         self.size_bytes
     }
 
+    /// The digest of what is there so far.
+    pub fn have_digest(&self) -> Digest {
+        self.hasher.digest()
+    }
+
     /// Begins again from nothing, for a server that cannot go on in the middle.
     ///
     /// # Errors
@@ -265,6 +270,7 @@ mod tests {
         let session = test.session();
         let mut partial = begin(&test, &session, digest, 11);
         assert_eq!(partial.have_bytes(), 5);
+        assert_eq!(partial.have_digest(), Digest::of(b"hello"));
         partial.add(b" world").unwrap();
         partial.finish().unwrap();
         let blobs = test.store.blobs();
