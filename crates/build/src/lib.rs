@@ -13,6 +13,7 @@ mod project;
 mod reporter;
 mod scheduler;
 mod state;
+mod store_sink;
 
 pub use cancel::Cancel;
 pub use event::{
@@ -27,3 +28,4 @@ pub use project::{
 };
 pub use scheduler::{BuildReport, Refresh, SchedulerOptions, run_graph};
 pub use state::StepState;
+pub use store_sink::StoreSink;
