@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 /// The most bytes of `/etc/passwd` or `/etc/group` that are read from an image.
-pub const DATABASE_LIMIT_BYTES: u64 = 1024 * 1024;
+pub const DATABASE_LIMIT_BYTES: usize = 1024 * 1024;
 
 /// Who a process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Identity {
     pub groups: Vec<u32>,
     /// Home folder, `/` where the database does not say.
     pub home: String,
+    /// The user is a number that no account has.
+    pub is_unnamed: bool,
 }
 
 /// A user or group that cannot be resolved, or an account that cannot be added.
@@ -171,6 +173,7 @@ pub fn resolve(text: &str, passwd: &str, group: &str) -> Result<Identity, Accoun
         uid: found.uid,
         gid,
         groups: memberships.into_iter().collect(),
+        is_unnamed: found.name.is_empty(),
         home: if found.home.starts_with('/') {
             found.home.to_owned()
         } else {
