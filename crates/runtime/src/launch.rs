@@ -1,0 +1,302 @@
+//! From a plan to a running container, and what is left when it ended: nothing but its volumes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use kiln_manifest::model::SecretTarget;
+use kiln_manifest::value::Name;
+use kiln_sandbox::{
+    Access, BindSource, Child, Exit, Host, Limits, Mount, MountSource, Network, OwnerEmulation,
+    PidsLimit, Privileges, RootfsSpec, SandboxError, SandboxSpec, Stdio, UpperDirectory, User,
+};
+use kiln_store::{Scratch, Session, StoreError, VolumeUse};
+
+use crate::plan::{Plan, PlannedMount, PlannedNetwork, PlannedSource};
+
+/// The files that tell a process with the host's network about names.
+const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+
+/// What a container is started with beside its plan.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// What runs sandboxes.
+    pub host: &'a Host,
+    /// The store, in use.
+    pub session: &'a Session,
+    /// The directories of the image's layers, the topmost first.
+    pub lowers: Vec<PathBuf>,
+    /// The project's folder, for bind mounts of the manifest.
+    pub project: Option<&'a Path>,
+    /// Labels of volumes that are made now.
+    pub labels: BTreeMap<String, String>,
+    /// Values of the manifest's secrets; one that is optional and not there is left out.
+    pub secrets: &'a BTreeMap<Name, Vec<u8>>,
+    /// Where input and output go.
+    pub stdio: Stdio,
+}
+
+/// A container that could not be started or followed.
+#[derive(Debug, thiserror::Error)]
+#[must_use]
+pub enum LaunchError {
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A bind mount's source that is not there.
+    #[error("`{path}`, which is to be mounted at `{target}`, does not exist")]
+    MissingSource {
+        /// The source.
+        path: PathBuf,
+        /// Where it was to be seen.
+        target: String,
+    },
+    /// A bind mount of the manifest that leads out of the project.
+    #[error("`{path}`, which is to be mounted at `{target}`, leads out of the project")]
+    OutOfProject {
+        /// The source.
+        path: PathBuf,
+        /// Where it was to be seen.
+        target: String,
+    },
+    /// The system said no.
+    #[error("cannot {doing} `{path}`: {source}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl LaunchError {
+    /// Returns the code that `run` ends with, as docker has it: 127 if the program was not found, 126
+    /// if it could not be executed, else 125.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Sandbox(error) => error.exit_code(),
+            Self::Store(_)
+            | Self::MissingSource { .. }
+            | Self::OutOfProject { .. }
+            | Self::Io { .. } => 125,
+        }
+    }
+}
+
+/// A container in the foreground. Its writable layer goes away with it.
+#[derive(Debug)]
+pub struct Container {
+    child: Child,
+    /// Volumes that cannot be removed while it runs.
+    _volumes: Vec<VolumeUse>,
+    /// Its writable layer.
+    _scratch: Scratch,
+}
+
+impl Container {
+    /// Starts what `plan` describes.
+    ///
+    /// The calling thread is the container's lifeline: see [`Host::spawn`].
+    ///
+    /// # Errors
+    /// [`LaunchError`]; nothing is left behind.
+    pub fn start(launch: &Launch<'_>, plan: &Plan) -> Result<Self, LaunchError> {
+        let scratch = Scratch::new(launch.session, "container")?;
+        let mut volumes = Vec::new();
+        let spec = spec(launch, plan, &scratch, &mut volumes)?;
+        let child = launch.host.spawn(&spec)?;
+        Ok(Self {
+            child,
+            _volumes: volumes,
+            _scratch: scratch,
+        })
+    }
+
+    /// Waits for its end, with signals, keys and output passed on.
+    ///
+    /// # Errors
+    /// [`LaunchError::Sandbox`].
+    pub fn foreground(&mut self, input: impl AsFd, output: impl AsFd) -> Result<Exit, LaunchError> {
+        Ok(self.child.foreground(input, output)?)
+    }
+}
+
+fn spec(
+    launch: &Launch<'_>,
+    plan: &Plan,
+    scratch: &Scratch,
+    volumes: &mut Vec<VolumeUse>,
+) -> Result<SandboxSpec, LaunchError> {
+    let mut lowers = launch.lowers.clone();
+    if lowers.is_empty() {
+        lowers.push(folder(scratch, "empty")?);
+    }
+    let upper = UpperDirectory {
+        upper: folder(scratch, "upper")?,
+        work: folder(scratch, "work")?,
+    };
+    let mut rootfs = RootfsSpec::writable(lowers, upper);
+    rootfs.read_only = plan.read_only;
+    let mut spec = SandboxSpec::new(rootfs, &plan.argv);
+    spec.env = plan
+        .env
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    spec.workdir = PathBuf::from(&plan.workdir);
+    spec.user = match plan.user.as_str() {
+        "" => User::Root,
+        user => User::Named(user.to_owned()),
+    };
+    spec.hostname.clone_from(&plan.hostname);
+    spec.stdio = launch.stdio;
+    spec.limits = Limits {
+        memory_bytes: plan.memory_bytes,
+        cpu_thousandths: plan.cpu_thousandths,
+        pids: plan.pids.map_or(PidsLimit::Default, PidsLimit::AtMost),
+        ..Limits::default()
+    };
+    if let Privileges::Single { .. } = launch.host.privileges() {
+        spec.security.owners = OwnerEmulation::Flatten;
+    }
+    spec.mounts = network_files(plan, &mut spec.network)?;
+    for (target, mount) in &plan.mounts {
+        spec.mounts.push(planned(launch, target, mount, volumes)?);
+    }
+    for (name, target) in &plan.secrets {
+        let Some(value) = launch.secrets.get(name) else {
+            continue;
+        };
+        match target {
+            SecretTarget::File(path) => {
+                let secret = Mount::secret(path.as_str(), value.clone());
+                spec.mounts.push(secret);
+            }
+            SecretTarget::Environment(variable) => {
+                use std::os::unix::ffi::OsStringExt;
+                let value = std::ffi::OsString::from_vec(value.clone());
+                spec.env.insert(variable.as_str().into(), value);
+            }
+        }
+    }
+    Ok(spec)
+}
+
+/// Gives the container what it needs to know about names on its network.
+fn network_files(plan: &Plan, network: &mut Network) -> Result<Vec<Mount>, LaunchError> {
+    match plan.network {
+        PlannedNetwork::None => {
+            *network = Network::None;
+            let own = plan.hostname.as_deref().unwrap_or_default();
+            let hosts = format!("127.0.0.1\tlocalhost {own}\n::1\tlocalhost ip6-localhost\n");
+            Ok(vec![Mount::text("/etc/hosts", hosts)])
+        }
+        PlannedNetwork::Host => {
+            *network = Network::Host;
+            let mut mounts = Vec::new();
+            for path in NETWORK_FILES {
+                match std::fs::read(path) {
+                    Ok(text) => mounts.push(Mount::text(path, text)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(source) => return Err(failed("read", Path::new(path), source)),
+                }
+            }
+            Ok(mounts)
+        }
+    }
+}
+
+fn planned(
+    launch: &Launch<'_>,
+    target: &str,
+    mount: &PlannedMount,
+    volumes: &mut Vec<VolumeUse>,
+) -> Result<Mount, LaunchError> {
+    let access = if mount.read_only {
+        Access::ReadOnly
+    } else {
+        Access::ReadWrite
+    };
+    let source = match &mount.source {
+        PlannedSource::Tmpfs { size_bytes } => MountSource::Tmpfs {
+            size_bytes: *size_bytes,
+            mode: 0o1777,
+        },
+        PlannedSource::Volume(name) => {
+            let store = launch.session.store();
+            let volume = store.volumes().open(launch.session, name, &launch.labels)?;
+            let path = volume.path().to_owned();
+            volumes.push(volume);
+            MountSource::Bind {
+                source: BindSource::Path(path),
+                access,
+            }
+        }
+        PlannedSource::Host(path) => {
+            if !path.exists() {
+                return Err(LaunchError::MissingSource {
+                    path: path.clone(),
+                    target: target.to_owned(),
+                });
+            }
+            MountSource::Bind {
+                source: BindSource::Path(path.clone()),
+                access,
+            }
+        }
+        PlannedSource::Project(path) => MountSource::Bind {
+            source: BindSource::Opened(in_project(launch, target, path)?.into()),
+            access,
+        },
+    };
+    Ok(Mount {
+        target: target.into(),
+        source,
+    })
+}
+
+/// Opens a path of the project; links may not lead out of it.
+fn in_project(
+    launch: &Launch<'_>,
+    target: &str,
+    path: &str,
+) -> Result<std::os::fd::OwnedFd, LaunchError> {
+    use rustix::io::Errno;
+    let project = launch.project.unwrap_or(Path::new("."));
+    let shown = project.join(path);
+    let target = target.to_owned();
+    let root = kiln_sys::confined::open_directory(project)
+        .map_err(|error| failed("open", project, error.into()))?;
+    match kiln_sys::confined::open_inside(&root, Path::new(path)) {
+        Ok(opened) => Ok(opened),
+        Err(Errno::NOENT) => Err(LaunchError::MissingSource {
+            path: shown,
+            target,
+        }),
+        Err(Errno::XDEV) => Err(LaunchError::OutOfProject {
+            path: shown,
+            target,
+        }),
+        Err(error) => Err(failed("open", &shown, error.into())),
+    }
+}
+
+fn folder(scratch: &Scratch, name: &str) -> Result<PathBuf, LaunchError> {
+    let folder = scratch.path().join(name);
+    std::fs::create_dir(&folder).map_err(|source| failed("make", &folder, source))?;
+    Ok(folder)
+}
+
+fn failed(doing: &'static str, path: &Path, source: io::Error) -> LaunchError {
+    LaunchError::Io {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,397 @@
+//! What a container is to be: the image's wishes, the service's, and those of the command line.
+//!
+//! Pure data in, pure data out: nothing is opened, mounted or looked up here.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kiln_manifest::model::{self, Command, Service};
+use kiln_manifest::value::Name;
+use kiln_oci::RunConfig;
+
+/// How long a container may take to end after its stop signal; docker's.
+pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One-off changes, from the command line. What is `None` or empty changes nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Replaces the image's command; an entrypoint stays in front of it.
+    pub command: Vec<String>,
+    /// Replaces the entrypoint; empty for none. The image's command then does not count.
+    pub entrypoint: Option<Vec<String>>,
+    /// Further variables.
+    pub env: BTreeMap<String, String>,
+    /// `user[:group]`.
+    pub user: Option<String>,
+    /// Working directory.
+    pub workdir: Option<String>,
+    /// Name of the machine as the process sees it.
+    pub hostname: Option<String>,
+    /// Further mounts; one with the same target replaces the service's.
+    pub mounts: BTreeMap<String, PlannedMount>,
+    /// What it can reach.
+    pub network: Option<PlannedNetwork>,
+    /// Whether the root file system is read-only; `None` leaves what the service says.
+    pub read_only: Option<bool>,
+    /// Most memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Most processor time, in thousandths of a processor.
+    pub cpu_thousandths: Option<u32>,
+    /// Most processes and threads.
+    pub pids: Option<u32>,
+    /// The signal that asks the process to end, by number.
+    pub stop_signal: Option<i32>,
+    /// How long to wait for that.
+    pub stop_timeout: Option<Duration>,
+}
+
+/// What a container can reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PlannedNetwork {
+    /// Nothing but itself.
+    #[default]
+    None,
+    /// What the host can.
+    Host,
+}
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedMount {
+    /// What is seen there.
+    pub source: PlannedSource,
+    /// Whether it cannot be changed.
+    pub read_only: bool,
+}
+
+/// What a mount shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlannedSource {
+    /// A file or folder of the project, relative to its folder; it cannot lead out of it.
+    Project(String),
+    /// A file or folder of the host, named on the command line.
+    Host(PathBuf),
+    /// A volume of the store.
+    Volume(kiln_store::Name),
+    /// Memory.
+    Tmpfs {
+        /// Most it holds.
+        size_bytes: Option<u64>,
+    },
+}
+
+/// Everything about a container but its root file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Program and arguments; never empty.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// `user[:group]` as the image's databases know it; empty for root.
+    pub user: String,
+    /// Working directory.
+    pub workdir: String,
+    /// Name of the machine as the process sees it.
+    pub hostname: Option<String>,
+    /// Mounts by target.
+    pub mounts: BTreeMap<String, PlannedMount>,
+    /// Secrets of the manifest that it sees.
+    pub secrets: Vec<(Name, model::SecretTarget)>,
+    /// What it can reach.
+    pub network: PlannedNetwork,
+    /// Whether the root file system is read-only.
+    pub read_only: bool,
+    /// Most memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Most processor time, in thousandths of a processor.
+    pub cpu_thousandths: Option<u32>,
+    /// Most processes and threads.
+    pub pids: Option<u32>,
+    /// The signal that asks the process to end, by number.
+    pub stop_signal: i32,
+    /// How long to wait for that.
+    pub stop_timeout: Duration,
+}
+
+/// A container that cannot be planned.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[must_use]
+pub enum PlanError {
+    /// Neither image nor service nor command line name a program.
+    #[error("nothing says which program to run: the image has no entrypoint and no command")]
+    NoCommand,
+    /// A relative working directory in an image's config.
+    #[error("the working directory `{0}` is not an absolute path")]
+    Workdir(String),
+    /// A stop signal that no kernel knows.
+    #[error("the image's stop signal `{0}` is not a signal")]
+    StopSignal(String),
+    /// A volume's name that the store cannot have.
+    #[error("`{0}` is too long for the name of a volume")]
+    Volume(String),
+}
+
+impl Plan {
+    /// Makes the plan for an image with `config`, run as `service` of project `project` (a prefix of
+    /// the names of its volumes), changed by `overrides`.
+    ///
+    /// # Errors
+    /// See [`PlanError`].
+    pub fn new(
+        config: &RunConfig,
+        service: Option<(&str, &Service)>,
+        overrides: &Overrides,
+    ) -> Result<Self, PlanError> {
+        let (project, service) = match service {
+            Some((project, service)) => (project, Some(service)),
+            None => ("", None),
+        };
+        let limits = service.map(|service| service.limits).unwrap_or_default();
+        let mut mounts = BTreeMap::new();
+        for (target, mount) in service.iter().flat_map(|service| &service.mounts) {
+            mounts.insert(target.to_string(), planned(project, mount)?);
+        }
+        mounts.extend(overrides.mounts.clone());
+        let workdir = overrides
+            .workdir
+            .clone()
+            .or_else(|| service?.workdir.as_ref().map(ToString::to_string))
+            .or_else(|| config.working_dir.clone())
+            .unwrap_or_else(|| "/".to_owned());
+        if !workdir.starts_with('/') {
+            return Err(PlanError::Workdir(workdir));
+        }
+        let user = overrides
+            .user
+            .clone()
+            .or_else(|| Some(service?.user.as_ref()?.value.to_string()))
+            .or_else(|| config.user.clone())
+            .unwrap_or_default();
+        let network = match (overrides.network, service.map(|service| service.network)) {
+            (Some(network), _) => network,
+            (None, Some(model::Network::Host)) => PlannedNetwork::Host,
+            (None, Some(model::Network::None) | None) => PlannedNetwork::None,
+        };
+        Ok(Self {
+            argv: argv(config, service, overrides)?,
+            env: environment(config, service, overrides),
+            user,
+            workdir,
+            hostname: overrides.hostname.clone().or_else(|| {
+                let service = service?;
+                let name = || service.name.value.to_string();
+                Some(service.hostname.clone().unwrap_or_else(name))
+            }),
+            mounts,
+            secrets: service.map(secrets).unwrap_or_default(),
+            network,
+            read_only: overrides
+                .read_only
+                .unwrap_or_else(|| service.is_some_and(|service| service.read_only)),
+            memory_bytes: overrides.memory_bytes.or(limits.memory_bytes),
+            cpu_thousandths: overrides.cpu_thousandths.or(limits.cpu_millis),
+            pids: overrides.pids.or(limits.pids),
+            stop_signal: stop_signal(config, service, overrides)?,
+            stop_timeout: overrides
+                .stop_timeout
+                .or_else(|| service?.stop_timeout)
+                .unwrap_or(DEFAULT_STOP_TIMEOUT),
+        })
+    }
+}
+
+/// Docker's rules, with one more: what a service runs stands for entrypoint and command together.
+fn argv(
+    config: &RunConfig,
+    service: Option<&Service>,
+    overrides: &Overrides,
+) -> Result<Vec<String>, PlanError> {
+    let run = service.and_then(|service| service.run.as_ref());
+    let (entrypoint, command) = match (&overrides.entrypoint, run) {
+        (Some(entrypoint), _) => (entrypoint.clone(), Vec::new()),
+        (None, Some(run)) => (Vec::new(), Command::argv(run)),
+        (None, None) => (config.entrypoint.clone(), config.cmd.clone()),
+    };
+    let mut argv = entrypoint;
+    argv.extend(if overrides.command.is_empty() {
+        command
+    } else {
+        overrides.command.clone()
+    });
+    if argv.is_empty() {
+        return Err(PlanError::NoCommand);
+    }
+    Ok(argv)
+}
+
+fn environment(
+    config: &RunConfig,
+    service: Option<&Service>,
+    overrides: &Overrides,
+) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::from([("PATH".to_owned(), kiln_sandbox::DEFAULT_PATH.to_owned())]);
+    // An entry without `=` names a variable of the host in some tools; here it names nothing.
+    let of_image = config.env.iter().filter_map(|entry| entry.split_once('='));
+    env.extend(of_image.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let of_service = service.iter().flat_map(|service| &service.env);
+    env.extend(of_service.map(|(name, value)| (name.as_str().to_owned(), value.clone())));
+    env.extend(overrides.env.clone());
+    env
+}
+
+fn secrets(service: &Service) -> Vec<(Name, model::SecretTarget)> {
+    let seen = |secret: &model::SecretUse| (secret.secret.value.clone(), secret.target.clone());
+    service.secrets.iter().map(seen).collect()
+}
+
+fn planned(project: &str, mount: &model::Mount) -> Result<PlannedMount, PlanError> {
+    let source = match &mount.source {
+        model::MountSource::Bind(path) => PlannedSource::Project(path.value.to_string()),
+        model::MountSource::Volume(name) => {
+            // Two projects may declare volumes of the same name and mean different ones.
+            let name = format!("{project}.{}", name.value);
+            PlannedSource::Volume(
+                kiln_store::Name::new(&name).map_err(|_too_long| PlanError::Volume(name))?,
+            )
+        }
+        model::MountSource::Tmpfs { size_bytes } => PlannedSource::Tmpfs {
+            size_bytes: Some(*size_bytes),
+        },
+    };
+    Ok(PlannedMount {
+        source,
+        read_only: mount.read_only,
+    })
+}
+
+fn stop_signal(
+    config: &RunConfig,
+    service: Option<&Service>,
+    overrides: &Overrides,
+) -> Result<i32, PlanError> {
+    if let Some(signal) = overrides.stop_signal {
+        return Ok(signal);
+    }
+    if let Some(signal) = service.and_then(|service| service.stop_signal.as_ref()) {
+        return Ok(i32::from(signal.number()));
+    }
+    match &config.stop_signal {
+        None => Ok(SIGTERM),
+        Some(text) => kiln_manifest::value::Signal::parse(text)
+            .map(|signal| i32::from(signal.number()))
+            .map_err(|_not_a_signal| PlanError::StopSignal(text.chars().take(40).collect())),
+    }
+}
+
+/// What asks a process to end unless something else is said; `signal(7)`.
+const SIGTERM: i32 = 15;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image() -> RunConfig {
+        RunConfig {
+            entrypoint: vec!["/app".to_owned()],
+            cmd: vec!["--serve".to_owned()],
+            env: ["A=image", "B=image", "HOST_SECRET"]
+                .map(String::from)
+                .to_vec(),
+            user: Some("app".to_owned()),
+            working_dir: Some("/srv".to_owned()),
+            ..RunConfig::default()
+        }
+    }
+
+    fn plan(service: &str, overrides: &Overrides) -> Result<Plan, PlanError> {
+        let text = format!(
+            "schema = 1\n[project]\nname = \"p\"\n[volume.data]\n[image.app]\nfrom = \"scratch\"\n\
+             [service.web]\nimage = \"app\"\n{service}"
+        );
+        let manifest = kiln_manifest::BuildManifest::parse("kiln.toml", &text, &Default::default())
+            .unwrap_or_else(|errors| panic!("{errors:?}"));
+        let service = manifest.services.values().next().unwrap();
+        Plan::new(&image(), Some(("p", service)), overrides)
+    }
+
+    fn command(words: &[&str]) -> Overrides {
+        Overrides {
+            command: words.iter().map(|&word| word.to_owned()).collect(),
+            ..Overrides::default()
+        }
+    }
+
+    #[test]
+    fn a_program_is_put_together_as_docker_does() {
+        let argv = |service: &str, overrides: &Overrides| plan(service, overrides).unwrap().argv;
+        assert_eq!(argv("", &Overrides::default()), ["/app", "--serve"]);
+        assert_eq!(argv("", &command(&["x"])), ["/app", "x"]);
+        assert_eq!(
+            argv("run = [\"y\", \"z\"]", &Overrides::default()),
+            ["y", "z"]
+        );
+        assert_eq!(argv("run = [\"y\", \"z\"]", &command(&["x"])), ["x"]);
+        let mut overrides = command(&["x"]);
+        overrides.entrypoint = Some(vec!["/bin/sh".to_owned()]);
+        assert_eq!(argv("", &overrides), ["/bin/sh", "x"]);
+        let none = Plan::new(&RunConfig::default(), None, &Overrides::default());
+        assert_eq!(none, Err(PlanError::NoCommand));
+    }
+
+    #[test]
+    fn the_environment_is_the_images_the_services_and_the_users_and_never_the_hosts() {
+        let mut overrides = Overrides::default();
+        overrides.env.insert("C".to_owned(), "user".to_owned());
+        let plan = plan("env = { B = \"service\", C = \"service\" }", &overrides).unwrap();
+        let env: Vec<String> = plan
+            .env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let path = format!("PATH={}", kiln_sandbox::DEFAULT_PATH);
+        assert_eq!(env, ["A=image", "B=service", "C=user", &path]);
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_service_and_the_service_over_the_image() {
+        let from_image = plan("", &Overrides::default()).unwrap();
+        assert_eq!((&*from_image.user, &*from_image.workdir), ("app", "/srv"));
+        assert_eq!(from_image.hostname.as_deref(), Some("web"));
+        let service = "user = \"0\"\nworkdir = \"/w\"\nread-only = true\nlimits = { memory = \"1MB\" }\n\
+                       mounts = { \"/d\" = { volume = \"data\" }, \"/t\" = { tmpfs = \"1MB\" } }";
+        let of_service = plan(service, &Overrides::default()).unwrap();
+        assert_eq!((&*of_service.user, &*of_service.workdir), ("0", "/w"));
+        assert!(of_service.read_only && of_service.memory_bytes == Some(1_000_000));
+        let volume = kiln_store::Name::new("p.data").unwrap();
+        assert_eq!(
+            of_service.mounts["/d"].source,
+            PlannedSource::Volume(volume)
+        );
+        let overrides = Overrides {
+            user: Some("2".to_owned()),
+            workdir: Some("/x".to_owned()),
+            read_only: Some(false),
+            memory_bytes: Some(5),
+            network: Some(PlannedNetwork::Host),
+            ..Overrides::default()
+        };
+        let plan = plan(service, &overrides).unwrap();
+        assert_eq!((&*plan.user, &*plan.workdir), ("2", "/x"));
+        assert!(!plan.read_only && plan.memory_bytes == Some(5));
+        assert_eq!(plan.network, PlannedNetwork::Host);
+    }
+
+    #[test]
+    fn an_images_nonsense_is_an_error() {
+        let config = |change: fn(&mut RunConfig)| {
+            let mut config = image();
+            change(&mut config);
+            Plan::new(&config, None, &Overrides::default()).unwrap_err()
+        };
+        let workdir = config(|config| config.working_dir = Some("proc/self".to_owned()));
+        assert_eq!(workdir, PlanError::Workdir("proc/self".to_owned()));
+        let signal = config(|config| config.stop_signal = Some("SIGNOPE".to_owned()));
+        assert_eq!(signal, PlanError::StopSignal("SIGNOPE".to_owned()));
+    }
+}
