@@ -4,17 +4,25 @@
 
 #![forbid(unsafe_code)]
 
+mod builder;
 mod cancel;
+mod config;
 mod event;
 mod executor;
+mod git;
 mod lines;
+mod lock_file;
 mod pool;
+mod problem;
 mod project;
 mod reporter;
 mod scheduler;
 mod state;
+mod store_executor;
 mod store_sink;
+mod workspace;
 
+pub use builder::{Build, BuildError, BuiltImage, build, local_reference, references_of};
 pub use cancel::Cancel;
 pub use event::{
     BuildEvent, EVENT_FORMAT, EventKind, FailureKind, FailureSummary, MissReason, NodeSummary,
@@ -22,6 +30,8 @@ pub use event::{
 };
 pub use executor::{Described, Executor, Failure, LookUp, NodeOutput, Task};
 pub use lines::LineWriter;
+pub use lock_file::{LockFile, LockFileError, LockPolicy};
+pub use problem::Problem;
 pub use project::{
     FileCounts, Project, ProjectError, ProjectFiles, SelectedFiles, StatCache, VerifiedFile,
     WantedFiles,
@@ -29,3 +39,4 @@ pub use project::{
 pub use scheduler::{BuildReport, Refresh, SchedulerOptions, run_graph};
 pub use state::StepState;
 pub use store_sink::StoreSink;
+pub use workspace::{OnFailure, Remote, SecretValue, Workspace};

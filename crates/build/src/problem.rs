@@ -1,0 +1,103 @@
+//! Failures of steps with a place in the manifest.
+
+use kiln_manifest::{SourceText, Span};
+use kiln_store::StoreError;
+
+use crate::event::FailureKind;
+use crate::executor::Failure;
+use crate::lock_file::LockFileError;
+use crate::project::ProjectError;
+use crate::workspace::Workspace;
+
+/// Something wrong that a place in `kiln.toml` has to do with.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("{message}")]
+#[must_use]
+pub struct Problem {
+    message: String,
+    #[source_code]
+    source_code: SourceText,
+    #[label("{label}")]
+    at: miette::SourceSpan,
+    label: String,
+    #[help]
+    help: Option<String>,
+}
+
+impl Problem {
+    /// Says that `message` is wrong with what stands at `at`.
+    pub(crate) fn new(workspace: &Workspace, at: Span, message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            source_code: workspace.manifest.source.clone(),
+            at: at.into(),
+            label: "here".to_owned(),
+            help: None,
+        }
+    }
+
+    /// Says what is at the place.
+    pub(crate) fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// Says what to do.
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Returns the failure of a step that somebody has to change something for.
+    pub(crate) fn user(self) -> Failure {
+        Failure::of(FailureKind::User, self)
+    }
+
+    /// Returns the failure of a step that the machine is to blame for.
+    pub(crate) fn environment(self) -> Failure {
+        Failure::of(FailureKind::Environment, self)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Cancelled { .. }) {
+            return Self::cancelled();
+        }
+        Self::new(FailureKind::Environment, chain(&error))
+    }
+}
+
+impl From<ProjectError> for Failure {
+    fn from(error: ProjectError) -> Self {
+        let kind = match error {
+            ProjectError::Io { .. } => FailureKind::Environment,
+            ProjectError::NoMatch { .. }
+            | ProjectError::Missing { .. }
+            | ProjectError::Changed { .. }
+            | ProjectError::TooMany { .. } => FailureKind::User,
+        };
+        Self::of(kind, error)
+    }
+}
+
+impl From<LockFileError> for Failure {
+    fn from(error: LockFileError) -> Self {
+        Self::of(FailureKind::User, error)
+    }
+}
+
+/// Returns an error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    text
+}

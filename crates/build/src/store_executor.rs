@@ -1,0 +1,282 @@
+//! The executor that builds for real: over the store, with sandboxes.
+//!
+//! ```text
+//! describe   layers seen → conflicts? → resolver → StepInputs → key
+//! look_up    key → step record → layers, or the reason why there is none
+//! run        draft folder → action → commit → layer, record
+//! ```
+//! One file for each kind of base and action. What a step makes is a draft of the store until the
+//! layer is complete, so a step that fails or dies leaves nothing.
+
+mod bases;
+mod explain;
+mod fetch;
+mod file_steps;
+mod layers;
+mod packages;
+mod process;
+mod resolve;
+mod run_step;
+mod sources;
+mod stack;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use kiln_graph::{CacheKey, NodeName, StepId, StepInputs, Work};
+use kiln_image::Image;
+use kiln_manifest::model::{Action, Step};
+use kiln_oci::DiffId;
+use kiln_store::{History, Name, Seen, StepKey, StepRecord};
+
+use self::bases::BaseMaterials;
+pub(crate) use self::explain::recorded_inputs;
+use self::layers::Made;
+use self::resolve::{Materials, StepResolver};
+pub(crate) use self::stack::{Stack, check_conflicts};
+use crate::event::FailureKind;
+use crate::executor::{Described, Executor, Failure, LookUp, NodeOutput, Task};
+use crate::project::ProjectFiles;
+use crate::workspace::Workspace;
+
+/// Builds nodes with the store of a workspace.
+#[derive(Debug)]
+pub(crate) struct StoreExecutor<'w> {
+    workspace: &'w Workspace,
+    files: &'w ProjectFiles,
+    /// The project's last build, as this one found it.
+    before: History,
+    state: Mutex<State>,
+}
+
+/// What the nodes of this build left for its end.
+#[derive(Debug, Default)]
+struct State {
+    seen: BTreeMap<String, Seen>,
+    /// The images that bases are.
+    bases: BTreeMap<StepId, Arc<Image>>,
+}
+
+/// A node, described.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    inputs: StepInputs,
+    layers: Vec<DiffId>,
+    materials: NodeMaterials,
+}
+
+#[derive(Debug)]
+enum NodeMaterials {
+    Base(BaseMaterials),
+    Step(Materials),
+}
+
+impl<'w> StoreExecutor<'w> {
+    /// Prepares to build in `workspace`.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) fn new(
+        workspace: &'w Workspace,
+        files: &'w ProjectFiles,
+    ) -> Result<Self, kiln_store::StoreError> {
+        let before = workspace.store().history().get(&workspace.id)?;
+        Ok(Self {
+            workspace,
+            files,
+            before,
+            state: Mutex::default(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes down what the next build wants to know of this one.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) fn finish(&self) -> Result<(), kiln_store::StoreError> {
+        let mut history = self.before.clone();
+        history.steps.extend(self.state().seen.clone());
+        if history != self.before {
+            let workspace = self.workspace;
+            let histories = workspace.store().history();
+            histories.put(&workspace.session, &workspace.id, &history)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the image that the base `node` is, if it is one.
+    pub(crate) fn base_image(&self, node: StepId) -> Option<Arc<Image>> {
+        self.state().bases.get(&node).cloned()
+    }
+
+    fn note(&self, name: &NodeName, key: CacheKey, log: Option<Name>) {
+        let key = StepKey::from_raw(*key.as_raw());
+        let before = self.before.steps.get(name.as_str());
+        let seen = Seen {
+            key,
+            at: match before {
+                // An unchanged history needs no writing.
+                Some(before) if before.key == key && log.is_none() => before.at,
+                _ => self.workspace.session.now(),
+            },
+            log: log.or_else(|| before.and_then(|before| before.log.clone())),
+        };
+        self.state().seen.insert(name.as_str().to_owned(), seen);
+    }
+
+    fn describe_step(&self, task: &Task<'_>, step: &Step) -> Result<Prepared, Failure> {
+        let stack = task.graph().stack(task.node());
+        check_conflicts(self.workspace, task.graph(), stack, |node| {
+            task.output_of(node)
+        })?;
+        let layers = task.layers_seen();
+        let mut resolver = StepResolver {
+            workspace: self.workspace,
+            files: self.files,
+            task,
+            layers: &layers,
+            materials: Materials::default(),
+        };
+        let inputs =
+            StepInputs::of_step(&self.workspace.inputs, layers.clone(), step, &mut resolver)?;
+        let materials = NodeMaterials::Step(resolver.materials);
+        Ok(Prepared {
+            inputs,
+            layers,
+            materials,
+        })
+    }
+
+    fn make_step(
+        &self,
+        task: &Task<'_>,
+        step: &Step,
+        layers: &[DiffId],
+        materials: Materials,
+        log: &mut Option<Name>,
+    ) -> Result<Made, Failure> {
+        let workspace = self.workspace;
+        let stack = Stack::open(workspace, layers)?;
+        match &step.action.value {
+            Action::Run(run) => run_step::make(workspace, task, step, run, &stack, materials, log),
+            Action::Packages(_) => packages::make(workspace, task, &stack, materials, log),
+            Action::Copy(_)
+            | Action::Fetch(_)
+            | Action::Git(_)
+            | Action::Write(_)
+            | Action::Remove(_)
+            | Action::Mkdir(_)
+            | Action::Link(_)
+            | Action::Account(_) => file_steps::make(workspace, task, step, &stack, materials),
+        }
+    }
+
+    /// Turns a record into what the node hands on.
+    fn output(&self, task: &Task<'_>, record: &StepRecord) -> Result<NodeOutput, Failure> {
+        let layers = match record.stack.as_slice() {
+            [] => vec![record.layer],
+            stack => stack.to_vec(),
+        };
+        let mut size_bytes = 0;
+        for layer in &layers {
+            let record = self.workspace.store().layers().record(layer)?;
+            size_bytes += record.map_or(0, |record| record.tar_size_bytes);
+        }
+        let mut config = None;
+        if let Some(&manifest) = record.blobs.first() {
+            let image = Arc::new(bases::load_image(self.workspace, manifest)?);
+            config = Some(Arc::new(image.config.clone()));
+            self.state().bases.insert(task.node(), image);
+        }
+        Ok(NodeOutput {
+            layers,
+            size_bytes,
+            config,
+        })
+    }
+}
+
+impl Executor for StoreExecutor<'_> {
+    type Inputs = Prepared;
+
+    fn describe(&self, task: &Task<'_>) -> Result<Described<Prepared>, Failure> {
+        let node = &task.graph().nodes()[task.node()];
+        let prepared = match &node.work {
+            Work::Step(step) => self.describe_step(task, step)?,
+            Work::Base(base) => {
+                let (inputs, materials) = bases::describe(self.workspace, self.files, task, base)?;
+                Prepared {
+                    inputs: StepInputs::of_base(&self.workspace.inputs, inputs),
+                    layers: Vec::new(),
+                    materials: NodeMaterials::Base(materials),
+                }
+            }
+        };
+        Ok(Described {
+            key: prepared.inputs.key(),
+            inputs: prepared,
+        })
+    }
+
+    fn look_up(&self, task: &Task<'_>, described: &Described<Prepared>) -> Result<LookUp, Failure> {
+        let name = &task.graph().nodes()[task.node()].name;
+        let key = StepKey::from_raw(*described.key.as_raw());
+        let store = self.workspace.store();
+        if let Some(record) = store.steps().get(&self.workspace.session, &key)? {
+            let output = self.output(task, &record)?;
+            self.note(name, described.key, record.log);
+            return Ok(LookUp::Hit(output));
+        }
+        let before = self.before.steps.get(name.as_str());
+        let (reason, previous) = explain::miss(store, before, key, &described.inputs)?;
+        Ok(LookUp::Miss { reason, previous })
+    }
+
+    fn run(&self, task: &Task<'_>, described: Described<Prepared>) -> Result<NodeOutput, Failure> {
+        let Described { key, inputs } = described;
+        let began = Instant::now();
+        let node = &task.graph().nodes()[task.node()];
+        let recorded = recorded_inputs(&inputs);
+        let mut log = None;
+        let made = match (&node.work, inputs.materials) {
+            (Work::Base(base), NodeMaterials::Base(materials)) => {
+                bases::make(self.workspace, task, base, materials, &mut log)
+            }
+            (Work::Step(step), NodeMaterials::Step(materials)) => {
+                self.make_step(task, step, &inputs.layers, materials, &mut log)
+            }
+            (Work::Base(_) | Work::Step(_), _) => {
+                unreachable!("a node is described as what it is")
+            }
+        };
+        // The log of a step that failed is wanted most.
+        self.note(&node.name, key, log.clone());
+        let made = made?;
+        let Some((&layer, below)) = made.layers.split_last() else {
+            let message = "the base is an image without layers: use `from = \"scratch\"`";
+            return Err(Failure::new(FailureKind::User, message.to_owned()));
+        };
+        let record = StepRecord {
+            step: node.name.to_string(),
+            layer,
+            stack: if below.is_empty() {
+                Vec::new()
+            } else {
+                made.layers.clone()
+            },
+            blobs: made.blobs,
+            duration_milliseconds: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            log,
+            created: self.workspace.session.now(),
+        };
+        let key = StepKey::from_raw(*key.as_raw());
+        let steps = self.workspace.store().steps();
+        steps.put(&self.workspace.session, &key, &record, &recorded)?;
+        self.output(task, &record)
+    }
+}

@@ -1,0 +1,223 @@
+//! A process of a step: started, listened to, and stopped when it has to be.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use kiln_sandbox::{Child, ExitStatus, Mount, SandboxError, SandboxSpec, Stdio, window_size};
+use kiln_store::{LayerDraft, LogWriter, Scratch};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::event::{FailureKind, OutputStream};
+use crate::executor::{Failure, Task};
+use crate::workspace::Workspace;
+
+/// How a step's process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// With code 0.
+    Well,
+    /// With another code.
+    Code(i32),
+    /// By a signal that kiln did not send.
+    Signal(i32),
+    /// Over its memory limit.
+    OutOfMemory,
+    /// Over its timeout.
+    TimedOut,
+    /// With the build.
+    Cancelled,
+}
+
+/// A process that could not be started or listened to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProcessError {
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error("cannot read what the step writes: {0}")]
+    Output(#[source] io::Error),
+    #[error("cannot keep what the step writes: {0}")]
+    Log(#[from] kiln_store::StoreError),
+}
+
+impl ProcessError {
+    /// Returns whether the manifest or an image is to blame, not the machine.
+    pub(crate) fn is_users(&self) -> bool {
+        match self {
+            Self::Sandbox(error) => matches!(
+                error,
+                SandboxError::Spec { .. }
+                    | SandboxError::Target { .. }
+                    | SandboxError::Hostile { .. }
+                    | SandboxError::Account { .. }
+                    | SandboxError::Execute { .. }
+            ),
+            Self::Output(_) | Self::Log(_) => false,
+        }
+    }
+}
+
+/// Runs the process to its end; its output goes to the events and to a log, whose name is left in
+/// `log`.
+pub(crate) fn run(
+    workspace: &Workspace,
+    task: &Task<'_>,
+    spec: &SandboxSpec,
+    deadline: Option<Instant>,
+    log: &mut Option<kiln_store::Name>,
+) -> Result<Ended, ProcessError> {
+    let mut writer = workspace.store().logs().create(&workspace.session)?;
+    *log = Some(writer.name().clone());
+    let mut child = workspace.host.spawn(spec)?;
+    let stopped = listen(workspace, task, &mut child, deadline, &mut writer)?;
+    let exit = child.wait()?;
+    Ok(match (stopped, exit.status) {
+        (Some(stopped), _) => stopped,
+        (None, _) if exit.out_of_memory && !exit.success() => Ended::OutOfMemory,
+        (None, ExitStatus::Code(0)) => Ended::Well,
+        (None, ExitStatus::Code(code)) => Ended::Code(code),
+        (None, ExitStatus::Signal(signal)) => Ended::Signal(signal),
+    })
+}
+
+/// Passes output on until there is no more; kills the process when time is up or the build is
+/// cancelled, and says which.
+fn listen(
+    workspace: &Workspace,
+    task: &Task<'_>,
+    child: &mut Child,
+    deadline: Option<Instant>,
+    log: &mut LogWriter,
+) -> Result<Option<Ended>, ProcessError> {
+    let Some(mut output) = child.take_output() else {
+        return Ok(None);
+    };
+    let mut lines = task.output(OutputStream::Stdout);
+    let mut stopped = None;
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        if stopped.is_none() {
+            stopped = wait_for(workspace, &output, deadline).map_err(ProcessError::Output)?;
+            if stopped.is_some() {
+                child.kill()?;
+            }
+        }
+        match output.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => {
+                log.add(&buffer[..read])?;
+                lines
+                    .write_all(&buffer[..read])
+                    .map_err(ProcessError::Output)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(ProcessError::Output(error)),
+        }
+    }
+    lines.flush().map_err(ProcessError::Output)?;
+    Ok(stopped)
+}
+
+/// Waits until there is output, or a reason to stop.
+fn wait_for(
+    workspace: &Workspace,
+    output: &File,
+    deadline: Option<Instant>,
+) -> io::Result<Option<Ended>> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(Some(Ended::TimedOut));
+        }
+        let timeout = left.map(|left| Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        let mut fds = [
+            PollFd::from_borrowed_fd(output.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(workspace.cancel.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if workspace.cancel.is_cancelled() {
+            return Ok(Some(Ended::Cancelled));
+        }
+        if !fds[0].revents().is_empty() {
+            return Ok(None);
+        }
+    }
+}
+
+/// Opens a shell where the failed process ran: the same root, mounts, environment and user.
+pub(crate) fn failure_shell(
+    workspace: &Workspace,
+    failed: &SandboxSpec,
+    draft: &LayerDraft,
+) -> Result<(), Failure> {
+    let environment = |error: &dyn std::error::Error| {
+        let message = format!("cannot open a shell in the failed step: {error}");
+        Failure::new(FailureKind::Environment, message)
+    };
+    let mut spec = failed.clone();
+    spec.argv = vec!["/bin/sh".into(), "-i".into()];
+    let size = window_size(io::stdin());
+    spec.stdio = size.map_or(Stdio::Inherit, Stdio::Terminal);
+    // What overlay needs beside an upper directory is used up by one mount.
+    if let Some(upper) = &mut spec.rootfs.upper {
+        upper.work = draft.work().with_file_name("work-of-shell");
+        std::fs::create_dir(&upper.work).map_err(|error| environment(&error))?;
+    }
+    spec.mounts.retain_mut(|mount| match &mut mount.source {
+        kiln_sandbox::MountSource::Overlay { upper, .. } => {
+            upper.work = upper.work.with_extension("of-shell");
+            std::fs::create_dir(&upper.work).is_ok()
+        }
+        _ => true,
+    });
+    let _terminal = workspace.terminal.lock();
+    let mut child = workspace
+        .host
+        .spawn(&spec)
+        .map_err(|error| environment(&error))?;
+    child
+        .foreground(io::stdin(), io::stdout())
+        .map_err(|error| environment(&error))?;
+    Ok(())
+}
+
+/// Returns directories for a root file system; overlay wants at least one.
+pub(crate) fn lowers(lowers: &[PathBuf], scratch: &Scratch) -> Result<Vec<PathBuf>, Failure> {
+    if lowers.is_empty() {
+        return Ok(vec![folder(scratch, "empty")?]);
+    }
+    Ok(lowers.to_vec())
+}
+
+/// Makes a folder in `scratch`.
+pub(crate) fn folder(scratch: &Scratch, name: &str) -> Result<PathBuf, Failure> {
+    let folder = scratch.path().join(name);
+    std::fs::create_dir(&folder).map_err(|error| {
+        let message = format!("cannot make `{}`: {error}", folder.display());
+        Failure::new(FailureKind::Environment, message)
+    })?;
+    Ok(folder)
+}
+
+/// Returns mounts of the files that tell a process with the host's network about names.
+pub(crate) fn host_network_files() -> Result<Vec<Mount>, Failure> {
+    ["/etc/resolv.conf", "/etc/hosts"]
+        .into_iter()
+        .filter_map(|path| match std::fs::read(path) {
+            Ok(text) => Some(Ok(Mount::text(path, text))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                let message = format!("cannot read `{path}`: {error}");
+                Some(Err(Failure::new(FailureKind::Environment, message)))
+            }
+        })
+        .collect()
+}

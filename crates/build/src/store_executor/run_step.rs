@@ -1,0 +1,321 @@
+//! `run`: a process in a sandbox, over the layers that the step sees.
+//!
+//! The draft of the layer is the upper directory of the overlay. `files` are a second overlay over a
+//! tree of the store, so that the step may write to its copy without copying anything beforehand;
+//! that copy, caches, secrets and the agent's socket are mounts and never reach the layer.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use kiln_manifest::Spanned;
+use kiln_manifest::model::{Limits, Run, SecretTarget, Step};
+use kiln_manifest::value::{ContainerPath, Name};
+use kiln_sandbox::{
+    Access, BindSource, Mount, MountSource, Network, OwnerEmulation, PidsLimit, Privileges,
+    RootfsSpec, SandboxSpec, Stdio, UpperDirectory, User,
+};
+use kiln_store::{CacheUse, LayerDraft, Scratch, Sharing, Wait};
+
+use super::layers::{Made, commit_draft};
+use super::process::{self, Ended};
+use super::resolve::Materials;
+use super::sources;
+use super::stack::Stack;
+use crate::event::FailureKind;
+use crate::executor::{Failure, Task};
+use crate::problem::Problem;
+use crate::workspace::{OnFailure, SecretValue, Workspace};
+
+/// Where a step finds the ssh agent.
+const AGENT_SOCKET: &str = "/run/kiln/ssh-agent";
+
+/// Runs a `run` step and makes a layer of what it changed.
+pub(crate) fn make(
+    workspace: &Workspace,
+    task: &Task<'_>,
+    step: &Step,
+    run: &Run,
+    stack: &Stack,
+    materials: Materials,
+    log: &mut Option<kiln_store::Name>,
+) -> Result<Made, Failure> {
+    let draft = workspace.store().layers().draft(&workspace.session)?;
+    let scratch = Scratch::new(&workspace.session, "step")?;
+    let caches = open_caches(workspace, run)?;
+    let mut spec = spec(workspace, run, stack, &draft, &scratch, materials)?;
+    spec.mounts.extend(caches.iter().map(Cache::mount));
+    let began = Instant::now();
+    let deadline = run.timeout.map(|timeout| began + timeout);
+    let ended = process::run(workspace, task, &spec, deadline, log)
+        .map_err(|error| start_failure(workspace, step, &error));
+    // Caches are closed whatever became of the step: a failed compilation has warmed them too.
+    for cache in caches {
+        cache.close(workspace, task)?;
+    }
+    match ended? {
+        Ended::Well => {}
+        Ended::Cancelled => return Err(Failure::cancelled()),
+        Ended::TimedOut => {
+            let timeout = run.timeout.unwrap_or_default();
+            let message = format!("took longer than its timeout of {timeout:?}");
+            return Err(Failure::new(FailureKind::TimedOut, message));
+        }
+        Ended::OutOfMemory => {
+            return Err(Failure::new(
+                FailureKind::OutOfMemory,
+                "used more memory than its limit".to_owned(),
+            ));
+        }
+        Ended::Code(code) => {
+            open_shell(workspace, &spec, draft)?;
+            return Err(Failure::exited(code));
+        }
+        Ended::Signal(signal) => {
+            open_shell(workspace, &spec, draft)?;
+            return Err(Failure::killed(signal));
+        }
+    }
+    commit_draft(workspace, draft, &stack.view, &[])
+}
+
+/// Describes the sandbox, all but the caches.
+fn spec(
+    workspace: &Workspace,
+    run: &Run,
+    stack: &Stack,
+    draft: &LayerDraft,
+    scratch: &Scratch,
+    mut materials: Materials,
+) -> Result<SandboxSpec, Failure> {
+    let Run {
+        command,
+        files,
+        workdir,
+        env,
+        user,
+        network,
+        caches: _,
+        secrets,
+        ssh,
+        limits,
+        timeout: _,
+    } = run;
+    let upper = UpperDirectory {
+        upper: draft.fs(),
+        work: draft.work().to_owned(),
+    };
+    let rootfs = RootfsSpec::writable(process::lowers(&stack.lowers, scratch)?, upper);
+    let mut spec = SandboxSpec::new(rootfs, command.argv());
+    spec.env = environment(materials.environment, env);
+    spec.stdio = Stdio::Log;
+    spec.hostname = Some("kiln".to_owned());
+    spec.limits = sandbox_limits(limits);
+    if let Privileges::Single { .. } = workspace.privileges() {
+        spec.security.owners = OwnerEmulation::Flatten;
+    }
+    if let Some(user) = user {
+        spec.user = User::Named(user.value.to_string());
+    }
+    if let Some(workdir) = workdir {
+        spec.workdir = PathBuf::from(workdir.value.as_str());
+    }
+    if *network {
+        spec.network = Network::Host;
+        spec.mounts.extend(process::host_network_files()?);
+    }
+    if let (Some(_), Some(workdir)) = (files, workdir) {
+        let files = materials.files.pop_front().ok_or_else(|| {
+            Failure::new(
+                FailureKind::Bug,
+                "the step's files were not resolved".to_owned(),
+            )
+        })?;
+        let source = sources::materialise(workspace, &files)?;
+        spec.mounts
+            .push(working_copy(&workdir.value, source, scratch)?);
+    }
+    for secret in secrets {
+        add_secret(workspace, &mut spec, &secret.secret, &secret.target)?;
+    }
+    if *ssh {
+        add_agent(workspace, run, &mut spec)?;
+    }
+    Ok(spec)
+}
+
+fn environment(
+    start: BTreeMap<String, String>,
+    of_step: &BTreeMap<kiln_manifest::value::EnvName, String>,
+) -> BTreeMap<OsString, OsString> {
+    let of_step = of_step
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), value.clone()));
+    start
+        .into_iter()
+        .chain(of_step)
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect()
+}
+
+fn sandbox_limits(limits: &Limits) -> kiln_sandbox::Limits {
+    let Limits {
+        memory_bytes,
+        cpu_millis,
+        pids,
+    } = *limits;
+    kiln_sandbox::Limits {
+        memory_bytes,
+        cpu_thousandths: cpu_millis,
+        pids: pids.map_or(PidsLimit::Default, PidsLimit::AtMost),
+        ..kiln_sandbox::Limits::default()
+    }
+}
+
+/// Mounts a writable view of a tree of the store.
+fn working_copy(
+    workdir: &ContainerPath,
+    source: PathBuf,
+    scratch: &Scratch,
+) -> Result<Mount, Failure> {
+    let upper = UpperDirectory {
+        upper: process::folder(scratch, "copy")?,
+        work: process::folder(scratch, "copy-work")?,
+    };
+    Ok(Mount {
+        target: workdir.as_str().into(),
+        source: MountSource::Overlay {
+            lower: vec![source],
+            upper,
+        },
+    })
+}
+
+fn add_secret(
+    workspace: &Workspace,
+    spec: &mut SandboxSpec,
+    name: &Spanned<Name>,
+    target: &SecretTarget,
+) -> Result<(), Failure> {
+    let value = match workspace.secrets.get(&name.value) {
+        Some(SecretValue::Present(value)) => value.clone(),
+        Some(SecretValue::Absent) => return Ok(()),
+        Some(SecretValue::Missing(looked)) => {
+            let message = format!("the secret `{}` is missing: {looked}", name.value);
+            return Err(Problem::new(workspace, name.span, message)
+                .label("needed by this step")
+                .help("provide it, or mark the secret `optional = true`")
+                .user());
+        }
+        None => {
+            let message = format!("the secret `{}` was not read", name.value);
+            return Err(Failure::new(FailureKind::Bug, message));
+        }
+    };
+    match target {
+        SecretTarget::File(path) => spec.mounts.push(Mount::secret(path.as_str(), value)),
+        SecretTarget::Environment(variable) => {
+            use std::os::unix::ffi::OsStringExt;
+            let value = OsString::from_vec(value);
+            spec.env.insert(variable.as_str().into(), value);
+        }
+    }
+    Ok(())
+}
+
+fn add_agent(workspace: &Workspace, run: &Run, spec: &mut SandboxSpec) -> Result<(), Failure> {
+    let Some(socket) = &workspace.ssh_agent else {
+        let at = run
+            .workdir
+            .as_ref()
+            .map(|workdir| workdir.span)
+            .unwrap_or_default();
+        return Err(
+            Problem::new(workspace, at, "the step needs an ssh agent, and none runs")
+                .help("start one (`eval $(ssh-agent)`, `ssh-add`), so that SSH_AUTH_SOCK is set")
+                .user(),
+        );
+    };
+    spec.mounts.push(Mount {
+        target: AGENT_SOCKET.into(),
+        source: MountSource::Bind {
+            source: BindSource::Path(socket.clone()),
+            access: Access::ReadWrite,
+        },
+    });
+    spec.env.insert("SSH_AUTH_SOCK".into(), AGENT_SOCKET.into());
+    Ok(())
+}
+
+/// A cache while a step uses it.
+struct Cache {
+    name: Name,
+    target: ContainerPath,
+    in_use: CacheUse,
+}
+
+/// Opens the step's caches in the order of their names, so that two steps cannot wait for each
+/// other.
+fn open_caches(workspace: &Workspace, run: &Run) -> Result<Vec<Cache>, Failure> {
+    let cancelled = || workspace.cancel.is_cancelled();
+    let mut caches = Vec::with_capacity(run.caches.len());
+    for (name, target) in &run.caches {
+        let in_use = workspace.store().caches().open(
+            &workspace.session,
+            &workspace.id,
+            &kiln_store::Name::new(name.as_str())?,
+            Sharing::Shared,
+            Wait::Unless(&cancelled),
+        )?;
+        caches.push(Cache {
+            name: name.clone(),
+            target: target.value.clone(),
+            in_use,
+        });
+    }
+    Ok(caches)
+}
+
+impl Cache {
+    fn mount(&self) -> Mount {
+        Mount::bind(self.in_use.path(), self.target.as_str(), Access::ReadWrite)
+    }
+
+    fn close(self, workspace: &Workspace, task: &Task<'_>) -> Result<(), Failure> {
+        let max_bytes = workspace
+            .manifest
+            .caches
+            .get(&self.name)
+            .and_then(|cache| cache.max_bytes);
+        let held = self.in_use.close(max_bytes)?;
+        if let (Some(held), Some(max)) = (held, max_bytes)
+            && held > max
+        {
+            let name = &self.name;
+            task.warn(format!(
+                "cache `{name}` held {held} bytes, more than its max of {max}, and was emptied"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Opens a shell in what the failed step left, if that was asked for.
+fn open_shell(workspace: &Workspace, spec: &SandboxSpec, draft: LayerDraft) -> Result<(), Failure> {
+    if workspace.on_failure == OnFailure::Shell {
+        process::failure_shell(workspace, spec, &draft)?;
+    }
+    drop(draft);
+    Ok(())
+}
+
+/// Says what kept a step from being started.
+fn start_failure(workspace: &Workspace, step: &Step, error: &process::ProcessError) -> Failure {
+    let problem = Problem::new(workspace, step.action.span, error.to_string());
+    if error.is_users() {
+        problem.user()
+    } else {
+        problem.environment()
+    }
+}

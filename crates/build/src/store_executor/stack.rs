@@ -1,0 +1,178 @@
+//! The tree that a step sees or an image is: a stack of layers, checked and ready to be mounted.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use kiln_graph::{BuildGraph, StepId};
+use kiln_layer::{Conflict, LowerStack, TreeIndex};
+use kiln_oci::DiffId;
+use kiln_store::StackKey;
+
+use super::layers::ownership;
+use crate::event::FailureKind;
+use crate::executor::{Failure, NodeOutput};
+use crate::problem::{Problem, chain};
+use crate::workspace::Workspace;
+
+/// Layers on top of each other.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    /// As overlay wants them, the topmost first.
+    pub(crate) lowers: Vec<PathBuf>,
+    /// The merged view of them.
+    pub(crate) view: LowerStack,
+}
+
+impl Stack {
+    /// Opens the stack of `layers`, lowest first, with what it takes to show folders as they are.
+    pub(crate) fn open(workspace: &Workspace, layers: &[DiffId]) -> Result<Self, Failure> {
+        let lowers = lowers(workspace, layers)?;
+        let open = |path: &PathBuf| {
+            kiln_sys::confined::open_directory(path).map_err(|error| {
+                let message = format!("cannot open `{}`: {error}", path.display());
+                Failure::new(FailureKind::Environment, message)
+            })
+        };
+        let folders = lowers
+            .iter()
+            .rev()
+            .map(open)
+            .collect::<Result<Vec<OwnedFd>, _>>()?;
+        let view = LowerStack::new(&folders)
+            .map_err(|error| Failure::new(FailureKind::Environment, chain(&error)))?;
+        Ok(Self { lowers, view })
+    }
+}
+
+/// Returns the directories of `layers` (lowest first) for an overlay, the topmost first, with the
+/// fix-up directory that the stack may need.
+pub(crate) fn lowers(workspace: &Workspace, layers: &[DiffId]) -> Result<Vec<PathBuf>, Failure> {
+    let store = workspace.store();
+    let stacks = store.stacks();
+    if let Some(lowers) = stacks.lowers(&workspace.session, layers)? {
+        return Ok(lowers);
+    }
+    let indexes = indexes(workspace, layers)?;
+    let indexes: Vec<&TreeIndex> = indexes.iter().collect();
+    let fixups = kiln_layer::fixups(&indexes);
+    if fixups.is_empty() {
+        stacks.put_plain(&workspace.session, layers)?;
+    } else {
+        let draft = stacks.draft(&workspace.session)?;
+        let folder = kiln_sys::confined::open_directory(draft.fs()).map_err(|error| {
+            let message = format!("cannot open `{}`: {error}", draft.fs().display());
+            Failure::new(FailureKind::Environment, message)
+        })?;
+        kiln_layer::write_fixups(folder.as_fd(), &fixups, ownership(workspace))
+            .map_err(|error| Failure::new(FailureKind::Environment, chain(&error)))?;
+        draft.publish(layers)?;
+    }
+    Ok(stacks
+        .lowers(&workspace.session, layers)?
+        .unwrap_or_else(|| stacks.plain_lowers(layers)))
+}
+
+fn indexes(workspace: &Workspace, layers: &[DiffId]) -> Result<Vec<TreeIndex>, Failure> {
+    let index = |layer: &DiffId| Ok(workspace.store().layers().index(layer)?);
+    layers.iter().map(index).collect()
+}
+
+/// Fails if two steps of `stack` that do not wait for each other made one path differently.
+///
+/// `output_of` says what the nodes produced. A stack that was once found free of conflicts is not
+/// looked at again.
+pub(crate) fn check_conflicts<'a>(
+    workspace: &Workspace,
+    graph: &BuildGraph,
+    stack: &[StepId],
+    output_of: impl Fn(StepId) -> &'a NodeOutput,
+) -> Result<(), Failure> {
+    let siblings = graph.siblings(stack);
+    if siblings.is_empty() {
+        return Ok(());
+    }
+    let store = workspace.store();
+    let key = conflict_key(&siblings, &output_of);
+    if store.stacks().is_checked(&workspace.session, &key)? {
+        return Ok(());
+    }
+    let mut involved: Vec<StepId> = siblings.iter().flat_map(|&(a, b)| [a, b]).collect();
+    involved.sort_unstable();
+    involved.dedup();
+    let mut trees = Vec::new();
+    let mut places: BTreeMap<StepId, Vec<usize>> = BTreeMap::new();
+    for &node in &involved {
+        for tree in indexes(workspace, &output_of(node).layers)? {
+            places.entry(node).or_default().push(trees.len());
+            trees.push((graph.nodes()[node].name.as_str(), tree));
+        }
+    }
+    let places_of = |node| places.get(&node).map_or(&[] as &[usize], Vec::as_slice);
+    let mut unordered = Vec::new();
+    for &(one, other) in &siblings {
+        for &at in places_of(one) {
+            unordered.extend(places_of(other).iter().map(|&against| (at, against)));
+        }
+    }
+    let trees: Vec<(&str, &TreeIndex)> = trees.iter().map(|(name, tree)| (*name, tree)).collect();
+    let conflicts = kiln_layer::conflicts(&trees, &unordered);
+    let Some(conflict) = conflicts.first() else {
+        store.stacks().set_checked(&workspace.session, &key)?;
+        return Ok(());
+    };
+    Err(conflict_failure(
+        workspace,
+        graph,
+        conflict,
+        conflicts.len() - 1,
+    ))
+}
+
+/// Says which steps disagree about which path, at the place of the second one.
+fn conflict_failure(
+    workspace: &Workspace,
+    graph: &BuildGraph,
+    conflict: &Conflict,
+    more: usize,
+) -> Failure {
+    let Conflict {
+        path,
+        first,
+        second,
+        kind,
+    } = conflict;
+    let more = match more {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    let at = graph.find(second).map(|node| graph.nodes()[node].span);
+    Problem::new(
+        workspace,
+        at.unwrap_or_default(),
+        format!("`{first}` and `{second}` conflict at `/{path}`: {kind}{more}"),
+    )
+    .label(format!("neither this nor `{first}` comes after the other"))
+    .help(format!(
+        "let one come after the other (`needs`), or let only one of them write `/{path}`"
+    ))
+    .user()
+}
+
+/// Names the layers of all pairs, so that an equal question is not asked twice.
+fn conflict_key<'a>(
+    siblings: &[(StepId, StepId)],
+    output_of: &impl Fn(StepId) -> &'a NodeOutput,
+) -> StackKey {
+    let mut hasher = blake3::Hasher::new_derive_key("kiln conflict check 1");
+    for &(one, other) in siblings {
+        for node in [one, other] {
+            let layers = &output_of(node).layers;
+            hasher.update(&(layers.len() as u64).to_le_bytes());
+            for layer in layers {
+                hasher.update(layer.to_string().as_bytes());
+            }
+        }
+    }
+    StackKey::from_raw(*hasher.finalize().as_bytes())
+}

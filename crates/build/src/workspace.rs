@@ -1,0 +1,111 @@
+//! What a build works with: the project, the store, the lock and what the user's settings say.
+//!
+//! Filled in once by whoever starts a build; shared by all steps. Nothing in here changes during a
+//! build but the lock, which guards itself.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use kiln_graph::BuildInputs;
+use kiln_manifest::BuildManifest;
+use kiln_manifest::value::Name;
+use kiln_sandbox::{Host, Privileges};
+use kiln_store::{Session, Store};
+
+use crate::cancel::Cancel;
+use crate::lock_file::LockFile;
+use crate::project::{Project, StatCache};
+
+/// What a build works with.
+#[derive(Debug)]
+pub struct Workspace {
+    /// The checked manifest.
+    pub manifest: Arc<BuildManifest>,
+    /// The project's folder.
+    pub project: Project,
+    /// What is known about the state of its files.
+    pub stat_cache: StatCache,
+    /// Name of the project in the store: tells projects of the same name in other folders apart.
+    pub id: kiln_store::Name,
+    /// The store, in use.
+    pub session: Session,
+    /// The project's lock.
+    pub lock: LockFile,
+    /// What is the same for every step.
+    pub inputs: BuildInputs,
+    /// What runs sandboxes.
+    pub host: Host,
+    /// Held by whoever uses the terminal, so that only one shell is open at a time.
+    pub terminal: Mutex<()>,
+    /// Values of the manifest's secrets.
+    pub secrets: BTreeMap<Name, SecretValue>,
+    /// The socket of the ssh agent of the person who builds.
+    pub ssh_agent: Option<PathBuf>,
+    /// What a step's shell is opened with when it fails; `None` not to.
+    pub on_failure: OnFailure,
+    /// Where bytes from elsewhere come from.
+    pub remote: Remote,
+    /// Stops everything.
+    pub cancel: Cancel,
+}
+
+/// Where bytes from elsewhere come from.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    /// The client that everything is downloaded with.
+    pub http: kiln_http::Client,
+    /// The client for registries.
+    pub registry: kiln_client::Registry,
+    /// Stops its transfers.
+    pub cancel: kiln_http::Cancel,
+}
+
+/// What to do when a step's process fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Report it.
+    #[default]
+    Stop,
+    /// Open a shell in the failed step first, with the same mounts and environment.
+    Shell,
+}
+
+/// The value of a secret, as far as it is known.
+#[derive(Clone)]
+pub enum SecretValue {
+    /// It is there.
+    Present(Vec<u8>),
+    /// It is not, and that is an error for a step that uses it: the words say where it was looked
+    /// for.
+    Missing(String),
+    /// It is not, and that is allowed.
+    Absent,
+}
+
+impl std::fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Present(_) => "Present",
+            Self::Missing(_) => "Missing",
+            Self::Absent => "Absent",
+        })
+    }
+}
+
+impl Workspace {
+    /// Returns the store.
+    pub fn store(&self) -> &Store {
+        self.session.store()
+    }
+
+    /// Returns what users and groups files can have.
+    pub fn privileges(&self) -> &Privileges {
+        self.host.privileges()
+    }
+
+    /// Returns the platform that is built for, as the lock names it.
+    pub fn platform_name(&self) -> String {
+        self.inputs.platform.to_string()
+    }
+}
