@@ -1,10 +1,11 @@
-//! How long the project files of a build take: `cargo run --release -p kiln-build --example scan_speed [FILES]`.
+//! How long the project files of a build take: `cargo run --release -p kiln-build --example scan_speed [FILES [FOLDER]]`.
 //!
 //! Makes a project of so many files (20,000) of 1 KiB in folders of 50, and scans it with `**`: first without a
-//! cache, then with one.
+//! cache, then with one. A FOLDER is kept and used again, for profilers.
 
 use std::error::Error;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kiln_build::{Project, ProjectFiles, StatCache, WantedFiles};
@@ -16,9 +17,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let count: usize = std::env::args()
         .nth(1)
         .map_or(Ok(20_000), |text| text.parse())?;
-    let folder = tempfile::tempdir()?;
-    let root = folder.path().join("project");
-    for at in 0..count {
+    let temporary = tempfile::tempdir()?;
+    let folder = std::env::args()
+        .nth(2)
+        .map_or_else(|| temporary.path().into(), PathBuf::from);
+    let root = folder.join("project");
+    let is_there = root.exists();
+    for at in (0..count).filter(|_| !is_there) {
         let parent = root.join(format!("part{:02}/module{:03}", at / 50 % 20, at / 50));
         if at % 50 == 0 {
             std::fs::create_dir_all(&parent)?;
@@ -39,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         files: Vec::new(),
     };
     let source = SourceText::new(miette::NamedSource::new("kiln.toml", String::new()));
-    let cache = StatCache::at(folder.path().join("cache"));
+    let cache = StatCache::at(folder.join("cache"));
     let mut out = std::io::stdout().lock();
     let mut best = Duration::MAX;
     for round in 0..22 {

@@ -136,12 +136,13 @@ impl Selector {
         }
     }
 
-    fn is_hidden(&self, path: &[u8]) -> bool {
-        // What is above the base was spelled out by it.
-        let below = self.relative(path).unwrap_or(path);
-        let mut parts = below.split(|byte| *byte == b'/');
-        parts.any(|part| part == HIDDEN_FOLDER.as_bytes())
-            || self.own_files.iter().any(|file| file == path)
+    /// Tells whether a part of `below`, which is relative to the base, has to be spelled out.
+    ///
+    /// What is above the base was spelled out by it.
+    fn has_hidden_part(below: &[u8]) -> bool {
+        below
+            .split(|byte| *byte == b'/')
+            .any(|part| part == HIDDEN_FOLDER.as_bytes())
     }
 
     /// Tells whether the folder at `path` can have selected files in it.
@@ -149,7 +150,7 @@ impl Selector {
         let Some(below) = self.relative(path) else {
             return false;
         };
-        if self.is_hidden(path) && self.spelled.paths.is_empty() {
+        if Self::has_hidden_part(below) && self.spelled.paths.is_empty() {
             return false;
         }
         if self.exclude.matches_folder(below) {
@@ -163,7 +164,14 @@ impl Selector {
 
     /// Returns the positions of what is selected in `found`, which is sorted by path.
     pub(super) fn select(&self, found: &[Found]) -> Vec<usize> {
+        let top = Taken {
+            included: self.include.is_all,
+            excluded: self.exclude.is_all,
+            hidden: false,
+        };
         let mut folders: BTreeMap<&[u8], Taken> = BTreeMap::new();
+        // Most files are in the folder of the one before.
+        let mut last: (&[u8], Taken) = (b"", top);
         let mut selected = Vec::new();
         let start = found.partition_point(|found| found.path < self.base);
         for (at, found) in found.iter().enumerate().skip(start) {
@@ -174,17 +182,22 @@ impl Selector {
                 continue;
             };
             let folder = match path.iter().rposition(|byte| *byte == b'/') {
-                Some(slash) => self.folder(&path[..slash], &mut folders),
-                None => Taken {
-                    included: self.include.is_all,
-                    excluded: self.exclude.is_all,
-                },
+                None => top,
+                Some(slash) if path[..slash] == *last.0 => last.1,
+                Some(slash) => {
+                    let taken = self.folder(&path[..slash], top, &mut folders);
+                    last = (&path[..slash], taken);
+                    taken
+                }
             };
-            let is_included = folder.included || self.include.matches(path);
-            if is_included
+            let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+            let is_hidden = folder.hidden
+                || name == HIDDEN_FOLDER.as_bytes()
+                || self.own_files.contains(&found.path);
+            if (folder.included || self.include.matches(path))
                 && !folder.excluded
                 && !self.exclude.matches(path)
-                && (!self.is_hidden(&found.path) || self.spelled.matches_way_to(path))
+                && (!is_hidden || self.spelled.matches_way_to(path))
             {
                 selected.push(at);
             }
@@ -192,31 +205,35 @@ impl Selector {
         selected
     }
 
-    fn folder<'p>(&self, path: &'p [u8], known: &mut BTreeMap<&'p [u8], Taken>) -> Taken {
+    fn folder<'p>(
+        &self,
+        path: &'p [u8],
+        top: Taken,
+        known: &mut BTreeMap<&'p [u8], Taken>,
+    ) -> Taken {
         if let Some(taken) = known.get(path) {
             return *taken;
         }
-        let above = match path.iter().rposition(|byte| *byte == b'/') {
-            Some(slash) => self.folder(&path[..slash], known),
-            None => Taken {
-                included: false,
-                excluded: false,
-            },
+        let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
+            Some(slash) => (self.folder(&path[..slash], top, known), &path[slash + 1..]),
+            None => (top, path),
         };
         let taken = Taken {
             included: above.included || self.include.matches_folder(path),
             excluded: above.excluded || self.exclude.matches_folder(path),
+            hidden: above.hidden || name == HIDDEN_FOLDER.as_bytes(),
         };
         known.insert(path, taken);
         taken
     }
 }
 
-/// Whether all below a folder is included, or excluded.
+/// Whether all below a folder is included, excluded, or has to be spelled out.
 #[derive(Clone, Copy, Debug)]
 struct Taken {
     included: bool,
     excluded: bool,
+    hidden: bool,
 }
 
 /// Tells whether `glob` selects one of `paths`, which are relative to its base and sorted.

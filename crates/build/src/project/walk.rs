@@ -3,10 +3,12 @@
 //! Every directory is opened from its parent's descriptor without following links, so the walk cannot
 //! leave the project even while somebody moves things about in it.
 
-use std::ffi::CStr;
+use std::cmp::Ordering;
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
@@ -56,12 +58,11 @@ impl Stamp {
 struct Walk<'a> {
     project: &'a Project,
     enters: &'a (dyn Fn(&[u8]) -> bool + Sync),
-    found: Mutex<Vec<Vec<Found>>>,
     count: AtomicUsize,
 }
 
-/// Returns the files and links at and below `roots`, sorted by path, each once. Roots that do not exist
-/// yield nothing. A directory is entered if `enters` says so of its path.
+/// Returns the files and links at and below `roots`, sorted by path. No root may be below another. Roots that
+/// do not exist yield nothing. A directory is entered if `enters` says so of its path.
 pub(super) fn walk(
     project: &Project,
     roots: &[Vec<u8>],
@@ -70,102 +71,143 @@ pub(super) fn walk(
     let walk = Walk {
         project,
         enters,
-        found: Mutex::new(Vec::new()),
         count: AtomicUsize::new(0),
     };
-    roots.par_iter().try_for_each(|root| walk.root(root))?;
-    let parts = walk
-        .found
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    let mut found: Vec<Found> = Vec::with_capacity(parts.iter().map(Vec::len).sum());
-    found.extend(parts.into_iter().flatten());
-    found.par_sort_unstable_by(|one, other| one.path.cmp(&other.path));
-    found.dedup_by(|one, other| one.path == other.path);
+    let parts: Result<Vec<Vec<Found>>, ProjectError> =
+        roots.par_iter().map(|root| walk.root(root)).collect();
+    let mut found = parts?.concat();
+    // Each part is sorted; their order among each other depends on which are directories.
+    if !found.is_sorted_by(|one, next| one.path < next.path) {
+        found.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+    }
     Ok(found)
 }
 
+/// One entry of a directory that is looked at.
+struct Child {
+    path: Vec<u8>,
+    what: What,
+}
+
+enum What {
+    Kept(FoundKind),
+    Folder(CString),
+}
+
+impl Child {
+    /// Compares as the paths of all that is at or below one and the other do: as if the name of a folder had
+    /// its slash. Sorting the children of every directory so makes the whole walk sorted.
+    fn order(&self, other: &Self, parent_length: usize) -> Ordering {
+        let name = |child: &Self| -> (usize, Option<u8>) {
+            let is_folder = matches!(child.what, What::Folder(_));
+            (child.path.len(), is_folder.then_some(b'/'))
+        };
+        let ((own_length, own_end), (other_length, other_end)) = (name(self), name(other));
+        let common = own_length.min(other_length);
+        let next = |child: &Self, end: Option<u8>| child.path.get(common).copied().or(end);
+        self.path[parent_length..common]
+            .cmp(&other.path[parent_length..common])
+            .then_with(|| next(self, own_end).cmp(&next(other, other_end)))
+    }
+}
+
 impl Walk<'_> {
-    fn root(&self, path: &[u8]) -> Result<(), ProjectError> {
+    fn root(&self, path: &[u8]) -> Result<Vec<Found>, ProjectError> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
-        let name: &[u8] = if path.is_empty() { b"." } else { path };
-        let opened = kiln_sys::confined::open_beneath(
-            self.project.root(),
-            <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name),
-            flags,
-            Mode::empty(),
-        );
-        let file = match opened {
+        let name = OsStr::from_bytes(if path.is_empty() { b"." } else { path });
+        let root = self.project.root();
+        let file = match kiln_sys::confined::open_beneath(root, name, flags, Mode::empty()) {
             Ok(file) => file,
             // Not there, or behind a link.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Vec::new()),
             Err(error) => return Err(io("open", path, error)),
         };
         let stat = rustix::fs::fstat(&file).map_err(|error| io("look at", path, error))?;
-        match FileType::from_raw_mode(stat.st_mode) {
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let directory = open_directory(file.as_fd(), c".");
-                self.directory(directory.map_err(|error| io("read", path, error))?, path)
+                return self.directory(directory.map_err(|error| io("read", path, error))?, path);
             }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(&file, c"", Vec::new())
                     .map_err(|error| io("read", path, error))?;
-                self.keep(vec![link(path.to_vec(), target.into_bytes())])
+                FoundKind::Link {
+                    target: target.into_bytes(),
+                }
             }
-            FileType::RegularFile => self.keep(vec![file_found(path.to_vec(), &stat)]),
+            FileType::RegularFile => file_found(&stat),
             FileType::Fifo
             | FileType::Socket
             | FileType::CharacterDevice
             | FileType::BlockDevice
-            | FileType::Unknown => Ok(()),
-        }
+            | FileType::Unknown => return Ok(Vec::new()),
+        };
+        Ok(vec![Found {
+            path: path.to_vec(),
+            kind,
+        }])
     }
 
-    fn keep(&self, found: Vec<Found>) -> Result<(), ProjectError> {
-        let count = self.count.fetch_add(found.len(), Ordering::Relaxed) + found.len();
-        if count > FILES_LIMIT {
-            return Err(ProjectError::TooMany { limit: FILES_LIMIT });
-        }
-        self.found
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(found);
-        Ok(())
-    }
-
-    fn directory(&self, directory: OwnedFd, path: &[u8]) -> Result<(), ProjectError> {
+    fn directory(&self, directory: OwnedFd, path: &[u8]) -> Result<Vec<Found>, ProjectError> {
         let is_store = |store| DirectoryId::of(&directory).map(|id| id == store);
         if let Some(store) = self.project.store
             && is_store(store).map_err(|error| io("look at", path, error))?
         {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let mut found = Vec::new();
-        let mut folders = Vec::new();
+        let mut children = self.children(directory.as_fd(), path)?;
+        let count = self.count.fetch_add(children.len(), Relaxed) + children.len();
+        if count > FILES_LIMIT {
+            return Err(ProjectError::TooMany { limit: FILES_LIMIT });
+        }
+        children.sort_unstable_by(|one, other| one.order(other, path.len()));
+        let below: Result<Vec<Vec<Found>>, ProjectError> = children
+            .par_iter()
+            .filter_map(|child| match &child.what {
+                What::Folder(name) => Some((name, &child.path)),
+                What::Kept(_) => None,
+            })
+            .map(
+                |(name, path)| match open_directory(directory.as_fd(), name) {
+                    Ok(folder) => self.directory(folder, path),
+                    // Gone, or another kind of thing, since its name was read.
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Vec::new()),
+                    Err(error) => Err(io("read", path, error)),
+                },
+            )
+            .collect();
+        let below = below?;
+        let mut found =
+            Vec::with_capacity(children.len() + below.iter().map(Vec::len).sum::<usize>());
+        let mut below = below.into_iter();
+        for Child { path, what } in children {
+            match what {
+                What::Kept(kind) => found.push(Found { path, kind }),
+                What::Folder(_) => found.extend(below.next().into_iter().flatten()),
+            }
+        }
+        Ok(found)
+    }
+
+    fn children(&self, directory: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Child>, ProjectError> {
+        let mut children = Vec::new();
         let mut buffer: Vec<u8> = Vec::with_capacity(32 * 1024);
-        let mut entries = RawDir::new(&directory, buffer.spare_capacity_mut());
+        let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
         while let Some(entry) = entries.next() {
             let entry = entry.map_err(|error| io("read", path, error))?;
             let name = entry.file_name();
             if name == c"." || name == c".." {
                 continue;
             }
-            let whole = joined(path, name.to_bytes());
-            match self.entry(directory.as_fd(), name, entry.file_type(), &whole)? {
-                Entry::Kept(kind) => found.push(Found { path: whole, kind }),
-                Entry::Folder if (self.enters)(&whole) => folders.push((name.to_owned(), whole)),
-                Entry::Folder | Entry::Passed => {}
-            }
+            let path = joined(path, name.to_bytes());
+            let what = match self.entry(directory, name, entry.file_type(), &path)? {
+                Entry::Kept(kind) => What::Kept(kind),
+                Entry::Folder if (self.enters)(&path) => What::Folder(name.to_owned()),
+                Entry::Folder | Entry::Passed => continue,
+            };
+            children.push(Child { path, what });
         }
-        self.keep(found)?;
-        folders.into_par_iter().try_for_each(|(name, path)| {
-            match open_directory(directory.as_fd(), &name) {
-                Ok(folder) => self.directory(folder, &path),
-                // Gone, or another kind of thing, since its name was read.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
-                Err(error) => Err(io("read", &path, error)),
-            }
-        })
+        Ok(children)
     }
 
     fn entry(
@@ -191,7 +233,7 @@ impl Walk<'_> {
                     Err(error) => return Err(io("look at", path, error)),
                 };
                 match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::RegularFile => Ok(Entry::Kept(file_found(Vec::new(), &stat).kind)),
+                    FileType::RegularFile => Ok(Entry::Kept(file_found(&stat))),
                     // A file system that does not tell types with names, or a change just now.
                     FileType::Directory => Ok(Entry::Folder),
                     FileType::Symlink => self.entry(directory, name, FileType::Symlink, path),
@@ -221,19 +263,11 @@ fn open_directory(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno>
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
-fn link(path: Vec<u8>, target: Vec<u8>) -> Found {
-    Found {
-        path,
-        kind: FoundKind::Link { target },
-    }
-}
-
-fn file_found(path: Vec<u8>, stat: &Stat) -> Found {
-    let kind = FoundKind::File {
+fn file_found(stat: &Stat) -> FoundKind {
+    FoundKind::File {
         stamp: Stamp::of(stat),
         executable: stat.st_mode & 0o100 != 0,
-    };
-    Found { path, kind }
+    }
 }
 
 fn io(doing: &'static str, path: &[u8], error: Errno) -> ProjectError {
