@@ -134,6 +134,12 @@ pub(crate) fn recover(store: &Store) -> Result<(), StoreError> {
             }
         }
     }
+    // Nothing tells which of their bytes are right.
+    for area in ["partial/blobs", "partial/downloads"] {
+        for name in disk::names(&store.at(area))? {
+            discard(store, &store.at(&format!("{area}/{name}")))?;
+        }
+    }
     // Later layers would link to its files. Without it they are only written again.
     for shard in disk::names(&store.at("pool"))? {
         discard(store, &store.at(&format!("pool/{shard}")))?;

@@ -124,6 +124,7 @@ fn after_a_loss_of_power_only_what_was_synced_is_trusted() {
         put_step(&test.store, &session, "app.lost", lost).unwrap();
         good = blobs.put(&session, &b"good"[..], 10).unwrap().0;
         bad = blobs.put(&session, &b"bad"[..], 10).unwrap().0;
+        std::fs::write(test.store.at("partial/blobs/ab"), "lost").unwrap();
         std::fs::create_dir_all(test.store.at("pool/ab")).unwrap();
         std::fs::write(test.store.at("pool/ab/cd"), "lost").unwrap();
         failpoint::die_after(Some(0));
@@ -145,10 +146,10 @@ fn after_a_loss_of_power_only_what_was_synced_is_trusted() {
         disk::names(&test.store.at("pool")).unwrap(),
         Vec::<String>::new()
     );
-    assert_eq!(
-        disk::names(&test.store.at("unsynced")).unwrap(),
-        Vec::<String>::new()
-    );
+    for empty in ["unsynced", "partial/blobs"] {
+        let left = disk::names(&test.store.at(empty)).unwrap();
+        assert_eq!(left, Vec::<String>::new(), "{empty}");
+    }
     assert_consistent(&test.store);
     test.layer(&session, "lost").unwrap();
     assert_eq!(lost, test.layer(&session, "lost").unwrap());
