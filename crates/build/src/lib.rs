@@ -38,5 +38,5 @@ pub use project::{
 };
 pub use scheduler::{BuildReport, Refresh, SchedulerOptions, run_graph};
 pub use state::StepState;
-pub use store_sink::StoreSink;
+pub use store_sink::{PartialSink, StoreSink};
 pub use workspace::{OnFailure, Remote, SecretValue, Workspace};

@@ -40,14 +40,18 @@ impl BlobSink for StoreSink<'_> {
         )?;
         Ok(match resumed {
             Resume::Complete => Begun::Here,
-            Resume::From(partial) => Begun::From(Box::new(Incoming(*partial))),
+            Resume::From(partial) => Begun::From(Box::new(PartialSink(*partial))),
         })
     }
 }
 
-struct Incoming(Partial);
+/// A blob or download of the store that is being filled: what [`kiln_http::Client::download`] takes.
+///
+/// Take the inner value out and finish it when the download has succeeded.
+#[derive(Debug)]
+pub struct PartialSink(pub Partial);
 
-impl Sink for Incoming {
+impl Sink for PartialSink {
     fn held(&mut self) -> io::Result<u64> {
         Ok(self.0.have_bytes())
     }
@@ -70,7 +74,7 @@ impl Sink for Incoming {
     }
 }
 
-impl PartialBlob for Incoming {
+impl PartialBlob for PartialSink {
     fn commit(self: Box<Self>) -> Result<(), SinkError> {
         Ok(self.0.finish()?)
     }

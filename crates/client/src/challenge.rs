@@ -159,4 +159,19 @@ mod tests {
             assert!(choose(&[header]).is_err(), "{header}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_header_is_too_strange(header in "[Bbearsic =,\"\\\\a-z\u{80}-\u{ff}]{0,80}") {
+            // It ends, and does not panic.
+            drop(choose(&[&header]));
+        }
+
+        #[test]
+        fn quoted_values_come_back(realm in "[ -~]{1,40}", scope in "[ -~]{1,40}") {
+            let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+            let header = format!(r#"Basic realm="x", Bearer realm="{}",scope="{}""#, quoted(&realm), quoted(&scope));
+            assert_eq!(choose(&[&header]), Ok(bearer(&realm, None, Some(&scope))));
+        }
+    }
 }

@@ -386,3 +386,25 @@ fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
     };
     Some((start.trim().parse().ok()?, total))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
+        for bad in [
+            "",
+            "bytes",
+            "bytes 5-9",
+            "bytes */10",
+            "items 5-9/10",
+            "bytes -1-9/10",
+            "bytes 5-9/-1",
+        ] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+}

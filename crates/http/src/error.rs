@@ -53,7 +53,7 @@ pub enum Error {
         host: String,
     },
     /// No connection could be made.
-    #[error("cannot connect to `{host}` for `{url}` (tried {tries} times): {source}")]
+    #[error("cannot connect to `{host}` for `{url}`{}: {source}", tried(*.tries))]
     Connect {
         /// The address asked.
         url: String,
@@ -75,7 +75,7 @@ pub enum Error {
         problem: TlsProblem,
     },
     /// Nothing came for too long, in every try.
-    #[error("`{url}`: no answer within {} s {phase} (tried {tries} times)", after.as_secs_f32())]
+    #[error("`{url}`: no answer within {} s {phase}{}", after.as_secs_f32(), tried(*.tries))]
     Timeout {
         /// The address asked.
         url: String,
@@ -87,7 +87,7 @@ pub enum Error {
         tries: u32,
     },
     /// The connection broke, in every try.
-    #[error("`{url}`: the connection broke (tried {tries} times): {source}")]
+    #[error("`{url}`: the connection broke{}: {source}", tried(*.tries))]
     Broken {
         /// The address asked.
         url: String,
@@ -137,7 +137,7 @@ pub enum Error {
         body: BodyText,
     },
     /// The server is in trouble, in every try.
-    #[error("`{url}`: the server answered {status} (tried {tries} times){body}")]
+    #[error("`{url}`: the server answered {status}{}{body}", tried(*.tries))]
     Server {
         /// The address that answered.
         url: String,
@@ -215,6 +215,13 @@ impl Error {
             *tries = count;
         }
         self
+    }
+}
+
+fn tried(tries: u32) -> String {
+    match tries {
+        0 | 1 => String::new(),
+        tries => format!(" (tried {tries} times)"),
     }
 }
 

@@ -30,7 +30,15 @@ const LARGEST_FILE: u64 = 16 << 20;
 /// # Errors
 /// [`Error::CertificateFile`] for a named file that cannot be used.
 pub(crate) fn config(roots: &Roots, host: Option<&HostSettings>) -> Result<TlsConfig, Error> {
-    let mut trusted = system_roots(roots)?;
+    config_with(roots, host, SYSTEM_BUNDLES)
+}
+
+fn config_with(
+    roots: &Roots,
+    host: Option<&HostSettings>,
+    bundles: &[&str],
+) -> Result<TlsConfig, Error> {
+    let mut trusted = system_roots(roots, bundles)?;
     for path in host.into_iter().flat_map(|host| &host.authorities) {
         trusted.extend(certificates(path)?);
     }
@@ -49,12 +57,9 @@ pub(crate) fn config(roots: &Roots, host: Option<&HostSettings>) -> Result<TlsCo
         .build())
 }
 
-fn system_roots(roots: &Roots) -> Result<Vec<Certificate<'static>>, Error> {
+fn system_roots(roots: &Roots, bundles: &[&str]) -> Result<Vec<Certificate<'static>>, Error> {
     if roots.files.is_empty() && roots.directories.is_empty() {
-        let bundle = SYSTEM_BUNDLES
-            .iter()
-            .map(Path::new)
-            .find(|path| path.exists());
+        let bundle = bundles.iter().map(Path::new).find(|path| path.exists());
         return bundle.map_or(Ok(Vec::new()), certificates);
     }
     let mut trusted = Vec::new();
@@ -176,5 +181,30 @@ pub(crate) fn problem(error: &rustls::Error) -> TlsProblem {
             | AlertDescription::HandshakeFailure),
         ) => TlsProblem::Refused(format!("{alert:?}")),
         other => TlsProblem::Other(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_certificates_gets_the_carried_ones() {
+        let none = config_with(&Roots::default(), None, &["/nonexistent.pem"]).unwrap();
+        assert!(matches!(none.root_certs(), RootCerts::WebPki));
+    }
+
+    #[test]
+    fn the_first_bundle_there_is_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bundle.pem");
+        let key = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap();
+        fs::write(&path, format!("# a comment\n{}", key.cert.pem().repeat(3))).unwrap();
+        let bundles = ["/nonexistent.pem", path.to_str().unwrap()];
+        let config = config_with(&Roots::default(), None, &bundles).unwrap();
+        let RootCerts::Specific(certificates) = config.root_certs() else {
+            panic!("not the bundle's")
+        };
+        assert_eq!(certificates.len(), 3);
     }
 }

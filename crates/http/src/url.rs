@@ -432,4 +432,23 @@ mod tests {
         assert_eq!(with.shown(), "https://h/token?…");
         assert_eq!(format!("{with:?}"), "https://h/token?…");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_read_is_written_the_same(text in "(https?://)?[a-z0-9.:\\[\\]@%/?#&=\u{80}-\u{fff} -]{0,60}") {
+            if let Ok(read) = text.parse::<Url>() {
+                let written = read.to_string();
+                assert_eq!(written.parse::<Url>().as_ref(), Ok(&read));
+                assert!(written.is_ascii() && !written.contains(['#', ' ']), "{written}");
+            }
+        }
+
+        #[test]
+        fn a_location_never_leaves_http(location in "\\PC{0,60}") {
+            let base = url("https://h:8443/a/b?c");
+            if let Ok(joined) = base.join(&location) {
+                assert_eq!(joined.to_string().parse::<Url>(), Ok(joined));
+            }
+        }
+    }
 }

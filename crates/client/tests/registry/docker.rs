@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use kiln_client::{CredentialFiles, Error, Pulled, Registry, Settings};
 use kiln_http::{Cancel, Client, HostSettings};
-use kiln_oci::{Digest, Reference};
+use kiln_oci::{Compression, Digest, MediaType, Reference};
 
 use crate::certificates::Authority;
 use crate::fake::http;
@@ -98,8 +98,13 @@ impl DockerRegistry {
 
     /// Copies `tag` of the layout to `name`, bytes unchanged.
     fn fill(&self, layout: &Path, tag: &str, name: &str) {
+        self.copy(&["--all", "--preserve-digests"], layout, tag, name);
+    }
+
+    fn copy(&self, options: &[&str], layout: &Path, tag: &str, name: &str) {
         let output = Command::new("/usr/bin/skopeo")
-            .args(["copy", "--all", "--preserve-digests", "--insecure-policy"])
+            .args(["copy", "--insecure-policy"])
+            .args(options)
             .args(&self.skopeo)
             .arg(format!("oci:{}:{tag}", layout.display()))
             .arg(format!("docker://localhost:{}/{name}", self.port))
@@ -321,4 +326,76 @@ fn a_registry_with_its_own_authority_is_trusted_where_that_is_set() {
             .contains("unknown issuer; if you trust it, add"),
         "{error}"
     );
+}
+
+#[test]
+fn docker_schema_2_is_pulled() {
+    if let Some(reason) = missing() {
+        return println!("{reason}");
+    }
+    let (image, other) = images();
+    let layout = layout(&image, &other);
+    let server = DockerRegistry::start("", "", &["--dest-tls-verify=false"]);
+    server.copy(&["--format", "v2s2"], layout.path(), "one", "app:docker");
+    let registry = Registry::new(Client::new(http()), Settings::default());
+    let (pulled, sink) = server.pull(&registry, "app:docker").unwrap();
+    assert_eq!(pulled.image.manifest.media_type, MediaType::DockerManifest);
+    assert_eq!(pulled.image.config.rootfs.diff_ids.len(), 3);
+    for layer in &pulled.image.image.layers {
+        // skopeo compresses on the way.
+        assert_eq!(layer.media_type, MediaType::DockerLayer(Compression::Gzip));
+        assert_eq!(
+            sink.get(layer.digest).unwrap().len() as u64,
+            layer.size_bytes
+        );
+    }
+}
+
+#[test]
+fn the_file_that_a_login_writes_is_read() {
+    if let Some(reason) = missing() {
+        return println!("{reason}");
+    }
+    let (image, other) = images();
+    let layout = layout(&image, &other);
+    let auth = "auth: {htpasswd: {realm: test, path: FOLDER/htpasswd}}\n";
+    let server = DockerRegistry::start(
+        "",
+        auth,
+        &["--dest-tls-verify=false", "--dest-creds=me:hunter2"],
+    );
+    server.fill(layout.path(), "one", "app:one");
+    let file = server.folder.path().join("login.json");
+    let login = Command::new("/usr/bin/skopeo")
+        .args([
+            "login",
+            "--tls-verify=false",
+            "-u",
+            "me",
+            "-p",
+            "hunter2",
+            "--authfile",
+        ])
+        .arg(&file)
+        .arg(format!("localhost:{}", server.port))
+        .output()
+        .unwrap();
+    assert!(
+        login.status.success(),
+        "{}",
+        String::from_utf8_lossy(&login.stderr)
+    );
+    let credentials = CredentialFiles {
+        files: vec![file],
+        helper_folders: Vec::new(),
+    };
+    let registry = Registry::new(
+        Client::new(http()),
+        Settings {
+            credentials,
+            ..Settings::default()
+        },
+    );
+    let (pulled, sink) = server.pull(&registry, "app:one").unwrap();
+    assert_whole(&image, &pulled, &sink);
 }

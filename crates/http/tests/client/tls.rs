@@ -3,12 +3,13 @@
 use std::io::{BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use crate::certificates::{Authority, Pair};
 use crate::server::{Answer, Server};
 use kiln_http::{
-    Cancel, Client, ClientCertificate, Error, HostSettings, Proxies, RedirectProblem, Request,
-    RetryPolicy, Roots, Settings, TlsProblem,
+    Cancel, Client, ClientCertificate, Error, HostSettings, Phase, Proxies, RedirectProblem,
+    Request, RetryPolicy, Roots, Settings, TlsProblem,
 };
 
 fn settings() -> Settings {
@@ -249,5 +250,34 @@ fn https_goes_through_a_proxy_in_a_tunnel() {
     assert_eq!(
         request.header("proxy-authorization"),
         Some("Basic bWU6cGFzcw==")
+    );
+}
+
+#[test]
+fn a_server_silent_in_the_handshake_is_a_timeout() {
+    let server = Server::start_wrapped(
+        |stream| {
+            // Reads and never answers, until the client goes away.
+            std::io::copy(&mut &stream, &mut std::io::sink())?;
+            Ok(Box::new(stream))
+        },
+        |_| Answer::ok(""),
+    );
+    let mut settings = settings();
+    settings.timeouts.connect = Duration::from_millis(300);
+    let error = get(settings, &server).unwrap_err();
+    let Error::Timeout {
+        phase: Phase::Connect,
+        tries: 1,
+        ..
+    } = error
+    else {
+        panic!("{error:?}")
+    };
+    assert!(
+        error
+            .to_string()
+            .ends_with("no answer within 0.3 s while connecting"),
+        "{error}"
     );
 }
