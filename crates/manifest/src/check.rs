@@ -3,6 +3,7 @@
 //! Names resolve, choices are made once, nothing stands twice. A table that is broken
 //! still has its name, so that one mistake is not reported again wherever the name is used.
 
+mod action;
 mod image;
 mod list;
 pub(crate) mod names;

@@ -81,7 +81,7 @@ fn read(
     let merged = apply_profiles(&root, &profiles, &overrides.profiles, &mut problems);
     let (manifest, found) = evaluate(merged, text, overrides, profiles.is_empty(), source);
     problems.extend(found);
-    check_other_profiles(&root, &profiles, text, overrides, source, &mut problems);
+    check_the_rest(&root, &profiles, text, overrides, source, &mut problems);
     if errors.is_empty() {
         return (manifest, problems);
     }
@@ -276,8 +276,9 @@ fn apply_profiles(
     merged
 }
 
-/// Finds what is wrong inside of profiles that were not chosen.
-fn check_other_profiles(
+/// Finds what is wrong where the chosen profiles do not lead: in those that were not
+/// chosen, and in what the chosen ones replace.
+fn check_the_rest(
     root: &Table,
     profiles: &BTreeMap<String, Profile>,
     text: &str,
@@ -285,6 +286,13 @@ fn check_other_profiles(
     source: &SourceText,
     problems: &mut Vec<Problem>,
 ) {
+    if !overrides.profiles.is_empty() {
+        // What a chosen profile replaces is looked at too, if it can be by itself.
+        let (_, found) = evaluate(root.clone(), text, overrides, false, source);
+        let hidden = found.into_iter().filter(is_local);
+        let hidden: Vec<Problem> = hidden.filter(|found| !problems.contains(found)).collect();
+        problems.extend(hidden);
+    }
     for (name, profile) in profiles {
         if overrides.profiles.contains(name) {
             continue;
@@ -323,7 +331,17 @@ fn syntax_problem(error: &toml::de::Error) -> Problem {
 
 /// Whether `problem` may only be there because part of the text was not understood.
 fn is_fallout(problem: &Problem, syntax: &[Problem], text: &str) -> bool {
-    let is_local = matches!(
+    let line = |problem: &Problem| {
+        let offset = problem.place().map_or(0, |place| place.offset());
+        let before = text.as_bytes().get(..offset).unwrap_or_default();
+        before.iter().filter(|byte| **byte == b'\n').count()
+    };
+    !is_local(problem) || syntax.iter().any(|error| line(error) == line(problem))
+}
+
+/// Whether `problem` is about one place and nothing else.
+fn is_local(problem: &Problem) -> bool {
+    matches!(
         problem,
         Problem::UnknownKey { .. }
             | Problem::WrongType { .. }
@@ -331,11 +349,5 @@ fn is_fallout(problem: &Problem, syntax: &[Problem], text: &str) -> bool {
             | Problem::NotSupportedYet { .. }
             | Problem::InvalidVariable { .. }
             | Problem::VariableInKey { .. }
-    );
-    let line = |problem: &Problem| {
-        let offset = problem.place().map_or(0, |place| place.offset());
-        let before = text.as_bytes().get(..offset).unwrap_or_default();
-        before.iter().filter(|byte| **byte == b'\n').count()
-    };
-    !is_local || syntax.iter().any(|error| line(error) == line(problem))
+    )
 }

@@ -2,8 +2,6 @@
 //!
 //! `UPDATE=1 cargo test -p kiln-manifest` writes them anew.
 
-#![cfg(test)]
-
 use std::fs;
 use std::path::Path;
 

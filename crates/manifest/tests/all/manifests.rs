@@ -3,8 +3,6 @@
 //!
 //! `UPDATE=1 cargo test -p kiln-manifest` writes the diagnostics anew.
 
-#![cfg(test)]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,14 +11,14 @@ use kiln_manifest::Overrides;
 use kiln_manifest::{BuildManifest, ManifestErrors};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 
-fn folder(name: &str) -> PathBuf {
+pub(crate) fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../tests/manifests")
         .join(name)
 }
 
 /// Name and text of every manifest in a folder.
-fn manifests(name: &str) -> BTreeMap<PathBuf, String> {
+pub(crate) fn manifests(name: &str) -> BTreeMap<PathBuf, String> {
     let entries = fs::read_dir(folder(name)).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
     paths
@@ -33,7 +31,7 @@ fn manifests(name: &str) -> BTreeMap<PathBuf, String> {
 }
 
 /// Overrides from comment lines: `#! set NAME=VALUE`, `#! environment NAME=VALUE`, `#! profile NAME`.
-fn overrides(text: &str) -> Overrides {
+pub(crate) fn overrides(text: &str) -> Overrides {
     let mut overrides = Overrides::default();
     for line in text.lines().filter_map(|line| line.strip_prefix("#! ")) {
         let (kind, rest) = line.split_once(' ').unwrap();
@@ -51,11 +49,11 @@ fn overrides(text: &str) -> Overrides {
     overrides
 }
 
-fn parse(text: &str) -> Result<BuildManifest, ManifestErrors> {
+pub(crate) fn parse(text: &str) -> Result<BuildManifest, ManifestErrors> {
     BuildManifest::parse("kiln.toml", text, &overrides(text))
 }
 
-fn render(diagnostic: &dyn Diagnostic) -> String {
+pub(crate) fn render(diagnostic: &dyn Diagnostic) -> String {
     let mut out = String::new();
     GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
         .with_width(100)
@@ -116,7 +114,7 @@ fn invalid_manifests_are_refused_as_pinned() {
 /// Every code of the crate's problems has a manifest of its name.
 #[test]
 fn every_code_has_a_manifest() {
-    let source = include_str!("../src/problem.rs");
+    let source = include_str!("../../src/problem.rs");
     let codes: Vec<&str> = source
         .split("code(manifest::")
         .skip(1)
