@@ -194,7 +194,7 @@ pub enum OutputStream {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum MissReason {
-    /// It never ran with success in this store.
+    /// The store has no earlier result of it to compare with: it never ended well, or all of it was removed.
     New,
     /// An input differs from the last time.
     Changed {

@@ -11,7 +11,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use kiln_graph::{BuildGraph, CacheKey, StepId, StepMap};
+use kiln_graph::{BuildGraph, CacheKey, NodeName, StepId, StepMap};
 use kiln_oci::{DiffId, ImageConfig};
 
 use crate::cancel::Cancel;
@@ -139,6 +139,16 @@ impl<'a> Task<'a> {
     pub fn layers_of(&self, stack: &[StepId]) -> Vec<DiffId> {
         let layers = stack.iter().flat_map(|&node| &self.output_of(node).layers);
         layers.copied().collect()
+    }
+
+    /// Returns the name of a node that this one waits for and that made `layer`, the nearest one.
+    pub fn maker_of(&self, layer: DiffId) -> Option<&'a NodeName> {
+        let nodes = self.graph.nodes().iter().rev();
+        let makers = nodes.filter(|(id, _)| {
+            let output = self.outputs[*id].get();
+            output.is_some_and(|output| output.layers.contains(&layer))
+        });
+        makers.map(|(_, node)| &node.name).next()
     }
 
     /// Returns the layers that the node sees, lowest first.

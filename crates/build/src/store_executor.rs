@@ -129,6 +129,14 @@ impl<'w> StoreExecutor<'w> {
         self.state().seen.insert(name.as_str().to_owned(), seen);
     }
 
+    /// Notes the log of a step that failed: it is wanted most. The key stays that of its last result, against
+    /// which the next run is explained.
+    fn note_failure(&self, name: &NodeName, key: CacheKey, log: Option<Name>) {
+        let before = self.before.steps.get(name.as_str());
+        let key = before.map_or(key, |before| CacheKey::from_raw(*before.key.as_raw()));
+        self.note(name, key, log);
+    }
+
     fn describe_step(&self, task: &Task<'_>, step: &Step) -> Result<Prepared, Failure> {
         let stack = task.graph().stack(task.node());
         check_conflicts(self.workspace, task.graph(), stack, |node| {
@@ -233,7 +241,7 @@ impl Executor for StoreExecutor<'_> {
             return Ok(LookUp::Hit(output));
         }
         let before = self.before.steps.get(name.as_str());
-        let (reason, previous) = explain::miss(store, before, key, &described.inputs)?;
+        let (reason, previous) = explain::miss(store, before, key, task, &described.inputs)?;
         Ok(LookUp::Miss { reason, previous })
     }
 
@@ -254,9 +262,8 @@ impl Executor for StoreExecutor<'_> {
                 unreachable!("a node is described as what it is")
             }
         };
-        // The log of a step that failed is wanted most.
+        let made = made.inspect_err(|_| self.note_failure(&node.name, key, log.clone()))?;
         self.note(&node.name, key, log.clone());
-        let made = made?;
         let Some((&layer, below)) = made.layers.split_last() else {
             let message = "the base is an image without layers: use `from = \"scratch\"`";
             return Err(Failure::new(FailureKind::User, message.to_owned()));

@@ -13,7 +13,7 @@ const FILES_NAMED: usize = 3;
 /// Why a step runs.
 pub(crate) fn miss(reason: &MissReason) -> String {
     match reason {
-        MissReason::New => "runs: it never ran here".to_owned(),
+        MissReason::New => "runs: the store has no result of it".to_owned(),
         MissReason::Changed { what, files } => {
             let mut words = format!("runs: {}", text::harmless(what));
             if !files.is_empty() {

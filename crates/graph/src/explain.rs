@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use kiln_oci::DiffId;
+
 use crate::inputs::field_title;
 use crate::tree::TreeDigest;
 
@@ -87,6 +89,16 @@ impl Difference {
             .flatten()
     }
 
+    /// Returns the layer that is there now, if it is a layer that differs: of the stack the step sees, or of what
+    /// a `copy` reads.
+    pub fn new_layer(&self) -> Option<DiffId> {
+        let is_layer = matches!(self.field.as_str(), "layer" | "copy.layer");
+        is_layer
+            .then(|| self.new.as_deref()?.parse().ok())
+            .flatten()
+            .map(DiffId)
+    }
+
     /// Returns the position, in the stack the step sees, of the layer that differs, if one does.
     pub fn layer(&self) -> Option<usize> {
         (self.field == "layer")
@@ -102,6 +114,8 @@ impl fmt::Display for Difference {
             write!(f, " `{}`", item.replace("\\x20", " "))?;
         }
         match (&self.old, &self.new) {
+            // Digests of trees tell nobody anything: the files that differ do.
+            (Some(_), Some(_)) if self.trees().is_some() => f.write_str(" changed"),
             (Some(old), Some(new)) => {
                 let from = common_prefix(old, new);
                 write!(
@@ -206,9 +220,18 @@ mod tests {
         let difference =
             first_difference(&format!("files = {one}\n"), &format!("files = {two}\n")).unwrap();
         assert_eq!(difference.trees(), Some((one, two)));
+        assert_eq!(
+            difference.to_string(),
+            "the project files of the step changed"
+        );
         assert_eq!(difference.layer(), None);
         let difference = first_difference("layer 3 = a\n", "layer 3 = b\n").unwrap();
         assert_eq!((difference.layer(), difference.trees()), (Some(3), None));
+        assert_eq!(difference.new_layer(), None);
+        let layer = DiffId(kiln_oci::Digest::of(b"layer"));
+        let difference =
+            first_difference("layer 3 = a\n", &format!("layer 3 = {layer}\n")).unwrap();
+        assert_eq!(difference.new_layer(), Some(layer));
     }
 
     #[test]

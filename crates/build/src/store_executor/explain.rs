@@ -9,6 +9,7 @@ use kiln_store::{Seen, StepKey, Store, StoreError};
 
 use super::{NodeMaterials, Prepared};
 use crate::event::MissReason;
+use crate::executor::Task;
 
 /// How many changed files a reason names.
 const FILES_NAMED: usize = 5;
@@ -51,6 +52,7 @@ pub(crate) fn miss(
     store: &Store,
     before: Option<&Seen>,
     key: StepKey,
+    task: &Task<'_>,
     prepared: &Prepared,
 ) -> Result<(MissReason, Option<Vec<DiffId>>), StoreError> {
     let Some(before) = before else {
@@ -63,10 +65,16 @@ pub(crate) fn miss(
             record.stack
         }
     });
+    let recorded = store.steps().inputs(&before.key)?;
     if before.key == key {
-        return Ok((MissReason::Removed, previous));
+        // Inputs are kept with a result only: without them, it never ended well.
+        let reason = match recorded {
+            Some(_) => MissReason::Removed,
+            None => MissReason::New,
+        };
+        return Ok((reason, previous));
     }
-    let Some(recorded) = store.steps().inputs(&before.key)? else {
+    let Some(recorded) = recorded else {
         // It failed last time, or its record is gone: nothing to compare with.
         return Ok((MissReason::New, previous));
     };
@@ -76,10 +84,22 @@ pub(crate) fn miss(
         return Ok((MissReason::Removed, previous));
     };
     let reason = MissReason::Changed {
-        what: difference.to_string(),
+        what: what_changed(&difference, task),
         files: changed_files(&difference, &old_trees, &new_trees),
     };
     Ok((reason, previous))
+}
+
+/// Returns the difference in words, with the name of the step where it is a layer that changed.
+fn what_changed(difference: &Difference, task: &Task<'_>) -> String {
+    let maker = difference
+        .new_layer()
+        .and_then(|layer| task.maker_of(layer));
+    match (maker, &difference.old) {
+        (Some(maker), Some(_)) => format!("the layer of `{maker}` changed"),
+        (Some(maker), None) => format!("the layer of `{maker}` was added"),
+        (None, _) => difference.to_string(),
+    }
 }
 
 fn changed_files(difference: &Difference, old: &[FileTree], new: &[FileTree]) -> Vec<String> {

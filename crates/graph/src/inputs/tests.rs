@@ -213,7 +213,7 @@ fn each_input_of_a_run_is_in_the_key_and_is_explained() {
         ),
         (
             run_inputs(|run| run.files = Some(files("other"))),
-            "the project files of the step changed from",
+            "the project files of the step changed",
         ),
         (
             run_inputs(|run| run.files = None),
