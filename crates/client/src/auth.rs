@@ -18,7 +18,7 @@ use crate::challenge::Challenge;
 use crate::credentials::{Credential, CredentialFiles};
 use crate::error::Error;
 use crate::place::Place;
-use crate::registry::said;
+use crate::report::said;
 
 /// The largest answer of a token server, in bytes.
 const LARGEST_ANSWER: u64 = 1 << 20;

@@ -204,7 +204,7 @@ impl Error {
                 reference,
                 retry_after,
                 user,
-                said: crate::registry::said(body.text()),
+                said: crate::report::said(body.text()),
             };
         }
         let source = Box::new(error);

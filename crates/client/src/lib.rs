@@ -24,11 +24,14 @@ mod credentials;
 mod document;
 mod error;
 mod helper;
+mod manifests;
 mod place;
 mod pull;
 mod registry;
+mod report;
 mod settings;
 mod sink;
+mod visit;
 
 pub use credentials::{Credential, CredentialFiles, Secret};
 pub use document::{Document, RemoteImage, Resolved};

@@ -1,0 +1,215 @@
+//! One operation at one place: addresses, authorised requests, blobs.
+
+use std::sync::PoisonError;
+
+use kiln_http::{BodyText, Cancel, Download, Request, Response, Url};
+use kiln_oci::{Digest, MAX_DOCUMENT_BYTES, Reference};
+
+use crate::auth::{Asker, Ticket};
+use crate::challenge::Challenge;
+use crate::error::Error;
+use crate::place::Place;
+use crate::registry::{Inner, Registry};
+use crate::report::said;
+
+/// How often a request is answered with 401 before that is the answer.
+const MOST_CHALLENGES: u32 = 2;
+/// How often a mirror is asked before the next place is.
+const MIRROR_TRIES: u32 = 2;
+/// One operation on one reference at one place.
+#[derive(Clone, Copy)]
+pub(crate) struct Visit<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) reference: &'a Reference,
+    pub(crate) place: &'a Place,
+    pub(crate) cancel: &'a Cancel,
+}
+
+impl Visit<'_> {
+    fn inner(&self) -> &Inner {
+        self.registry.inner()
+    }
+
+    fn asker(&self) -> Asker<'_> {
+        Asker {
+            http: &self.inner().http,
+            files: &self.inner().settings.credentials,
+            reference: self.reference,
+            place: self.place,
+            cancel: self.cancel,
+        }
+    }
+
+    pub(crate) fn name(&self) -> Box<Reference> {
+        Box::new(self.reference.clone())
+    }
+
+    pub(crate) fn failed(&self, ticket: Option<&Ticket>, error: kiln_http::Error) -> Error {
+        let user = ticket.and_then(|ticket| ticket.user.clone());
+        Error::of(self.reference, user, error)
+    }
+
+    /// Returns the address of `rest` in the repository.
+    fn url(&self, rest: &str) -> Result<Url, Error> {
+        let secure = self.is_secure()?;
+        Url::from_parts(secure, &self.place.authority, &self.place.path(rest))
+            .map_err(|error| self.failed(None, kiln_http::Error::Url(error)))
+    }
+
+    /// Tells whether the place is asked over TLS: always, except where the settings say otherwise
+    /// and on this machine, where it is tried out.
+    fn is_secure(&self) -> Result<bool, Error> {
+        let http = &self.inner().http;
+        let authority = &self.place.authority;
+        let url = |secure| {
+            Url::from_parts(secure, authority, "/v2/")
+                .map_err(|error| self.failed(None, kiln_http::Error::Url(error)))
+        };
+        let plain = url(false)?;
+        let allowed = http
+            .settings()
+            .host(&url(true)?)
+            .or_else(|| http.settings().host(&plain))
+            .is_some_and(|(_, host)| host.plain_http);
+        if allowed {
+            return Ok(false);
+        }
+        if !plain.is_loopback() {
+            return Ok(true);
+        }
+        let known = &self.inner().secure;
+        let found = known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(authority)
+            .copied();
+        if let Some(secure) = found {
+            return Ok(secure);
+        }
+        // Servers that want TLS answer 400 to plain words, or nothing that is HTTP.
+        let secure = match http.fetch(
+            &Request::get(plain).tries(1),
+            MAX_DOCUMENT_BYTES,
+            self.cancel,
+        ) {
+            Ok(response) => response.status == 400,
+            Err(kiln_http::Error::Protocol { .. } | kiln_http::Error::Broken { .. }) => true,
+            // The request itself will tell, with its tries.
+            Err(kiln_http::Error::Server { .. } | kiln_http::Error::RateLimited { .. }) => false,
+            Err(error) => return Err(self.failed(None, error)),
+        };
+        known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(authority.clone(), secure);
+        Ok(secure)
+    }
+
+    /// Sends a request that `make` writes, with what the registry wants to know of who asks.
+    pub(crate) fn ask(
+        &self,
+        rest: &str,
+        make: impl Fn(Url) -> Request,
+    ) -> Result<(Response, Option<Ticket>), Error> {
+        let url = self.url(rest)?;
+        let auth = &self.inner().auth;
+        let mut ticket = auth.current(self.asker())?;
+        let mut challenges = 0;
+        loop {
+            let request = self.authorised(make(url.clone()), ticket.as_ref());
+            let response = self
+                .inner()
+                .http
+                .fetch(&request, MAX_DOCUMENT_BYTES, self.cancel)
+                .map_err(|error| self.failed(ticket.as_ref(), error))?;
+            if response.status != 401 {
+                return Ok((response, ticket));
+            }
+            challenges += 1;
+            let user = || ticket.as_ref().and_then(|ticket| ticket.user.clone());
+            let challenge =
+                Challenge::choose(response.headers("www-authenticate")).map_err(|schemes| {
+                    let wanted = format!("it wants to know who asks by: {}", schemes.join(", "));
+                    let words = if schemes.is_empty() {
+                        String::new()
+                    } else {
+                        wanted
+                    };
+                    self.asker().refused(user(), BodyText::of(words.as_bytes()))
+                })?;
+            if challenges > MOST_CHALLENGES || !response.url.same_origin(&url) {
+                let said = said(&String::from_utf8_lossy(&response.body));
+                return Err(self.asker().refused(user(), said));
+            }
+            ticket = auth.answer(self.asker(), ticket.as_ref(), Some(challenge))?;
+        }
+    }
+
+    fn authorised(&self, request: Request, ticket: Option<&Ticket>) -> Request {
+        let request = if self.place.is_mirror {
+            request.tries(MIRROR_TRIES)
+        } else {
+            request
+        };
+        match ticket {
+            Some(ticket) => request.authorization(ticket.authorization.clone()),
+            None => request,
+        }
+    }
+
+    /// Downloads a blob into `sink` and verifies it.
+    pub(crate) fn blob(
+        &self,
+        digest: Digest,
+        size_bytes: u64,
+        sink: &mut dyn kiln_http::Sink,
+        progress: &mut dyn FnMut(kiln_http::Progress),
+    ) -> Result<(), Error> {
+        let rest = format!("blobs/{digest}");
+        let url = self.url(&rest)?;
+        let auth = &self.inner().auth;
+        let mut ticket = auth.current(self.asker())?;
+        let mut challenges = 0;
+        loop {
+            let download = Download {
+                request: self.authorised(Request::get(url.clone()), ticket.as_ref()),
+                digest: Some(digest),
+                size_bytes: Some(size_bytes),
+                limit_bytes: size_bytes,
+            };
+            let http = &self.inner().http;
+            let (status, body) = match http.download(&download, sink, progress, self.cancel) {
+                Ok(_) => return Ok(()),
+                Err(kiln_http::Error::Status { status, body, .. })
+                    if matches!(status, 401 | 403 | 404) =>
+                {
+                    (status, body)
+                }
+                Err(error) => return Err(self.failed(ticket.as_ref(), error)),
+            };
+            let reference = self.name();
+            let user = ticket.as_ref().and_then(|ticket| ticket.user.clone());
+            let said = said(body.text());
+            match status {
+                401 if challenges < MOST_CHALLENGES => {
+                    challenges += 1;
+                    // The challenge is the one that the manifest was answered with, or is asked for
+                    // without the body.
+                    ticket = match &ticket {
+                        Some(_) => auth.answer(self.asker(), ticket.as_ref(), None)?,
+                        None => self.ask(&rest, Request::head)?.1,
+                    };
+                }
+                401 => return Err(self.asker().refused(user, said)),
+                403 => {
+                    return Err(Error::Denied {
+                        reference,
+                        user,
+                        said,
+                    });
+                }
+                _ => return Err(Error::BlobNotFound { reference, digest }),
+            }
+        }
+    }
+}
