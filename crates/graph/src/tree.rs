@@ -5,7 +5,7 @@
 //! there only as parts of paths, so an empty folder is not seen, as in git.
 //!
 //! ```text
-//! listing  "kiln-tree 1\n" entry…           sorted by path bytes, each path once
+//! listing  "kiln-files 1\n" entry…           sorted by path bytes, each path once
 //! entry    kind path-length path rest       kind: f file, x executable file, l link; lengths: u32 LE
 //! rest     f, x: BLAKE3 of the content (32 bytes)      l: target-length target
 //! ```
@@ -17,7 +17,7 @@ use std::cmp::Ordering;
 use std::fmt;
 
 /// First bytes of a listing. Changing them is a break of the format and of every cache key with files.
-const MAGIC: &[u8] = b"kiln-tree 1\n";
+const MAGIC: &[u8] = b"kiln-files 1\n";
 
 macro_rules! blake3_value {
     ($(#[$doc:meta])* $name:ident) => {
@@ -447,7 +447,7 @@ mod tests {
             file("b", b"hi", true),
             link("c", "b"),
         ]);
-        let pinned = "ba57e594f4fbcb3428f8b378be1133b1d71b214a38012346e2b3949a58c3272f";
+        let pinned = "afac188e8761dac3e8ec37f0a079d20085b3854b3285077acfd6b1d67f9b5b59";
         assert_eq!(
             tree.digest().hex(),
             pinned,
