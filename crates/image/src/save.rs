@@ -33,8 +33,13 @@ struct DockerEntry {
 
 /// What a file of the archive holds.
 enum Content {
+    /// A folder. Some tools, run by ordinary users, fail on folders that are only implied.
+    Folder,
     Bytes(Vec<u8>),
-    Blob { digest: Digest, size_bytes: u64 },
+    Blob {
+        digest: Digest,
+        size_bytes: u64,
+    },
 }
 
 /// Writes `images`, each with its names, as one archive. Built layers are compressed as told.
@@ -69,6 +74,9 @@ pub fn save(
         });
     }
     let docker = canonical::to_vec(&docker).expect("it has only text keys");
+    for folder in ["blobs/", "blobs/sha256/"] {
+        files.insert(folder.to_owned(), Content::Folder);
+    }
     files.insert("index.json".to_owned(), Content::Bytes(index.to_bytes()));
     files.insert("manifest.json".to_owned(), Content::Bytes(docker));
     files.insert("oci-layout".to_owned(), Content::Bytes(LAYOUT.to_vec()));
@@ -113,6 +121,7 @@ fn write(
     let mut tar = tar::Builder::new(out);
     for (path, content) in files {
         let size_bytes = match content {
+            Content::Folder => 0,
             Content::Bytes(bytes) => bytes.len() as u64,
             Content::Blob { size_bytes, .. } => *size_bytes,
         };
@@ -124,6 +133,11 @@ fn write(
         header.set_mtime(0);
         header.set_entry_type(tar::EntryType::Regular);
         match content {
+            Content::Folder => {
+                header.set_mode(0o755);
+                header.set_entry_type(tar::EntryType::Directory);
+                tar.append_data(&mut header, path, std::io::empty())
+            }
             Content::Bytes(bytes) => tar.append_data(&mut header, path, bytes.as_slice()),
             Content::Blob { digest, .. } => {
                 let blob = session.store().blobs().open(digest, size_bytes)?;

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use kiln_layer::{CommitOptions, LowerStack, commit};
+use kiln_layer::{CommitOptions, LowerStack, Ownership, commit};
 use kiln_oci::Platform;
 use kiln_store::{LayerRecord, Origin, Session, Store, Timestamp};
 
@@ -60,6 +60,8 @@ impl TestStore {
         let lower = LowerStack::new(&nothing).unwrap();
         let options = CommitOptions {
             epoch: 315_532_800,
+            // So that the bytes are the same whoever runs the test.
+            ownership: Ownership::Flatten,
             ..CommitOptions::default()
         };
         let committed = commit(upper.as_fd(), &lower, options).unwrap();
@@ -94,9 +96,17 @@ impl TestStore {
     }
 }
 
-/// Settings of a user who may do everything.
+/// Settings for whoever runs the test.
 pub(crate) fn settings() -> UnpackSettings {
-    UnpackSettings::default()
+    let ownership = if rustix::process::geteuid().is_root() {
+        Ownership::Keep
+    } else {
+        Ownership::Flatten
+    };
+    UnpackSettings {
+        ownership,
+        ..UnpackSettings::default()
+    }
 }
 
 /// Lists a tree: paths with the content of files.

@@ -258,7 +258,7 @@ fn spoilt_archives_are_told() {
     };
     check("empty", b"", "neither `index.json` nor");
     check("text", &b"hello".repeat(400), "not a tar");
-    check("cut short", &good[..900], "neither");
+    check("cut in a blob", &good[..1700], "ends inside `blobs/sha256/");
     let cut = layer_tar(&[("index.json", &[b' '; 600])]);
     check("cut in a file", &cut[..700], "ends inside `index.json`");
     check("without its index", &layer_tar(&[("a", b"b")]), "neither");
