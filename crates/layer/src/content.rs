@@ -92,7 +92,7 @@ fn write_large(
 
 /// Whether two open files have the same content.
 pub(crate) fn same_content(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, Errno> {
-    let mut buffers = [vec![0; 128 * 1024], vec![0; 128 * 1024]];
+    let mut buffers = [vec![0; 64 * 1024], vec![0; 64 * 1024]];
     let mut offset = 0;
     loop {
         let [first, second] = &mut buffers;

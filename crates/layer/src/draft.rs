@@ -409,13 +409,24 @@ impl<'a> Draft<'a> {
     /// Opens the directory at a real path in the draft. One that is only below gets its look from
     /// there; one that is nowhere is made anew.
     fn upper_directory(&mut self, path: &TreePath) -> Result<OwnedFd, DraftError> {
-        match disk::open_path(&self.upper, path) {
-            Ok(directory) => return Ok(directory),
-            Err(Errno::NOENT | Errno::NOTDIR) => {}
-            Err(error) => return Err(FileError::new("open", path, error).into()),
+        let mut missing = Vec::new();
+        let mut at = path.clone();
+        let mut directory = loop {
+            match disk::open_path(&self.upper, &at) {
+                Ok(directory) => break directory,
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(error) => return Err(FileError::new("open", &at, error).into()),
+            }
+            let parent = at.parent().unwrap_or_default();
+            missing.push(std::mem::replace(&mut at, parent));
+        };
+        for path in missing.into_iter().rev() {
+            directory = self.make_missing(&directory, &path)?;
         }
-        let above = path.parent().unwrap_or_default();
-        let parent = self.upper_directory(&above)?;
+        Ok(directory)
+    }
+
+    fn make_missing(&mut self, parent: &OwnedFd, path: &TreePath) -> Result<OwnedFd, DraftError> {
         let name = disk::name(path.name());
         let found = self.view.resolve(path, LastLink::Keep)?.found;
         let metadata = match &found {
@@ -427,14 +438,14 @@ impl<'a> Draft<'a> {
             Some(_) => return Err(DraftError::NotDirectory(path.clone())),
         };
         // Nothing shows there, but the draft may have a removal, which the directory continues.
-        let removed = disk::stat(&parent, path.name())
+        let removed = disk::stat(parent, path.name())
             .at("look up", path)?
             .is_some();
         if removed {
-            fs::unlinkat(&parent, name, AtFlags::empty()).at("replace", path)?;
+            fs::unlinkat(parent, name, AtFlags::empty()).at("replace", path)?;
         }
-        fs::mkdirat(&parent, name, Mode::RWXU).at("make", path)?;
-        let directory = disk::open_directory(&parent, path.name()).at("open", path)?;
+        fs::mkdirat(parent, name, Mode::RWXU).at("make", path)?;
+        let directory = disk::open_directory(parent, path.name()).at("open", path)?;
         if removed {
             disk::set_opaque(&directory).at("mark", path)?;
         }

@@ -97,7 +97,7 @@ pub enum ResolveError {
         /// The file.
         path: TreePath,
         /// How large it may be.
-        limit_bytes: usize,
+        limit_bytes: u64,
     },
     /// A link leads to an impossible path.
     #[error(transparent)]
@@ -179,7 +179,7 @@ impl LowerStack {
     pub fn read_file(
         &self,
         path: &TreePath,
-        limit_bytes: usize,
+        limit_bytes: u64,
     ) -> Result<Option<Vec<u8>>, ResolveError> {
         let Resolved { path, found } = self.resolve(path, LastLink::Follow)?;
         let Some(found) = found else {
@@ -191,11 +191,11 @@ impl LowerStack {
         if found.file_type() != FileType::RegularFile {
             return Err(ResolveError::NotFile(path));
         }
-        let length = usize::try_from(disk::size_bytes(&found.stat)).unwrap_or(usize::MAX);
+        let length = disk::size_bytes(&found.stat);
         if length > limit_bytes {
             return Err(ResolveError::TooLarge { path, limit_bytes });
         }
-        let mut content = vec![0; length];
+        let mut content = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         let file = found.open().at("open", &path)?;
         let read = disk::read_at(file.as_fd(), &mut content, 0).at("read", &path)?;
         content.truncate(read);
@@ -316,37 +316,27 @@ impl MergedDirectory {
         Ok(top)
     }
 
-    /// Returns the names in the directory, in byte order.
-    pub(crate) fn list(&self) -> Result<Vec<Vec<u8>>, Errno> {
-        let mut all = Vec::new();
+    /// Returns the names that any layer has in the directory, in byte order. Some may be removed.
+    pub(crate) fn names(&self) -> Result<Vec<Vec<u8>>, Errno> {
+        let mut names = Vec::new();
         for part in &self.parts {
-            all.extend(disk::list(part)?);
+            names.extend(disk::list(part)?);
         }
-        all.sort_unstable();
-        all.dedup();
-        let mut shown = Vec::with_capacity(all.len());
-        for name in all {
-            // Only with one part and no removals could the look-up be spared; it is rarely asked.
-            if self.lookup_exists(&name)? {
-                shown.push(name);
-            }
+        if self.parts.len() > 1 {
+            names.sort_unstable();
+            names.dedup();
         }
-        Ok(shown)
-    }
-
-    /// Whether the tree has something under `name`: decided by the topmost layer that knows it.
-    fn lookup_exists(&self, name: &[u8]) -> Result<bool, Errno> {
-        for part in &self.parts {
-            if let Some(stat) = disk::stat(part, name)? {
-                return Ok(!disk::is_whiteout(&stat));
-            }
-        }
-        Ok(false)
+        Ok(names)
     }
 
     /// Whether the tree shows nothing in this directory.
     pub(crate) fn is_empty(&self) -> Result<bool, Errno> {
-        Ok(self.list()?.is_empty())
+        for name in self.names()? {
+            if self.lookup(&name)?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

@@ -199,7 +199,11 @@ impl Streamer<'_> {
         let (xattrs, others) = disk::xattrs(file)?;
         if !self.shared.contains(&kept.item.path) {
             strip(file, &others)?;
-            disk::set_time(file, kept.item.stat.st_mtime.min(self.epoch).max(0))?;
+            let stat = &kept.item.stat;
+            let mtime = stat.st_mtime.min(self.epoch).max(0);
+            if (stat.st_mtime, stat.st_mtime_nsec) != (mtime, 0) {
+                disk::set_time(file, mtime)?;
+            }
         }
         Ok(xattrs)
     }

@@ -1,8 +1,10 @@
 //! First step of a commit: what the upper directory has, and how it compares with what is below.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use kiln_sys::Errno;
+use rayon::prelude::*;
 use rustix::fs::{FileType, Stat};
 
 use super::CommitError;
@@ -43,6 +45,35 @@ pub(super) enum What {
     Socket,
 }
 
+/// A file that looks like the one below and has to be read to know.
+struct Pending {
+    /// Where in the list it is.
+    at: usize,
+    directory: Arc<OwnedFd>,
+    below: Found,
+}
+
+/// Files compared at once; each holds a few descriptors.
+const BATCH: usize = 128;
+
+#[derive(Default)]
+struct Survey {
+    items: Vec<Item>,
+    pending: Vec<Pending>,
+}
+
+/// A directory on the way from the root to where the walk is. A list of these and not recursion,
+/// since a hostile step can make more directories in each other than a thread has stack for.
+struct Level {
+    directory: Arc<OwnedFd>,
+    /// Where in the list of items it is.
+    at: usize,
+    /// The same directory in the stack, if its content shows through.
+    below: Option<MergedDirectory>,
+    /// What is still to be visited.
+    names: std::vec::IntoIter<Vec<u8>>,
+}
+
 /// Lists the upper directory in path order, the root first.
 pub(super) fn survey(upper: impl AsFd, lower: &LowerStack) -> Result<Vec<Item>, CommitError> {
     let path = TreePath::root();
@@ -50,7 +81,8 @@ pub(super) fn survey(upper: impl AsFd, lower: &LowerStack) -> Result<Vec<Item>, 
     let stat = rustix::fs::fstat(&directory).at("read", &path)?;
     let (xattrs, _) = disk::xattrs(&directory).at("read the attributes of", &path)?;
     let (metadata, below) = (disk::metadata(&stat, xattrs), lower.root_metadata()?);
-    let mut items = vec![Item {
+    let mut survey = Survey::default();
+    survey.items.push(Item {
         changed: !metadata.same_but_time(&below),
         path,
         parent: 0,
@@ -60,113 +92,160 @@ pub(super) fn survey(upper: impl AsFd, lower: &LowerStack) -> Result<Vec<Item>, 
             below: Some(below),
             opaque: false,
         },
-    }];
-    visit(&directory, 0, Some(lower.root()), &mut items)?;
-    Ok(items)
+    });
+    survey.walk(directory, lower.root().clone())?;
+    survey.compare_pending()?;
+    Ok(survey.items)
 }
 
-/// Appends what is in a directory, which is item `parent`. `below` is the same directory in the
-/// stack, if its content shows through.
-fn visit(
-    directory: &OwnedFd,
-    parent: usize,
-    below: Option<&MergedDirectory>,
-    items: &mut Vec<Item>,
-) -> Result<(), CommitError> {
-    let here = items[parent].path.clone();
-    for name in disk::list(directory).at("list", &here)? {
-        let path = here.join(&name)?;
+impl Survey {
+    /// Appends everything below the root, which is the first item.
+    fn walk(&mut self, root: OwnedFd, below: MergedDirectory) -> Result<(), CommitError> {
+        let mut levels = vec![self.enter(root, 0, Some(below))?];
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.names.next() else {
+                levels.pop();
+                continue;
+            };
+            if let Some(next) = self.visit(level, &name)? {
+                levels.push(next);
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(
+        &self,
+        directory: OwnedFd,
+        at: usize,
+        below: Option<MergedDirectory>,
+    ) -> Result<Level, CommitError> {
+        let names = disk::list(&directory).at("list", &self.items[at].path)?;
+        Ok(Level {
+            directory: Arc::new(directory),
+            at,
+            below,
+            names: names.into_iter(),
+        })
+    }
+
+    /// Appends what is under a name; returns the level to go on with if that is a directory.
+    fn visit(&mut self, level: &Level, name: &[u8]) -> Result<Option<Level>, CommitError> {
+        let directory = &level.directory;
+        let path = self.items[level.at].path.join(name)?;
         if name.starts_with(WHITEOUT_PREFIX) {
             return Err(CommitError::WhiteoutName(path));
         }
-        let stat = disk::stat(directory, &name).at("read", &path)?;
+        let stat = disk::stat(directory, name).at("read", &path)?;
         let stat = stat.ok_or_else(|| CommitError::Changing(path.clone()))?;
-        let lower = match below {
-            Some(below) => below.lookup(&name).at("look up below", &path)?,
+        let lower = match &level.below {
+            Some(below) => below.lookup(name).at("look up below", &path)?,
             None => None,
         };
         if disk::file_type(&stat) == FileType::Directory {
-            let child = disk::open_directory(directory, &name).at("open", &path)?;
-            add_directory(&child, path, parent, stat, lower.as_ref(), items)?;
-            continue;
+            let child = disk::open_directory(directory, name).at("open", &path)?;
+            return self.add_directory(child, path, level.at, stat, lower);
         }
-        let compare = || -> Result<(What, bool), Errno> {
-            let what = match disk::file_type(&stat) {
-                FileType::RegularFile => What::File,
-                FileType::Symlink => {
-                    let target = rustix::fs::readlinkat(directory, disk::name(&name), Vec::new())?;
-                    What::Symlink {
-                        target: target.into_bytes(),
-                    }
-                }
-                FileType::Fifo => What::Fifo,
-                FileType::Socket => What::Socket,
-                FileType::CharacterDevice if disk::is_whiteout(&stat) => What::Whiteout,
-                FileType::CharacterDevice
-                | FileType::BlockDevice
-                | FileType::Directory
-                | FileType::Unknown => What::Device,
-            };
-            let same = is_same(&what, &stat, directory, &name, lower.as_ref())?;
-            Ok((what, !same))
-        };
-        let (what, changed) = compare().at("compare", &path)?;
-        items.push(Item {
+        let what = what(directory, name, &stat).at("read", &path)?;
+        let same = is_same(&what, &stat, lower.as_ref()).at("compare", &path)?;
+        if let (What::File, true, Some(below)) = (&what, same, lower) {
+            self.pending.push(Pending {
+                at: self.items.len(),
+                directory: directory.clone(),
+                below,
+            });
+        }
+        self.items.push(Item {
+            path,
+            parent: level.at,
+            stat,
+            what,
+            changed: !same,
+        });
+        if self.pending.len() >= BATCH {
+            self.compare_pending()?;
+        }
+        Ok(None)
+    }
+
+    fn add_directory(
+        &mut self,
+        directory: OwnedFd,
+        path: TreePath,
+        parent: usize,
+        stat: Stat,
+        lower: Option<Found>,
+    ) -> Result<Option<Level>, CommitError> {
+        let own_xattrs = disk::xattrs(&directory).at("read the attributes of", &path)?;
+        let metadata = disk::metadata(&stat, own_xattrs.0);
+        let (mut below, mut shown, mut opaque) = (None, None, false);
+        if let Some(found) = lower
+            && found.directory.is_some()
+        {
+            below = Some(found.metadata().at("read below", &path)?);
+            shown = found.directory;
+        }
+        if let Some(merged) = &shown {
+            // Overlay makes every new directory opaque; it says something only if it hides
+            // something.
+            opaque = disk::is_opaque(&directory).at("read the attributes of", &path)?
+                && !merged.is_empty().at("list below", &path)?;
+        }
+        let same = below.as_ref().is_some_and(|it| it.same_but_time(&metadata));
+        self.items.push(Item {
             path,
             parent,
             stat,
-            what,
-            changed,
+            changed: opaque || !same,
+            what: What::Directory {
+                metadata,
+                below,
+                opaque,
+            },
         });
+        let shown = shown.filter(|_| !opaque);
+        Ok(Some(self.enter(directory, self.items.len() - 1, shown)?))
     }
-    Ok(())
+
+    /// Reads the files that are waiting, in parallel.
+    fn compare_pending(&mut self) -> Result<(), CommitError> {
+        let pending = std::mem::take(&mut self.pending);
+        let items = &self.items;
+        let same: Vec<bool> = pending
+            .par_iter()
+            .map(|it| {
+                let path = &items[it.at].path;
+                same_file(&it.directory, path.name(), &it.below).at("compare", path)
+            })
+            .collect::<Result<_, _>>()?;
+        for (it, same) in pending.iter().zip(same) {
+            self.items[it.at].changed = !same;
+        }
+        Ok(())
+    }
 }
 
-fn add_directory(
-    directory: &OwnedFd,
-    path: TreePath,
-    parent: usize,
-    stat: Stat,
-    lower: Option<&Found>,
-    items: &mut Vec<Item>,
-) -> Result<(), CommitError> {
-    let own_xattrs = disk::xattrs(directory).at("read the attributes of", &path)?;
-    let metadata = disk::metadata(&stat, own_xattrs.0);
-    // Overlay makes every new directory opaque; it says something only if it hides something.
-    let merged = lower.and_then(|found| found.directory.as_ref());
-    let mut opaque = false;
-    if let Some(merged) = merged {
-        opaque = disk::is_opaque(directory).at("read the attributes of", &path)?
-            && !merged.is_empty().at("list below", &path)?;
-    }
-    let below = match lower {
-        Some(found) if merged.is_some() => Some(found.metadata().at("read below", &path)?),
-        _ => None,
-    };
-    let same = below.as_ref().is_some_and(|it| it.same_but_time(&metadata));
-    items.push(Item {
-        path,
-        parent,
-        stat,
-        changed: opaque || !same,
-        what: What::Directory {
-            metadata,
-            below,
-            opaque,
-        },
-    });
-    let shown = merged.filter(|_| !opaque);
-    visit(directory, items.len() - 1, shown, items)
+fn what(directory: &OwnedFd, name: &[u8], stat: &Stat) -> Result<What, Errno> {
+    Ok(match disk::file_type(stat) {
+        FileType::RegularFile => What::File,
+        FileType::Symlink => {
+            let target = rustix::fs::readlinkat(directory, disk::name(name), Vec::new())?;
+            What::Symlink {
+                target: target.into_bytes(),
+            }
+        }
+        FileType::Fifo => What::Fifo,
+        FileType::Socket => What::Socket,
+        FileType::CharacterDevice if disk::is_whiteout(stat) => What::Whiteout,
+        FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Directory
+        | FileType::Unknown => What::Device,
+    })
 }
 
-/// Whether the stack shows the same here, all but the time.
-fn is_same(
-    what: &What,
-    stat: &Stat,
-    directory: &OwnedFd,
-    name: &[u8],
-    lower: Option<&Found>,
-) -> Result<bool, Errno> {
+/// Whether the stack shows the same here, all but the time and, of a file, content and attributes.
+fn is_same(what: &What, stat: &Stat, lower: Option<&Found>) -> Result<bool, Errno> {
     let Some(found) = lower else {
         // To remove what is not there is no change.
         return Ok(matches!(what, What::Whiteout | What::Socket));
@@ -177,16 +256,16 @@ fn is_same(
         return Ok(false);
     }
     match what {
-        What::File => {
-            if stat.st_size != found.stat.st_size {
-                return Ok(false);
-            }
-            let (file, other) = (disk::open_file(directory, name)?, found.open()?);
-            Ok(disk::xattrs(&file)?.0 == disk::xattrs(&other)?.0
-                && content::same_content(file.as_fd(), other.as_fd())?)
-        }
+        What::File => Ok(stat.st_size == found.stat.st_size),
         What::Symlink { target } => Ok(found.read_link()? == *target),
         What::Fifo | What::Device | What::Socket => Ok(true),
         What::Whiteout | What::Directory { .. } => Ok(false),
     }
+}
+
+/// Whether a file has the content and the attributes of the one below.
+fn same_file(directory: &OwnedFd, name: &[u8], below: &Found) -> Result<bool, Errno> {
+    let (file, other) = (disk::open_file(directory, name)?, below.open()?);
+    Ok(disk::xattrs(&file)?.0 == disk::xattrs(&other)?.0
+        && content::same_content(file.as_fd(), other.as_fd())?)
 }

@@ -11,7 +11,9 @@ use rustix::fs::{self, FileType, Mode, OFlags};
 use super::{Attributes, Draft, DraftError, Place, create};
 use crate::disk::{self, At};
 use crate::stack::{Found, MergedDirectory};
-use crate::{ContentHash, FileError, FileIdentity, LastLink, LowerStack, Metadata, TreePath};
+use crate::{
+    ContentHash, FileError, FileIdentity, LastLink, LowerStack, Metadata, TreePath, Xattrs,
+};
 
 /// Files copied at once; each holds a few descriptors.
 const BATCH: usize = 128;
@@ -46,6 +48,21 @@ struct Pending<'a> {
     linkable: bool,
 }
 
+/// A directory being copied.
+struct Level {
+    directory: MergedDirectory,
+    from: TreePath,
+    to: TreePath,
+    names: std::vec::IntoIter<Vec<u8>>,
+}
+
+fn unreadable(path: &TreePath, error: Errno) -> DraftError {
+    DraftError::Source {
+        path: path.clone(),
+        source: error.into(),
+    }
+}
+
 enum Origin<'a> {
     /// A file below a folder of the host.
     Host(BorrowedFd<'a>, &'a TreePath),
@@ -66,12 +83,8 @@ impl Origin<'_> {
             }
             Self::Layer(found, path) => (found.open(), path),
         };
-        let unreadable = |error: Errno| DraftError::Source {
-            path: path.clone(),
-            source: error.into(),
-        };
-        let file = opened.map_err(unreadable)?;
-        let stat = fs::fstat(&file).map_err(unreadable)?;
+        let file = opened.map_err(|error| unreadable(path, error))?;
+        let stat = fs::fstat(&file).map_err(|error| unreadable(path, error))?;
         if disk::file_type(&stat) != FileType::RegularFile {
             return Err(DraftError::NotRegular(path.clone()));
         }
@@ -130,62 +143,69 @@ impl Draft<'_> {
     ) -> Result<(), DraftError> {
         let real = source.resolve(from, LastLink::Follow)?;
         let mut pending = Vec::new();
+        let mut levels = Vec::new();
         if real.path.is_root() {
             let metadata = source.root_metadata()?;
-            self.copy_directory(
-                source.root(),
-                metadata,
-                &real.path,
-                to,
-                overrides,
-                &mut pending,
-            )?;
+            levels.push(self.enter(source.root().clone(), &metadata, real.path, to, overrides)?);
         } else {
             let found = real
                 .found
                 .ok_or_else(|| DraftError::Missing(from.clone()))?;
-            self.copy_found(found, &real.path, to, overrides, &mut pending)?;
+            levels.extend(self.copy_found(found, real.path, to, overrides, &mut pending)?);
+        }
+        // A list and not recursion, since trees may be deeper than a thread has stack for.
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.names.next() else {
+                levels.pop();
+                continue;
+            };
+            let (from, to) = (level.from.join(&name)?, level.to.join(&name)?);
+            let found = level.directory.lookup(&name);
+            if let Some(found) = found.map_err(|error| unreadable(&from, error))? {
+                levels.extend(self.copy_found(found, from, &to, overrides, &mut pending)?);
+            }
+            if pending.len() >= BATCH {
+                self.copy_pending(&pending)?;
+                pending.clear();
+            }
         }
         self.copy_pending(&pending)
     }
 
+    /// Copies one thing, except that a file only starts to wait for it; returns the level to go on
+    /// with if it is a directory.
     fn copy_found(
         &mut self,
         found: Found,
-        from: &TreePath,
+        from: TreePath,
         to: &TreePath,
         overrides: CopyOverrides,
         pending: &mut Vec<Pending<'_>>,
-    ) -> Result<(), DraftError> {
-        let unreadable = |error: Errno| DraftError::Source {
-            path: from.clone(),
-            source: error.into(),
-        };
-        let original = found.metadata().map_err(unreadable)?;
-        if let Some(directory) = &found.directory {
-            return self.copy_directory(directory, original, from, to, overrides, pending);
+    ) -> Result<Option<Level>, DraftError> {
+        if found.directory.is_some() {
+            let original = found.metadata().map_err(|error| unreadable(&from, error))?;
+            let directory = found.directory.unwrap_or_default();
+            return Ok(Some(self.enter(directory, &original, from, to, overrides)?));
         }
         if found.file_type() == FileType::Socket {
-            return Ok(());
+            return Ok(None);
         }
+        // Without attributes, which a link to the file has and only a copy must be given.
+        let original = disk::metadata(&found.stat, Xattrs::new());
         let metadata = self.copied(&original, overrides, true);
         let (place, at) = self.place(to)?;
         match found.file_type() {
-            FileType::RegularFile => {
-                pending.push(Pending {
-                    linkable: metadata == original && found.stat.st_mtime_nsec == 0,
-                    origin: Origin::Layer(Box::new(found), from.clone()),
-                    place,
-                    at,
-                    metadata,
-                });
-                if pending.len() >= BATCH {
-                    self.copy_pending(pending)?;
-                    pending.clear();
-                }
-            }
+            FileType::RegularFile => pending.push(Pending {
+                linkable: metadata == original && found.stat.st_mtime_nsec == 0,
+                origin: Origin::Layer(Box::new(found), from),
+                place,
+                at,
+                metadata,
+            }),
             FileType::Symlink => {
-                let target = found.read_link().map_err(unreadable)?;
+                let target = found
+                    .read_link()
+                    .map_err(|error| unreadable(&from, error))?;
                 self.put_link(&place, &at, &target, &metadata)?;
                 self.last = None;
             }
@@ -197,52 +217,43 @@ impl Draft<'_> {
             | FileType::Unknown) => {
                 let name = disk::name(at.name());
                 let mode = Mode::from_raw_mode(metadata.mode);
-                fs::mknodat(
-                    &place.directory,
-                    name,
-                    kind,
-                    Mode::empty(),
-                    found.stat.st_rdev,
-                )
-                .at("make", &at)?;
+                let device = found.stat.st_rdev;
+                fs::mknodat(&place.directory, name, kind, Mode::empty(), device).at("make", &at)?;
                 self.finish_special(&place, &at, &metadata)?;
                 // Made a moment ago, so it is no link.
                 fs::chmodat(&place.directory, name, mode, fs::AtFlags::empty())
                     .at("set the mode of", &at)?;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn copy_directory(
+    /// Makes a directory like the one to copy, unless there is one, and lists what to copy into it.
+    fn enter(
         &mut self,
-        directory: &MergedDirectory,
-        original: Metadata,
-        from: &TreePath,
+        directory: MergedDirectory,
+        original: &Metadata,
+        from: TreePath,
         to: &TreePath,
         overrides: CopyOverrides,
-        pending: &mut Vec<Pending<'_>>,
-    ) -> Result<(), DraftError> {
-        let there = self.view.resolve(to, LastLink::Follow)?;
-        let is_new = there.found.is_none() && !there.path.is_root();
+    ) -> Result<Level, DraftError> {
+        let is_new = !self.view.exists(to)?;
         let place = self.directory(to)?;
         if is_new {
-            let metadata = self.copied(&original, overrides, false);
+            let metadata = self.copied(original, overrides, false);
             disk::set_metadata(&place.directory, &metadata, self.owner(&metadata))
                 .at("set the metadata of", &place.path)?;
             self.times.insert(place.path.clone(), metadata.mtime);
         }
-        let unreadable = |error: Errno| DraftError::Source {
-            path: from.clone(),
-            source: error.into(),
-        };
-        for name in directory.list().map_err(unreadable)? {
-            if let Some(found) = directory.lookup(&name).map_err(unreadable)? {
-                let (from, to) = (from.join(&name)?, place.path.join(&name)?);
-                self.copy_found(found, &from, &to, overrides, pending)?;
-            }
-        }
-        Ok(())
+        let names = directory
+            .names()
+            .map_err(|error| unreadable(&from, error))?;
+        Ok(Level {
+            directory,
+            from,
+            to: place.path.clone(),
+            names: names.into_iter(),
+        })
     }
 
     fn copied(&self, original: &Metadata, overrides: CopyOverrides, file: bool) -> Metadata {
@@ -278,12 +289,16 @@ impl Draft<'_> {
             metadata,
             linkable,
         } = pending;
+        let mut metadata = metadata.clone();
         if let (Origin::Layer(found, _), true) = (origin, linkable)
             && link(found, place, at.name()).at("link", at)?
         {
             return Ok(true);
         }
         let file = origin.open()?;
+        if let Origin::Layer(..) = origin {
+            metadata.xattrs = disk::xattrs(&file).at("read the attributes of", at)?.0;
+        }
         if let Some(pool) = self.options.pool {
             let (size_bytes, content) = hash(&file).map_err(|source| DraftError::Source {
                 path: at.clone(),
@@ -292,7 +307,7 @@ impl Draft<'_> {
             let identity = FileIdentity {
                 size_bytes,
                 content,
-                metadata,
+                metadata: &metadata,
             };
             let linked = pool.link(&identity, place.directory.as_fd(), at.name());
             if linked.at("link", at)? {
@@ -301,7 +316,7 @@ impl Draft<'_> {
         }
         let target = create(&place.directory, at.name()).at("make", at)?;
         copy_content(file, &target).map_err(|error| FileError::new("write", at, error))?;
-        self.finish_file(target.as_fd(), metadata)
+        self.finish_file(target.as_fd(), &metadata)
             .at("set the metadata of", at)?;
         Ok(false)
     }

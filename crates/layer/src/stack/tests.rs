@@ -17,7 +17,8 @@ fn path(text: &str) -> TreePath {
 }
 
 fn names(directory: &MergedDirectory) -> Vec<String> {
-    let names = directory.list().unwrap().into_iter();
+    let shown = |name: &Vec<u8>| directory.lookup(name).unwrap().is_some();
+    let names = directory.names().unwrap().into_iter().filter(shown);
     names.map(|it| String::from_utf8(it).unwrap()).collect()
 }
 
