@@ -20,6 +20,9 @@ use crate::written;
 /// Largest manifest that is read.
 const SIZE_LIMIT_BYTES: usize = 4 << 20;
 
+/// Most problems that are shown.
+const PROBLEM_LIMIT: usize = 100;
+
 /// What the person who runs kiln says beside the manifest.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
@@ -48,6 +51,15 @@ impl BuildManifest {
         if has_errors {
             // A misspelt use is an error where it stands; do not repeat it at the declaration.
             problems.retain(|problem| !matches!(problem, Problem::Unused { .. }));
+        }
+        if problems.len() > PROBLEM_LIMIT {
+            let more = problems.len() - PROBLEM_LIMIT;
+            // Errors before warnings, so that what is left still says that there are errors.
+            problems.sort_by_key(|problem| !problem.is_error());
+            problems.truncate(PROBLEM_LIMIT);
+            if has_errors {
+                problems.push(Problem::TooMany { more });
+            }
         }
         match manifest.filter(|_| !has_errors) {
             Some(mut manifest) => {
@@ -86,7 +98,7 @@ fn read(
         return (manifest, problems);
     }
     let syntax: Vec<Problem> = errors.iter().map(syntax_problem).collect();
-    problems.retain(|problem| !is_fallout(problem, &syntax, text));
+    retain_what_is_no_fallout(&mut problems, &syntax, text);
     problems.extend(syntax);
     (None, problems)
 }
@@ -290,6 +302,7 @@ fn check_the_rest(
         // What a chosen profile replaces is looked at too, if it can be by itself.
         let (_, found) = evaluate(root.clone(), text, overrides, false, source);
         let hidden = found.into_iter().filter(is_local);
+        let hidden = hidden.take(PROBLEM_LIMIT);
         let hidden: Vec<Problem> = hidden.filter(|found| !problems.contains(found)).collect();
         problems.extend(hidden);
     }
@@ -306,7 +319,7 @@ fn check_the_rest(
                 let place = Span::from(place.offset()..place.offset() + place.len());
                 spans.iter().any(|span| span.contains(place))
             });
-            if inside && !problems.contains(&problem) {
+            if inside && problems.len() <= PROBLEM_LIMIT && !problems.contains(&problem) {
                 problems.push(problem);
             }
         }
@@ -329,14 +342,15 @@ fn syntax_problem(error: &toml::de::Error) -> Problem {
     }
 }
 
-/// Whether `problem` may only be there because part of the text was not understood.
-fn is_fallout(problem: &Problem, syntax: &[Problem], text: &str) -> bool {
+/// Drops what may only be there because part of the text was not understood.
+fn retain_what_is_no_fallout(problems: &mut Vec<Problem>, syntax: &[Problem], text: &str) {
+    let newlines: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
     let line = |problem: &Problem| {
         let offset = problem.place().map_or(0, |place| place.offset());
-        let before = text.as_bytes().get(..offset).unwrap_or_default();
-        before.iter().filter(|byte| **byte == b'\n').count()
+        newlines.partition_point(|newline| *newline < offset)
     };
-    !is_local(problem) || syntax.iter().any(|error| line(error) == line(problem))
+    let broken: BTreeSet<usize> = syntax.iter().map(line).collect();
+    problems.retain(|problem| is_local(problem) && !broken.contains(&line(problem)));
 }
 
 /// Whether `problem` is about one place and nothing else.

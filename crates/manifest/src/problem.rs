@@ -75,6 +75,17 @@ pub enum Problem {
         limit_bytes: usize,
     },
 
+    /// More problems than anyone wants to see at once.
+    #[error("there are {more} more problems")]
+    #[diagnostic(
+        code(manifest::too_many),
+        help("correct the ones above, then look again")
+    )]
+    TooMany {
+        /// How many are not shown.
+        more: usize,
+    },
+
     /// A key that its table does not have.
     #[error("unknown key `{key}` in {table}")]
     #[diagnostic(code(manifest::unknown_key))]

@@ -31,12 +31,15 @@ const ALIASES: [(&str, &str); 27] = [
     ("working-dir", "workdir"),
 ];
 
+/// More names than this are not looked at: every unknown name would be compared with all of them.
+const CANDIDATES_LIMIT: usize = 1000;
+
 /// The candidate that is most like `text`, if one is like it at all.
 pub(crate) fn nearest<'a>(
     text: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    let candidates: Vec<&str> = candidates.into_iter().collect();
+    let candidates: Vec<&str> = candidates.into_iter().take(CANDIDATES_LIMIT).collect();
     let alias = ALIASES
         .iter()
         .filter(|(word, _)| *word == text)

@@ -1,6 +1,7 @@
 //! The actions that are tables of their own: copy, fetch, write, link, mkdir, account.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use crate::check::Checker;
 use crate::check::image::plain;
@@ -73,7 +74,8 @@ impl Checker<'_> {
         }
     }
 
-    fn refuse_beside(&mut self, at: &Place, key: &'static str, other: &'static str) {
+    /// Reports `key`, which says nothing without `other`.
+    pub(super) fn refuse_beside(&mut self, at: &Place, key: &'static str, other: &'static str) {
         if let Some(span) = at.key(key) {
             self.problems.push(Problem::KeyNeedsKey {
                 key,
@@ -172,12 +174,12 @@ impl Checker<'_> {
         &mut self,
         paths: impl Iterator<Item = (&'p ContainerPath, Span)>,
     ) {
-        let paths: Vec<_> = paths.collect();
+        let paths: BTreeMap<&str, Span> = paths.map(|(path, at)| (path.as_str(), at)).collect();
         for (path, span) in &paths {
-            let below = paths
-                .iter()
-                .find(|(other, _)| other != path && other.starts_with(path));
-            if let Some((below, _)) = below {
+            let folder = format!("{path}/");
+            let after = (Bound::Included(folder.as_str()), Bound::Unbounded);
+            let next = paths.range::<str, _>(after).next();
+            if let Some((below, _)) = next.filter(|(below, _)| below.starts_with(&folder)) {
                 self.invalid(
                     path,
                     format!("would also have to be a folder, for `{below}`"),
@@ -191,6 +193,7 @@ impl Checker<'_> {
     pub(super) fn mkdir(&mut self, written: List<OrString<written::Folder>>) -> Vec<Folder> {
         self.not_empty("mkdir", written.is_empty, written.span);
         let mut folders: Vec<Folder> = Vec::new();
+        let mut seen: BTreeMap<ContainerPath, Span> = BTreeMap::new();
         for OrString(folder) in written.items {
             let written::Folder {
                 at: _,
@@ -199,8 +202,8 @@ impl Checker<'_> {
                 owner,
             } = folder;
             self.not_the_root(&path.value, path.span);
-            if let Some(first) = folders.iter().find(|first| first.path.value == path.value) {
-                self.same_target("folders", &path.value, first.path.span, path.span);
+            if let Some(first) = seen.insert(path.value.clone(), path.span) {
+                self.same_target("folders", &path.value, first, path.span);
             }
             folders.push(Folder {
                 path,

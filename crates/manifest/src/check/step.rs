@@ -20,8 +20,9 @@ pub(crate) const ACTIONS: [&str; 10] = [
 ];
 
 /// The keys that say how a `run` runs.
-pub(crate) const RUN_KEYS: [&str; 10] = [
-    "files", "workdir", "env", "user", "network", "caches", "secrets", "ssh", "limits", "timeout",
+pub(crate) const RUN_KEYS: [&str; 11] = [
+    "files", "base", "workdir", "env", "user", "network", "caches", "secrets", "ssh", "limits",
+    "timeout",
 ];
 
 impl Checker<'_> {
@@ -132,6 +133,7 @@ impl Checker<'_> {
             needs: _,
             run,
             files,
+            base,
             workdir,
             env,
             user,
@@ -154,7 +156,10 @@ impl Checker<'_> {
         let mut found = Vec::new();
         if at.key("run").is_some() {
             let files_at = at.key("files");
-            let files = files.and_then(|files| self.file_set(files, None));
+            let files = files.and_then(|files| self.file_set(files, base));
+            if files_at.is_none() {
+                self.refuse_beside(&at, "base", "files");
+            }
             if let Some(files_at) = files_at {
                 self.check_workdir(files_at, at.key("workdir"), workdir.as_ref());
             }

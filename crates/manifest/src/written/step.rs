@@ -29,7 +29,7 @@ table! {
             {"required": ["account"]}
         ],
         "dependencies" = {
-            "files": ["run", "workdir"], "workdir": ["run"], "env": ["run"], "user": ["run"],
+            "files": ["run", "workdir"], "base": ["files"], "workdir": ["run"], "env": ["run"], "user": ["run"],
             "network": ["run"], "caches": ["run"], "secrets": ["run"], "ssh": ["run"],
             "limits": ["run"], "timeout": ["run"]
         }
@@ -43,6 +43,9 @@ table! {
         /// For `run`: patterns of project files that the step sees, as a writable copy in
         /// `workdir`. The whole `workdir` is thrown away afterwards.
         files: Option<List<Spanned<FilePattern>>>,
+        /// For `run`: the folder of the project that `files` are relative to. Default: the
+        /// manifest's folder.
+        base: Option<Spanned<ProjectPath>>,
         /// For `run`: the working directory. Default: `/`.
         workdir: Option<Spanned<ContainerPath>>,
         /// For `run`: environment variables.

@@ -63,9 +63,21 @@ pub(crate) fn render(diagnostic: &dyn Diagnostic) -> String {
     lines.join("\n") + "\n"
 }
 
+/// The examples of the repository, by path.
+pub(crate) fn examples() -> BTreeMap<PathBuf, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let folders = fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    folders
+        .map(|folder| folder.join("kiln.toml"))
+        .filter_map(|path| Some((path.clone(), fs::read_to_string(path).ok()?)))
+        .collect()
+}
+
 #[test]
 fn valid_manifests_parse() {
-    for (path, text) in manifests("valid") {
+    for (path, text) in manifests("valid").into_iter().chain(examples()) {
         match parse(&text) {
             Ok(manifest) => assert!(
                 manifest.warnings.is_empty(),
@@ -122,7 +134,7 @@ fn every_code_has_a_manifest() {
         .collect();
     assert!(codes.len() > 25, "the codes were not found");
     for code in codes {
-        if ["invalid", "too_large"].contains(&code) {
+        if ["invalid", "too_large", "too_many"].contains(&code) {
             continue;
         }
         let pinned = folder("invalid").join(code).with_extension("stderr");
@@ -145,4 +157,17 @@ fn a_manifest_that_is_too_large_is_not_read() {
         "{}",
         render(&errors)
     );
+}
+
+/// Both are a megabyte with a problem in each line; what takes the square of that never ends.
+#[test]
+fn many_problems_are_cut() {
+    let head = "schema = 1\n[project]\nname = \"p\"\n";
+    let garbage = "= ] \"\n".repeat(200_000);
+    let keys: String = (0..100_000).map(|n| format!("key{n} = 1\n")).collect();
+    for text in [garbage, format!("{head}{keys}")] {
+        let errors = parse(&text).unwrap_err();
+        assert_eq!(errors.problems.len(), 101);
+        assert!(render(&errors).contains("manifest::too_many"));
+    }
 }

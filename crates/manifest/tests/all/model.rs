@@ -36,7 +36,7 @@ fn a_run_has_all_it_says() {
         "make\ninstall -D everything /out/everything\n"
     );
     let files = run.files.as_ref().unwrap();
-    assert_eq!(files.base.as_str(), ".");
+    assert_eq!(files.base.as_str(), "code");
     assert_eq!(files.include.len(), 2);
     assert_eq!(files.exclude[0].as_str(), "src/**/*.o");
     assert_eq!(run.env["GREETING"], "hello");

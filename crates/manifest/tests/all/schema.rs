@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::json_schema::Validator;
-use crate::manifests::{folder, manifests, parse};
+use crate::manifests::{examples, folder, manifests, parse};
 
 /// What only the parser can see, because it takes the whole file, the invocation or the
 /// grammar of a value.
@@ -37,7 +37,7 @@ pub(crate) fn json(text: &str) -> Option<serde_json::Value> {
 #[test]
 fn valid_manifests_pass_and_show_every_key() {
     let validator = Validator::new(&kiln_manifest::schema());
-    for (path, text) in manifests("valid") {
+    for (path, text) in manifests("valid").into_iter().chain(examples()) {
         let value = json(&text).unwrap();
         if let Err(error) = validator.check(&value) {
             panic!("{}: {error}", path.display());
