@@ -1,8 +1,10 @@
 //! Things that tests start from, made when they run: a root file system of one
 //! program, a registry on the loopback device.
 
+mod project;
 mod registry;
 mod rootfs;
 
+pub(crate) use project::{busybox_project, rewrite_busybox_project};
 pub(crate) use registry::Registry;
 pub(crate) use rootfs::write_busybox_rootfs;

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod arch;
+mod bench;
 mod generate;
 mod process;
 mod test;
@@ -25,6 +26,7 @@ usage: cargo xtask <command>
   lint               clippy and rustdoc, warnings denied
   test [filter]      every test: as root where possible, then as ordinary users
   test --list        name the tests, run none
+  bench [filter]     measure beside peers, with hyperfine
 ";
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         ["gen", "--check"] => generate::run(generate::Mode::Check),
         ["lint"] => lint(),
         ["test", rest @ ..] => test::run(rest),
+        ["bench", filters @ ..] => bench::measure(filters),
         [] | ["help" | "--help" | "-h"] => {
             say(USAGE);
             return ExitCode::SUCCESS;

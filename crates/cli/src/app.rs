@@ -35,9 +35,9 @@ pub(crate) struct GlobalArgs {
     #[arg(short = 'C', long = "directory", value_name = "DIR", global = true)]
     pub(crate) directory: Option<std::path::PathBuf>,
 
-    /// Apply a `[profile.NAME]` of the manifest
+    /// Apply a `[profile.NAME]` of the manifest; the last one wins
     #[arg(long, value_name = "NAME", global = true)]
-    pub(crate) profile: Option<String>,
+    pub(crate) profile: Vec<String>,
 
     /// Set an argument that `[args]` declares
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parse_assignment, global = true)]

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use kiln_image::ImageError;
+use kiln_store::StoreError;
 use miette::{Diagnostic, Report};
 use thiserror::Error;
 
@@ -88,6 +90,53 @@ impl Failure {
             Class::Environment
         };
         Self::from_error(class, error)
+    }
+}
+
+/// Errors of libraries that say by themselves who can do something about them.
+pub(crate) trait Classify {
+    /// The class.
+    fn class(&self) -> Class;
+}
+
+impl<E: Classify + std::error::Error + Send + Sync + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::from_error(error.class(), error)
+    }
+}
+
+impl Classify for StoreError {
+    fn class(&self) -> Class {
+        match self {
+            Self::NotAStore { .. }
+            | Self::Missing { .. }
+            | Self::Exists { .. }
+            | Self::InUse { .. }
+            | Self::Name(_) => Class::User,
+            Self::Io { .. }
+            | Self::DiskFull { .. }
+            | Self::NewerFormat { .. }
+            | Self::Damaged { .. }
+            | Self::Verify { .. }
+            | Self::TooLarge { .. }
+            | Self::Source(_)
+            | Self::Document { .. }
+            | Self::Cancelled { .. } => Class::Environment,
+        }
+    }
+}
+
+impl Classify for ImageError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Store(error) => error.class(),
+            Self::NoPlatform { .. } | Self::TooManyLayers { .. } => Class::User,
+            Self::Document { .. }
+            | Self::NotAnImage { .. }
+            | Self::TooDeep { .. }
+            | Self::LayerCount { .. }
+            | Self::MissingLayer(_) => Class::Environment,
+        }
     }
 }
 

@@ -7,11 +7,13 @@
 
 mod app;
 mod errors;
+mod local;
 mod printer;
 mod progress;
 mod project;
 mod reference;
 mod settings;
+mod suggest;
 mod text;
 mod verbs;
 mod words;

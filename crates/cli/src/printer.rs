@@ -4,10 +4,13 @@
 //! hints and failures go to standard error. All of it makes sense without
 //! colour.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use miette::{GraphicalReportHandler, GraphicalTheme};
+use miette::{
+    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, Severity, SourceCode,
+};
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::settings::Settings;
@@ -102,24 +105,7 @@ impl Printer {
         if failure.class == Class::BrokenPipe {
             return ExitCode::SUCCESS;
         }
-        let theme = if self.colour {
-            GraphicalTheme::unicode()
-        } else {
-            GraphicalTheme::unicode_nocolor()
-        };
-        let handler = GraphicalReportHandler::new_themed(theme)
-            .with_links(false)
-            .with_width(
-                self.columns
-                    .clamp(*REPORT_COLUMNS.start(), *REPORT_COLUMNS.end()),
-            );
-        let mut text = String::new();
-        if handler
-            .render_report(&mut text, failure.report.as_ref())
-            .is_err()
-        {
-            text = format!("error: {}\n", failure.report);
-        }
+        let mut text = self.rendered(failure.report.as_ref());
         if failure.class == Class::Bug {
             text.push_str("this is a bug in kiln; please report it with the lines above\n");
         }
@@ -129,6 +115,53 @@ impl Printer {
         } else {
             failure.class.code()
         })
+    }
+
+    /// Shows a diagnostic that is no failure.
+    pub(crate) fn report(&mut self, diagnostic: &dyn Diagnostic) {
+        let text = self.rendered(diagnostic);
+        self.error_line(text.trim_end_matches('\n'));
+    }
+
+    /// Draws a diagnostic; one that only gathers others comes as a headline
+    /// before them, and not at all before a single one.
+    fn rendered(&self, diagnostic: &dyn Diagnostic) -> String {
+        let theme = if self.colour {
+            GraphicalTheme::unicode()
+        } else {
+            GraphicalTheme::unicode_nocolor()
+        };
+        let width = self
+            .columns
+            .clamp(*REPORT_COLUMNS.start(), *REPORT_COLUMNS.end());
+        let handler = GraphicalReportHandler::new_themed(theme)
+            .with_links(false)
+            .with_width(width);
+        let source = diagnostic.source_code();
+        let parts: Vec<&dyn Diagnostic> = diagnostic.related().into_iter().flatten().collect();
+        let shown = match parts.as_slice() {
+            [] => vec![Drawn { diagnostic, source }],
+            [only] => vec![Drawn {
+                diagnostic: *only,
+                source,
+            }],
+            [..] => std::iter::once(diagnostic)
+                .chain(parts.iter().copied())
+                .map(|diagnostic| Drawn { diagnostic, source })
+                .collect(),
+        };
+        let mut text = String::new();
+        for drawn in shown {
+            let mut part = String::new();
+            if handler.render_report(&mut part, &drawn).is_err() {
+                part = format!("error: {}", drawn.diagnostic);
+            }
+            if !text.is_empty() {
+                text.push_str("\n\n");
+            }
+            text.push_str(part.trim_matches('\n'));
+        }
+        text
     }
 
     fn paint(&self, text: &str, colour: &str) -> String {
@@ -147,6 +180,53 @@ impl Printer {
         let mut stderr = io::stderr().lock();
         // Standard error is where failures are told; there is nobody to tell of its own.
         if writeln!(stderr, "{line}").is_err() {}
+    }
+}
+
+/// A diagnostic without its code, which says nothing to the person who wrote
+/// the manifest, on the text that the one around it is about.
+struct Drawn<'a> {
+    diagnostic: &'a dyn Diagnostic,
+    source: Option<&'a dyn SourceCode>,
+}
+
+impl fmt::Debug for Drawn<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.diagnostic, formatter)
+    }
+}
+
+impl fmt::Display for Drawn<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.diagnostic, formatter)
+    }
+}
+
+impl std::error::Error for Drawn<'_> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.diagnostic.source()
+    }
+}
+
+impl Diagnostic for Drawn<'_> {
+    fn severity(&self) -> Option<Severity> {
+        self.diagnostic.severity()
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.diagnostic.help()
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.diagnostic.source_code().or(self.source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        self.diagnostic.labels()
+    }
+
+    fn diagnostic_source(&self) -> Option<&dyn Diagnostic> {
+        self.diagnostic.diagnostic_source()
     }
 }
 

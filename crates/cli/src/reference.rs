@@ -20,7 +20,9 @@ pub(crate) fn command_line(mut command: clap::Command) -> String {
 fn section(text: &mut String, name: &str, command: &clap::Command) {
     add(text, format_args!("\n## {name}\n\n"));
     if let Some(about) = command.get_long_about().or_else(|| command.get_about()) {
-        add(text, format_args!("{about}.\n"));
+        // The first line has no full stop, further ones are sentences.
+        let about = about.to_string();
+        add(text, format_args!("{}.\n", about.trim_end_matches('.')));
     }
     let usage = command.clone().render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ");

@@ -5,20 +5,32 @@
 //!
 //! Precedence, strongest first: flag, environment, settings file, default.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+mod user_file;
 
-use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use kiln_manifest::Overrides;
 
 use crate::app::{GlobalArgs, ProgressForm};
 use crate::errors::{Class, Failure, Outcome};
 use crate::printer;
+use user_file::UserFile;
 
 /// Width where no terminal says another.
 const DEFAULT_COLUMNS: usize = 100;
+
+/// Steps that run at once where nobody says another number: they wait more
+/// than they compute.
+const LEAST_JOBS: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
+
+/// The beginning of the variables that set arguments of the manifest.
+const ARGUMENT_PREFIX: &str = "KILN_ARG_";
 
 /// The environment of this process, as it was when kiln started.
 #[derive(Clone, Debug, Default)]
@@ -31,37 +43,53 @@ impl Environment {
         Self(std::env::vars_os().collect())
     }
 
+    /// A variable as it is.
+    pub(crate) fn raw(&self, name: &str) -> Option<&OsStr> {
+        self.0.get(OsStr::new(name)).map(OsString::as_os_str)
+    }
+
+    /// A variable that is set, if it is text.
+    pub(crate) fn exact(&self, name: &str) -> Option<&str> {
+        self.raw(name).and_then(OsStr::to_str)
+    }
+
     /// A variable that is set and not empty, if it is text.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        self.0
-            .get(std::ffi::OsStr::new(name))
-            .and_then(|value| value.to_str())
+        self.raw(name)
+            .and_then(OsStr::to_str)
             .filter(|value| !value.is_empty())
     }
 
     /// A variable that is set and not empty, as a path.
     fn path(&self, name: &str) -> Option<PathBuf> {
-        self.0
-            .get(std::ffi::OsStr::new(name))
+        self.raw(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     }
-}
 
-/// What the user's `kiln/config.toml` says.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub(crate) struct UserFile {
-    /// `[store]`
-    pub(crate) store: UserStore,
-}
+    /// The first of two spellings that is set: programs disagree about the case of proxies.
+    fn either(&self, one: &str, other: &str) -> Option<String> {
+        self.text(one)
+            .or_else(|| self.text(other))
+            .map(str::to_owned)
+    }
 
-/// `[store]` of the user's settings.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub(crate) struct UserStore {
-    /// Where the store is, unless `KILN_HOME` says it.
-    pub(crate) path: Option<PathBuf>,
+    /// An environment of exactly these variables.
+    #[cfg(test)]
+    pub(crate) fn of(pairs: &[(&str, &str)]) -> Self {
+        let owned = |(name, value): &(&str, &str)| (OsString::from(name), OsString::from(value));
+        Self(pairs.iter().map(owned).collect())
+    }
+
+    /// Variables that set arguments of the manifest, by their whole names.
+    fn arguments(&self) -> BTreeMap<String, String> {
+        self.0
+            .iter()
+            .filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)))
+            .filter(|(name, _)| name.starts_with(ARGUMENT_PREFIX))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
 }
 
 /// Everything a verb may want to know about how it was called.
@@ -73,15 +101,25 @@ pub(crate) struct Settings {
     pub(crate) directory_is_given: bool,
     /// The store's folder.
     pub(crate) home: PathBuf,
-    pub(crate) profile: Option<String>,
-    pub(crate) set: BTreeMap<String, String>,
+    /// What is said beside the manifest: `--set`, `--profile`, `KILN_ARG_*`.
+    pub(crate) overrides: Overrides,
+    /// Steps that run at once, unless the verb says another number.
+    pub(crate) jobs: NonZeroUsize,
+    /// Whether `CI` is set: nothing may be added to the lock then.
+    pub(crate) is_ci: bool,
+    /// `SOURCE_DATE_EPOCH`: seconds to which times in layers are clamped.
+    pub(crate) epoch: Option<u64>,
+    /// When kiln started.
+    pub(crate) now: SystemTime,
     pub(crate) progress: ProgressForm,
     pub(crate) quiet: bool,
     pub(crate) verbose: bool,
+    pub(crate) stdout_is_terminal: bool,
     pub(crate) stderr_is_terminal: bool,
     pub(crate) colour_on_stderr: bool,
-    /// Width of the terminal.
+    /// Width of messages.
     pub(crate) columns: usize,
+    pub(crate) user: UserFile,
     pub(crate) environment: Environment,
 }
 
@@ -91,38 +129,156 @@ impl Settings {
     /// # Errors
     /// The settings file is broken, or the working folder is gone.
     pub(crate) fn resolve(global: &GlobalArgs, environment: Environment) -> Outcome<Self> {
-        let user = read_user_file(&environment)?;
-        let (_, stderr_is_terminal) = printer::terminals();
-        let directory = match &global.directory {
-            Some(directory) => directory.clone(),
-            None => std::env::current_dir().map_err(|error| {
-                Failure::message(
-                    Class::Environment,
-                    format!("the working folder cannot be read: {error}"),
-                    Some("change to a folder that exists".to_owned()),
-                )
-            })?,
+        let user = match settings_path(&environment) {
+            Some(path) => user_file::read(&path)?,
+            None => UserFile::default(),
         };
+        let (stdout_is_terminal, stderr_is_terminal) = printer::terminals();
+        #[expect(clippy::disallowed_methods, reason = "the one place that may")]
+        let now = SystemTime::now();
         Ok(Self {
-            directory,
+            directory: match &global.directory {
+                Some(directory) => directory.clone(),
+                None => working_folder()?,
+            },
             directory_is_given: global.directory.is_some(),
             home: store_folder(&environment, &user)?,
-            profile: global.profile.clone(),
-            set: global.set.iter().cloned().collect(),
+            overrides: Overrides {
+                set: global.set.iter().cloned().collect(),
+                environment: environment.arguments(),
+                profiles: global.profile.clone(),
+            },
+            jobs: user.build.jobs.unwrap_or_else(default_jobs),
+            is_ci: is_ci(&environment),
+            epoch: epoch(&environment)?,
+            now,
             progress: global.progress,
             quiet: global.quiet,
             verbose: global.verbose,
+            stdout_is_terminal,
             stderr_is_terminal,
             colour_on_stderr: stderr_is_terminal
                 && environment.text("NO_COLOR").is_none()
                 && environment.text("TERM") != Some("dumb"),
-            columns: environment
-                .text("COLUMNS")
-                .and_then(|columns| columns.parse().ok())
-                .unwrap_or(DEFAULT_COLUMNS),
+            columns: if stderr_is_terminal {
+                printer::terminal_size().0
+            } else {
+                DEFAULT_COLUMNS
+            },
+            user,
             environment,
         })
     }
+
+    /// Seconds since 1970 when kiln started.
+    pub(crate) fn now_seconds(&self) -> u64 {
+        self.now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO)
+            .as_secs()
+    }
+
+    /// What the registry client has to know.
+    pub(crate) fn registries(&self) -> kiln_client::Settings {
+        let path = self.environment.raw("PATH").unwrap_or_default();
+        kiln_client::Settings {
+            registries: self.user.mirrors(),
+            credentials: kiln_client::CredentialFiles {
+                files: credential_files(&self.environment),
+                helper_folders: std::env::split_paths(path).collect(),
+            },
+            ..kiln_client::Settings::default()
+        }
+    }
+
+    /// What the HTTP client has to know.
+    pub(crate) fn http(&self) -> kiln_http::Settings {
+        let environment = &self.environment;
+        let mut settings = kiln_http::Settings {
+            proxies: kiln_http::Proxies {
+                // As curl has it: `HTTP_PROXY` in capitals may come from a request header of a CGI.
+                http: environment.either("http_proxy", "HTTP_PROXY"),
+                https: environment.either("https_proxy", "HTTPS_PROXY"),
+                no_proxy: environment.either("no_proxy", "NO_PROXY"),
+            },
+            roots: kiln_http::Roots {
+                files: environment.path("SSL_CERT_FILE").into_iter().collect(),
+                directories: environment.path("SSL_CERT_DIR").into_iter().collect(),
+            },
+            hosts: self.user.hosts(),
+            ..kiln_http::Settings::default()
+        };
+        let since = self
+            .now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
+        settings.retry.seed = u64::from(since.subsec_nanos()) << 32 | u64::from(std::process::id());
+        settings
+    }
+}
+
+/// Where docker and podman keep credentials, most particular first.
+fn credential_files(environment: &Environment) -> Vec<PathBuf> {
+    let home = environment.path("HOME");
+    let below = |folder: Option<PathBuf>, file: &str| folder.map(|folder| folder.join(file));
+    let configuration = environment
+        .path("XDG_CONFIG_HOME")
+        .or_else(|| below(home.clone(), ".config"));
+    let docker = environment
+        .path("DOCKER_CONFIG")
+        .or_else(|| below(home, ".docker"));
+    [
+        environment.path("REGISTRY_AUTH_FILE"),
+        below(environment.path("XDG_RUNTIME_DIR"), "containers/auth.json"),
+        below(configuration, "containers/auth.json"),
+        below(docker, "config.json"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn working_folder() -> Outcome<PathBuf> {
+    std::env::current_dir().map_err(|error| {
+        Failure::message(
+            Class::Environment,
+            format!("the working folder cannot be read: {error}"),
+            Some("change to a folder that exists".to_owned()),
+        )
+    })
+}
+
+/// At least [`LEAST_JOBS`], more on a machine with more processors.
+fn default_jobs() -> NonZeroUsize {
+    thread::available_parallelism().map_or(LEAST_JOBS, |processors| processors.max(LEAST_JOBS))
+}
+
+/// Whether a service for continuous integration started us.
+fn is_ci(environment: &Environment) -> bool {
+    environment
+        .text("CI")
+        .is_some_and(|value| value != "false" && value != "0")
+}
+
+fn epoch(environment: &Environment) -> Outcome<Option<u64>> {
+    let Some(text) = environment.text("SOURCE_DATE_EPOCH") else {
+        return Ok(None);
+    };
+    match text.parse() {
+        Ok(seconds) => Ok(Some(seconds)),
+        Err(error) => Err(Failure::message(
+            Class::User,
+            format!("`SOURCE_DATE_EPOCH` is `{text}`: {error}"),
+            Some("set it to seconds since 1970, or unset it".to_owned()),
+        )),
+    }
+}
+
+fn settings_path(environment: &Environment) -> Option<PathBuf> {
+    environment
+        .path("XDG_CONFIG_HOME")
+        .or_else(|| environment.path("HOME").map(|home| home.join(".config")))
+        .map(|folder| folder.join("kiln/config.toml"))
 }
 
 /// The store's folder: `KILN_HOME`, the settings file, then by user.
@@ -159,67 +315,41 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
-/// Reads `$XDG_CONFIG_HOME/kiln/config.toml`; nothing there is fine.
-fn read_user_file(environment: &Environment) -> Outcome<UserFile> {
-    let folder = environment
-        .path("XDG_CONFIG_HOME")
-        .or_else(|| environment.path("HOME").map(|home| home.join(".config")));
-    let Some(folder) = folder else {
-        return Ok(UserFile::default());
-    };
-    let path = folder.join("kiln/config.toml");
-    match fs::read_to_string(&path) {
-        Ok(text) => parse_user_file(&path, &text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(UserFile::default()),
-        Err(error) => Err(Failure::message(
-            Class::Environment,
-            format!("`{}`: {error}", path.display()),
-            None,
-        )),
-    }
-}
-
-fn parse_user_file(path: &Path, text: &str) -> Outcome<UserFile> {
-    toml::from_str(text).map_err(|error| {
-        Failure::message(
-            Class::User,
-            format!("`{}`: {}", path.display(), error.to_string().trim_end()),
-            Some("these are your own settings, not the project's".to_owned()),
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
 
-    fn environment(pairs: &[(&str, &str)]) -> Environment {
-        Environment(
-            pairs
-                .iter()
-                .map(|(name, value)| (OsString::from(name), OsString::from(value)))
-                .collect(),
-        )
-    }
+    use super::*;
 
     #[test]
     fn kiln_home_wins_over_the_settings_file() {
-        let user = parse_user_file(Path::new("c"), "[store]\npath = \"/b\"").expect("valid");
-        let home = store_folder(&environment(&[("KILN_HOME", "/a")]), &user).expect("a store");
+        let mut user = UserFile::default();
+        user.store.path = Some(PathBuf::from("/b"));
+        let home = store_folder(&Environment::of(&[("KILN_HOME", "/a")]), &user).expect("a store");
         assert_eq!(home, Path::new("/a"));
-        let home = store_folder(&environment(&[]), &user).expect("a store");
+        let home = store_folder(&Environment::of(&[]), &user).expect("a store");
         assert_eq!(home, Path::new("/b"));
     }
 
     #[test]
-    fn an_unknown_setting_is_an_error_that_names_the_file() {
-        let failure = parse_user_file(Path::new("/c/config.toml"), "sotre = 1").expect_err("typo");
-        assert!(failure.report.to_string().contains("/c/config.toml"));
-        assert_eq!(failure.class, Class::User);
+    fn an_empty_variable_is_an_unset_one() {
+        assert_eq!(Environment::of(&[("NO_COLOR", "")]).text("NO_COLOR"), None);
+        assert!(!is_ci(&Environment::of(&[("CI", "")])));
+        assert!(!is_ci(&Environment::of(&[("CI", "false")])));
+        assert!(is_ci(&Environment::of(&[("CI", "true")])));
     }
 
     #[test]
-    fn an_empty_variable_is_an_unset_one() {
-        assert_eq!(environment(&[("NO_COLOR", "")]).text("NO_COLOR"), None);
+    fn an_epoch_that_is_no_number_is_an_error() {
+        assert!(epoch(&Environment::of(&[("SOURCE_DATE_EPOCH", "soon")])).is_err());
+        let seconds = epoch(&Environment::of(&[("SOURCE_DATE_EPOCH", "1")])).expect("a number");
+        assert_eq!(seconds, Some(1));
+    }
+
+    #[test]
+    fn only_variables_of_arguments_are_handed_on() {
+        let found = Environment::of(&[("KILN_ARG_PORT", "1"), ("KILN_HOME", "/x"), ("PORT", "2")]);
+        let names: Vec<String> = found.arguments().into_keys().collect();
+        assert_eq!(names, ["KILN_ARG_PORT"]);
     }
 }

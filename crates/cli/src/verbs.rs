@@ -1,8 +1,16 @@
 //! The verbs: one file each, with its arguments beside what it does.
 
+mod check;
 mod completions;
+mod df;
+mod gc;
+mod history;
+mod images;
 mod init;
+mod inspect;
+mod log;
 mod reference;
+mod rmi;
 mod version;
 
 use std::process::ExitCode;
@@ -27,6 +35,14 @@ pub(crate) enum Format {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     Init(init::Args),
+    Check(check::Args),
+    Images(images::Args),
+    Inspect(inspect::Args),
+    History(history::Args),
+    Rmi(rmi::Args),
+    Log(log::Args),
+    Df(df::Args),
+    Gc(gc::Args),
     Completions(completions::Args),
     Reference(reference::Args),
     Version(version::Args),
@@ -43,6 +59,14 @@ impl Verb {
     pub(crate) fn run(self, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
         match self {
             Self::Init(args) => init::run(&args, settings, printer),
+            Self::Check(args) => check::run(&args, settings, printer),
+            Self::Images(args) => images::run(&args, settings, printer),
+            Self::Inspect(args) => inspect::run(&args, settings, printer),
+            Self::History(args) => history::run(&args, settings, printer),
+            Self::Rmi(args) => rmi::run(&args, settings, printer),
+            Self::Log(args) => log::run(&args, settings, printer),
+            Self::Df(args) => df::run(&args, settings, printer),
+            Self::Gc(args) => gc::run(&args, settings, printer),
             Self::Completions(args) => completions::run(&args, printer),
             Self::Reference(args) => reference::run(&args, printer),
             Self::Version(args) => version::run(&args, printer),

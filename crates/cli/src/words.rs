@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kiln_build::{MissReason, Outcome, SkipReason};
 use kiln_oci::Digest;
+use kiln_store::Area;
 
 use crate::text;
 
@@ -94,5 +95,19 @@ pub(crate) fn summary(outcome: Outcome, counts: [usize; 4], took: Duration) -> S
         Outcome::Complete => format!("built in {took}: {parts}"),
         Outcome::Failed => format!("failed after {took}: {parts}"),
         Outcome::Cancelled => format!("cancelled after {took}: {parts}"),
+    }
+}
+
+/// A part of the store.
+pub(crate) fn area(area: Area) -> &'static str {
+    match area {
+        Area::Layers => "layers",
+        Area::Blobs => "blobs",
+        Area::Steps => "step records",
+        Area::Sources => "project files",
+        Area::Downloads => "downloads",
+        Area::Caches => "caches",
+        Area::Projects => "projects",
+        Area::Volumes => "volumes",
     }
 }

@@ -117,14 +117,14 @@ fn names_typed_wrong() {
         Row {
             name: "a misspelt image",
             manifest: MANIFEST,
-            arguments: &["graph", "sever"],
+            arguments: &["inspect", "sever"],
             says: &["did you mean `server`?"],
             ..CHECK
         },
         Row {
             name: "a misspelt step",
             manifest: MANIFEST,
-            arguments: &["graph", "server.on"],
+            arguments: &["log", "server.on"],
             says: &["did you mean `server.one`?"],
             ..CHECK
         },

@@ -1,0 +1,107 @@
+//! `kiln log`: all that a step wrote when it last ran.
+
+use std::io::Read;
+
+use kiln_graph::{BuildTarget, NodeName};
+use kiln_manifest::model::ServiceImage;
+use kiln_store::Name;
+
+use crate::errors::{Class, Failure, Outcome};
+use crate::local;
+use crate::printer::Printer;
+use crate::project::Project;
+use crate::settings::Settings;
+use crate::suggest;
+
+/// Bytes copied at once.
+const BLOCK_BYTES: usize = 64 << 10;
+
+/// Print all that a step wrote when it last ran, well or not
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kiln log app.compile
+  kiln log app.compile | grep warning
+  kiln log app:base         what the image starts from")]
+pub(crate) struct Args {
+    /// The step, as image.step
+    step: String,
+}
+
+/// Prints the log.
+pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
+    let project = Project::load(settings)?;
+    let store = local::open(settings)?;
+    let name = Name::new(project.manifest.project.name.value.as_str())?;
+    let history = store.history().get(&name)?;
+    let Some(seen) = history.steps.get(&args.step) else {
+        return Err(never_seen(args, &project, history.steps.into_keys()));
+    };
+    let log = match &seen.log {
+        Some(log) => Some(log.clone()),
+        None => store
+            .steps()
+            .record(&seen.key)?
+            .and_then(|record| record.log),
+    };
+    let file = match log {
+        Some(log) => store.logs().open(&log)?,
+        None => None,
+    };
+    let Some(mut file) = file else {
+        return Err(Failure::message(
+            Class::User,
+            format!("there is no log of `{}`", args.step),
+            Some(format!("run it again: kiln build --no-cache={}", args.step)),
+        ));
+    };
+    let mut block = vec![0; BLOCK_BYTES];
+    loop {
+        let read = file
+            .read(&mut block)
+            .map_err(|error| Failure::from_error(Class::Environment, error))?;
+        if read == 0 {
+            return Ok(());
+        }
+        printer.data(&block[..read])?;
+    }
+}
+
+/// A step of the manifest that never ran here, or a name that is none.
+fn never_seen(args: &Args, project: &Project, seen: impl Iterator<Item = String>) -> Failure {
+    let manifest = &project.manifest;
+    let bases = manifest.images.keys().map(|image| format!("{image}:base"));
+    let services = manifest
+        .services
+        .values()
+        .filter(|service| matches!(service.image, ServiceImage::From(_)))
+        .map(|service| format!("{}:base", service.name.value));
+    let steps = manifest.images.values().flat_map(|image| {
+        let name = &image.name.value;
+        image
+            .steps
+            .keys()
+            .map(move |step| NodeName::of_step(name, step).to_string())
+    });
+    let known: Vec<String> = bases.chain(services).chain(steps).chain(seen).collect();
+    if known.contains(&args.step) {
+        return Failure::message(
+            Class::User,
+            format!("`{}` never ran here", args.step),
+            Some("build it: kiln build".to_owned()),
+        );
+    }
+    // The graph's own answer knows images and services too.
+    match BuildTarget::parse(manifest, &args.step) {
+        Err(error) => Failure::user(error),
+        Ok(_) => {
+            let help = suggest::help(&args.step, known.iter().cloned(), || {
+                format!("name a step: `{}`", known.join("`, `"))
+            });
+            Failure::message(
+                Class::User,
+                format!("`{}` is not a step", args.step),
+                Some(help),
+            )
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! `kiln rmi`: takes names of images away.
+
+use crate::errors::{Class, Failure, Outcome};
+use crate::local;
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+/// Remove images from the store, by name or id
+///
+/// What no other image uses is removed from the disk by `kiln gc`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kiln rmi app
+  kiln rmi localhost/notes/app:old registry.example.com/team/notes")]
+pub(crate) struct Args {
+    /// Images or services of the project, references, or ids
+    #[arg(required = true)]
+    images: Vec<String>,
+}
+
+/// Removes them; all are found before the first one goes.
+pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
+    let session = local::session(settings)?;
+    let store = session.store();
+    let mut references = Vec::new();
+    for image in &args.images {
+        let found = local::find(settings, store, Some(image))?;
+        match found.reference {
+            Some(reference) => references.push(reference),
+            // An id stands for all names that the image has.
+            None => references.extend(
+                store
+                    .references()
+                    .list()?
+                    .into_iter()
+                    .filter(|(_, descriptor)| *descriptor == found.descriptor)
+                    .map(|(reference, _)| reference),
+            ),
+        }
+    }
+    for reference in references {
+        let removed = store.references().remove(&session, &reference)?;
+        if !removed {
+            return Err(Failure::message(
+                Class::User,
+                format!("`{}` was removed by someone else", reference.familiar()),
+                None,
+            ));
+        }
+        printer.note(format!("removed {}", reference.familiar()));
+    }
+    Ok(session.finish()?)
+}
