@@ -8,7 +8,11 @@ use std::fs;
 use crate::process::{Failure, Outcome, cargo, read, say, workspace};
 
 /// A committed file, and the arguments of `kiln` that write it.
-const DOCUMENTS: &[(&str, &[&str])] = &[("docs/cli.md", &["reference", "cli"])];
+const DOCUMENTS: &[(&str, &[&str])] = &[
+    ("docs/cli.md", &["reference", "cli"]),
+    ("docs/manifest.md", &["reference", "manifest"]),
+    ("schemas/kiln.schema.json", &["schema"]),
+];
 
 /// Whether to write the documents or only to compare them.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::io;
 
 use kiln_image::ImageError;
+use kiln_sandbox::EnterError;
 use kiln_store::StoreError;
 use miette::{Diagnostic, Report};
 use thiserror::Error;
@@ -130,13 +131,32 @@ impl Classify for ImageError {
     fn class(&self) -> Class {
         match self {
             Self::Store(error) => error.class(),
-            Self::NoPlatform { .. } | Self::TooManyLayers { .. } => Class::User,
+            Self::NotFound(_)
+            | Self::Ambiguous { .. }
+            | Self::NoPlatform { .. }
+            | Self::TooManyLayers { .. }
+            | Self::Archive { .. }
+            | Self::Unpack { .. }
+            | Self::DiffId { .. }
+            | Self::NotALayer { .. }
+            | Self::Read { .. } => Class::User,
             Self::Document { .. }
             | Self::NotAnImage { .. }
             | Self::TooDeep { .. }
             | Self::LayerCount { .. }
-            | Self::MissingLayer(_) => Class::Environment,
+            | Self::MissingLayer(_)
+            | Self::MissingBlob { .. }
+            | Self::DamagedLayer { .. }
+            | Self::OtherTar { .. }
+            | Self::Scratch { .. }
+            | Self::Write(_) => Class::Environment,
         }
+    }
+}
+
+impl Classify for EnterError {
+    fn class(&self) -> Class {
+        Class::Environment
     }
 }
 

@@ -1,16 +1,15 @@
 //! The store of this user, and images in it by what a person calls them.
 
-use kiln_image::Image;
+use kiln_image::{Image, ImageError};
 use kiln_oci::{Descriptor, Digest, Platform, Reference};
+use kiln_sandbox::{EnterOptions, Host, Privileges};
 use kiln_store::{Session, Store, Timestamp};
 
 use crate::errors::{Class, Failure, Outcome};
+use crate::printer::Printer;
 use crate::project::Project;
 use crate::settings::Settings;
 use crate::suggest;
-
-/// Fewest hex digits of an id that are taken for one.
-const LEAST_ID_DIGITS: usize = 4;
 
 /// Opens the store; makes it on the first use.
 ///
@@ -18,6 +17,25 @@ const LEAST_ID_DIGITS: usize = 4;
 /// The folder holds something else, or the system refuses.
 pub(crate) fn open(settings: &Settings) -> Outcome<Store> {
     Ok(Store::open(&settings.home)?)
+}
+
+/// Moves this process to where it is root of its own files.
+///
+/// For an ordinary user, files of layers may belong to subordinate ids: only
+/// from in there can all of them be read and removed. To be called before the
+/// first thread.
+///
+/// # Errors
+/// The kernel does not let this user make namespaces.
+pub(crate) fn enter(store: &Store, printer: &mut Printer) -> Outcome<Host> {
+    let scratch = store.path().join("tmp");
+    let host = kiln_sandbox::enter(&EnterOptions { scratch })?;
+    if let Privileges::Single { reason } = host.privileges() {
+        printer.warning(format!(
+            "all files of images will belong to one user, and digests will differ: {reason}"
+        ));
+    }
+    Ok(host)
 }
 
 /// Opens the store to change it, or to rely on what is in it.
@@ -80,97 +98,41 @@ pub(crate) fn find(settings: &Settings, store: &Store, text: Option<&str>) -> Ou
             None => Err(not_built(&text)),
         };
     }
-    for candidate in [text.clone(), format!("localhost/{text}")] {
-        if let Ok(reference) = candidate.parse::<Reference>()
-            && let Some(found) = by_reference(&names, &reference)
-        {
-            return Ok(found);
+    match find_in(store, &text) {
+        Err(ImageError::NotFound(_)) => {
+            let of_project = project.iter().flat_map(Project::target_names);
+            let known = names.keys().map(Reference::familiar).chain(of_project);
+            let otherwise = || "these images are there: kiln images".to_owned();
+            Err(Failure::message(
+                Class::User,
+                format!("there is no image `{text}` in the store"),
+                Some(suggest::help(&text, known, otherwise)),
+            ))
+        }
+        found => {
+            let (reference, descriptor) = found?;
+            Ok(Found {
+                reference,
+                descriptor,
+            })
         }
     }
-    if let Some(found) = by_id(store, &text)? {
-        return Ok(found);
-    }
-    let of_project = project.iter().flat_map(Project::target_names);
-    let known = names.keys().map(Reference::familiar).chain(of_project);
-    let help = suggest::help(&text, known, || {
-        "these images are there: kiln images".to_owned()
-    });
-    Err(Failure::message(
-        Class::User,
-        format!("there is no image `{text}` in the store"),
-        Some(help),
-    ))
 }
 
-/// Finds a name; with a digest, only if it stands for that.
-fn by_reference(
-    names: &std::collections::BTreeMap<Reference, Descriptor>,
-    reference: &Reference,
-) -> Option<Found> {
-    if let Some(descriptor) = names.get(reference) {
-        return Some(Found {
-            reference: Some(reference.clone()),
-            descriptor: descriptor.clone(),
-        });
+/// Finds an image by name or id; `project/image` is looked for among the local ones too.
+fn find_in(store: &Store, text: &str) -> Result<(Option<Reference>, Descriptor), ImageError> {
+    let platform = Platform::host();
+    match kiln_image::find(store, text, &platform) {
+        Err(ImageError::NotFound(_)) if text.contains('/') => {
+            kiln_image::find(store, &format!("localhost/{text}"), &platform)
+        }
+        found => found,
     }
-    let digest = reference.digest()?;
-    names
-        .iter()
-        .find(|(name, descriptor)| {
-            descriptor.digest == digest
-                && name.registry() == reference.registry()
-                && name.repository() == reference.repository()
-        })
-        .map(|(name, descriptor)| Found {
-            reference: Some(name.clone()),
-            descriptor: descriptor.clone(),
-        })
-}
-
-/// Finds the one named image whose id or digest begins with `text`.
-fn by_id(store: &Store, text: &str) -> Outcome<Option<Found>> {
-    let digits = text.strip_prefix("sha256:").unwrap_or(text);
-    if digits.len() < LEAST_ID_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Ok(None);
-    }
-    let digits = digits.to_ascii_lowercase();
-    let begins = |digest: &Digest| hex(digest).starts_with(&digits);
-    let (images, _) = kiln_image::list(store, &Platform::host())?;
-    let mut found: Vec<_> = images
-        .into_iter()
-        .filter(|image| begins(&image.id.0) || begins(&image.digest))
-        .collect();
-    found.dedup_by_key(|image| image.digest);
-    match found.as_slice() {
-        [] => Ok(None),
-        [image] => Ok(store
-            .references()
-            .get(&image.reference)?
-            .map(|descriptor| Found {
-                reference: None,
-                descriptor,
-            })),
-        _ => Err(Failure::message(
-            Class::User,
-            format!(
-                "{} images have an id that begins with `{text}`",
-                found.len()
-            ),
-            Some("write more digits, or a name".to_owned()),
-        )),
-    }
-}
-
-/// The digits of a digest, without the algorithm.
-pub(crate) fn hex(digest: &Digest) -> String {
-    let text = digest.to_string();
-    text.split_once(':')
-        .map_or(text.clone(), |(_, hex)| hex.to_owned())
 }
 
 /// An id as listings show it.
 pub(crate) fn short(digest: &Digest) -> String {
-    hex(digest).chars().take(12).collect()
+    digest.hex().chars().take(12).collect()
 }
 
 fn not_built(target: &str) -> Failure {

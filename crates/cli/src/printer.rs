@@ -230,9 +230,13 @@ impl Diagnostic for Drawn<'_> {
     }
 }
 
-/// Whether standard output and standard error are terminals.
-pub(crate) fn terminals() -> (bool, bool) {
-    (io::stdout().is_terminal(), io::stderr().is_terminal())
+/// Whether standard input, output and error are terminals.
+pub(crate) fn terminals() -> [bool; 3] {
+    [
+        io::stdin().is_terminal(),
+        io::stdout().is_terminal(),
+        io::stderr().is_terminal(),
+    ]
 }
 
 /// Columns and rows of the terminal behind standard error.

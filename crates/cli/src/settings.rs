@@ -114,6 +114,7 @@ pub(crate) struct Settings {
     pub(crate) progress: ProgressForm,
     pub(crate) quiet: bool,
     pub(crate) verbose: bool,
+    pub(crate) stdin_is_terminal: bool,
     pub(crate) stdout_is_terminal: bool,
     pub(crate) stderr_is_terminal: bool,
     pub(crate) colour_on_stderr: bool,
@@ -133,7 +134,7 @@ impl Settings {
             Some(path) => user_file::read(&path)?,
             None => UserFile::default(),
         };
-        let (stdout_is_terminal, stderr_is_terminal) = printer::terminals();
+        let [stdin_is_terminal, stdout_is_terminal, stderr_is_terminal] = printer::terminals();
         #[expect(clippy::disallowed_methods, reason = "the one place that may")]
         let now = SystemTime::now();
         Ok(Self {
@@ -155,6 +156,7 @@ impl Settings {
             progress: global.progress,
             quiet: global.quiet,
             verbose: global.verbose,
+            stdin_is_terminal,
             stdout_is_terminal,
             stderr_is_terminal,
             colour_on_stderr: stderr_is_terminal

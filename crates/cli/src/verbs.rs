@@ -4,13 +4,17 @@ mod check;
 mod completions;
 mod df;
 mod gc;
+mod graph;
 mod history;
 mod images;
 mod init;
 mod inspect;
+mod load;
 mod log;
 mod reference;
 mod rmi;
+mod save;
+mod schema;
 mod version;
 
 use std::process::ExitCode;
@@ -36,13 +40,17 @@ pub(crate) enum Format {
 pub(crate) enum Verb {
     Init(init::Args),
     Check(check::Args),
+    Graph(graph::Args),
     Images(images::Args),
     Inspect(inspect::Args),
     History(history::Args),
+    Save(save::Args),
+    Load(load::Args),
     Rmi(rmi::Args),
     Log(log::Args),
     Df(df::Args),
     Gc(gc::Args),
+    Schema(schema::Args),
     Completions(completions::Args),
     Reference(reference::Args),
     Version(version::Args),
@@ -60,13 +68,17 @@ impl Verb {
         match self {
             Self::Init(args) => init::run(&args, settings, printer),
             Self::Check(args) => check::run(&args, settings, printer),
+            Self::Graph(args) => graph::run(&args, settings, printer),
             Self::Images(args) => images::run(&args, settings, printer),
             Self::Inspect(args) => inspect::run(&args, settings, printer),
             Self::History(args) => history::run(&args, settings, printer),
+            Self::Save(args) => save::run(&args, settings, printer),
+            Self::Load(args) => load::run(&args, settings, printer),
             Self::Rmi(args) => rmi::run(&args, settings, printer),
             Self::Log(args) => log::run(&args, settings, printer),
             Self::Df(args) => df::run(&args, settings, printer),
             Self::Gc(args) => gc::run(&args, settings, printer),
+            Self::Schema(args) => schema::run(&args, printer),
             Self::Completions(args) => completions::run(&args, printer),
             Self::Reference(args) => reference::run(&args, printer),
             Self::Version(args) => version::run(&args, printer),

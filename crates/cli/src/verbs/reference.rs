@@ -18,11 +18,14 @@ pub(crate) struct Args {
 enum Document {
     /// Every verb and flag
     Cli,
+    /// Every key of kiln.toml
+    Manifest,
 }
 
 /// Prints the document.
 pub(crate) fn run(args: &Args, printer: &mut Printer) -> Outcome {
     match args.document {
+        Document::Manifest => printer.data(kiln_manifest::reference()),
         Document::Cli => printer.data(reference::command_line(app::command())),
     }
 }

@@ -1,0 +1,118 @@
+//! `kiln load`: images of an archive into the store.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use kiln_image::{Archive, UnpackSettings};
+use kiln_oci::{Platform, Reference};
+use kiln_sandbox::Privileges;
+use kiln_store::Scratch;
+
+use crate::errors::{Class, Failure, Outcome};
+use crate::local;
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+/// Read images from an archive or image layout into the store
+///
+/// Archives of kiln save, docker save, podman save and skopeo, and folders that
+/// are OCI image layouts. Prints the name of each image, or its id if it has none.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kiln load app.tar
+  kiln load --name localhost/app layout/
+  docker save app | kiln load")]
+pub(crate) struct Args {
+    /// Archive or folder; standard input if not given
+    archive: Option<PathBuf>,
+
+    /// Give the only image of the archive this name
+    #[arg(long, value_name = "REFERENCE")]
+    name: Option<Reference>,
+}
+
+/// Loads them; names change when all of them are in the store.
+pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
+    let store = local::open(settings)?;
+    let host = local::enter(&store, printer)?;
+    let session = local::session(settings)?;
+    let unpack = unpack_settings(host.privileges());
+    let (path, _copy) = match &args.archive {
+        Some(path) if path.as_os_str() != "-" => (path.clone(), None),
+        _ => {
+            let copy = Scratch::new(&session, "archive")?;
+            (spool(settings, copy.path())?, Some(copy))
+        }
+    };
+    let archive = Archive::open(&session, &path)?;
+    if args.name.is_some() && archive.images().len() != 1 {
+        return Err(Failure::message(
+            Class::User,
+            format!(
+                "the archive has {} images, and `--name` names one",
+                archive.images().len()
+            ),
+            None,
+        ));
+    }
+    let platform = Platform::host();
+    let mut names = BTreeMap::new();
+    let mut lines = Vec::new();
+    for entry in archive.images() {
+        let image = archive.import(&session, entry, &platform, &unpack)?;
+        let references = args
+            .name
+            .clone()
+            .map_or_else(|| entry.references.clone(), |name| vec![name]);
+        if references.is_empty() {
+            printer.warning(format!(
+                "{} has no name, and goes with the next `kiln gc`: give it one with `--name`",
+                image.id().0
+            ));
+            lines.push(image.id().0.to_string());
+        }
+        for reference in references {
+            lines.push(reference.familiar());
+            names.insert(reference, image.descriptor.clone());
+        }
+    }
+    session.store().references().set(&session, &names)?;
+    session.finish()?;
+    for line in lines {
+        printer.line(line)?;
+    }
+    Ok(())
+}
+
+/// What can be kept of owners and devices.
+pub(crate) fn unpack_settings(privileges: &Privileges) -> UnpackSettings {
+    use kiln_layer::{Devices, Ownership};
+    let (ownership, devices) = match privileges {
+        Privileges::Root => (Ownership::Keep, Devices::Make),
+        Privileges::Mapped { .. } => (Ownership::Keep, Devices::Skip),
+        Privileges::Single { .. } => (Ownership::Flatten, Devices::Skip),
+    };
+    UnpackSettings {
+        ownership,
+        devices,
+        ..UnpackSettings::default()
+    }
+}
+
+/// Copies standard input to a file, because an archive is read out of order.
+fn spool(settings: &Settings, folder: &Path) -> Outcome<PathBuf> {
+    if settings.stdin_is_terminal {
+        return Err(Failure::message(
+            Class::User,
+            "no archive is named, and standard input is a terminal",
+            Some("name a file: kiln load FILE".to_owned()),
+        ));
+    }
+    let path = folder.join("standard-input");
+    File::create_new(&path)
+        .and_then(|mut file| io::copy(&mut io::stdin().lock(), &mut file))
+        .map_err(|error| Failure::from_error(Class::Environment, error))?;
+    Ok(path)
+}
