@@ -8,6 +8,7 @@
 pub mod accounts;
 mod archive;
 mod assemble;
+mod directories;
 mod error;
 mod export;
 mod image;
@@ -24,6 +25,7 @@ mod validate;
 
 pub use archive::{Archive, ArchiveImage};
 pub use assemble::{Assembly, ConfigChanges, NewLayer, assemble, rfc3339};
+pub use directories::lower_directories;
 pub use error::ImageError;
 pub use export::{export, write_layer_tar};
 pub use image::{Image, ImageLayer, parse_config, parse_manifest, resolve};

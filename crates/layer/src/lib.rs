@@ -45,6 +45,10 @@ pub use tar::TarError;
 pub use unpack::{Devices, EndMark, UnpackError, UnpackLimits, UnpackOptions, unpack};
 pub use write::{WriteTarError, write_tar};
 
+/// Version of what a layer is made of, from the same tree. Changing a layer's bytes is a format break:
+/// every cached step runs again.
+pub const FORMAT_VERSION: u32 = 1;
+
 /// A finished layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {

@@ -1,6 +1,7 @@
 //! What each project's last build was made of, so that the next one can say what changed.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +90,17 @@ impl Store {
 }
 
 impl Projects<'_> {
+    /// Returns the folder of a project's small files, for those who write them on their own; makes
+    /// it if it is missing.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn folder(&self, project: &Name) -> Result<PathBuf, StoreError> {
+        let folder = self.store.at(&format!("projects/{project}"));
+        disk::make_directory(&folder, 0o700)?;
+        Ok(folder)
+    }
+
     /// Reads a project's file; `None` if there is none. After a loss of power it may be empty or
     /// damaged: the caller must be able to tell, and do without.
     ///

@@ -36,6 +36,7 @@ const FOLDERS: &[&str] = &[
     "layers",
     "locks",
     "logs",
+    "mounts",
     "partial",
     "partial/blobs",
     "partial/downloads",
@@ -93,6 +94,11 @@ impl Store {
     /// The store's folder, absolute.
     pub fn path(&self) -> &Path {
         &self.shared.root
+    }
+
+    /// An empty folder that nothing is kept in, for a process to mount over in its own namespace.
+    pub fn mount_point(&self) -> PathBuf {
+        self.at("mounts")
     }
 
     /// The path of something in the store.

@@ -115,6 +115,17 @@ impl SignalPipe {
     }
 }
 
+/// Ends this process the way `signal` does when nobody has taken it over.
+pub fn die_of(signal: Signal) -> ! {
+    // SAFETY: restoring the default action and raising the signal touch no memory of ours.
+    unsafe {
+        libc::signal(signal.as_raw(), libc::SIG_DFL);
+        libc::raise(signal.as_raw());
+    }
+    // The signal may be blocked, or one that does not end a process.
+    std::process::abort()
+}
+
 impl AsFd for SignalPipe {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
