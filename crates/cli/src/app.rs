@@ -52,7 +52,7 @@ pub(crate) struct GlobalArgs {
     pub(crate) quiet: bool,
 
     /// Say more about what is done and why
-    #[arg(short, long, global = true)]
+    #[arg(long, global = true)]
     pub(crate) verbose: bool,
 }
 

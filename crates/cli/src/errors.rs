@@ -42,6 +42,8 @@ impl Class {
 pub(crate) struct Failure {
     pub(crate) class: Class,
     pub(crate) report: Report,
+    /// The exit code, where it is not that of the class.
+    pub(crate) code: Option<u8>,
 }
 
 impl Failure {
@@ -50,6 +52,7 @@ impl Failure {
         Self {
             class: Class::User,
             report: Report::new(error),
+            code: None,
         }
     }
 
@@ -58,6 +61,7 @@ impl Failure {
         Self {
             class: Class::Environment,
             report: Report::new(error),
+            code: None,
         }
     }
 
@@ -69,6 +73,7 @@ impl Failure {
                 message: message.into(),
                 help,
             }),
+            code: None,
         }
     }
 
@@ -80,7 +85,14 @@ impl Failure {
         Self {
             class,
             report: Report::from_err(error),
+            code: None,
         }
+    }
+
+    /// The same failure with an exit code of its own.
+    pub(crate) fn with_code(mut self, code: i32) -> Self {
+        self.code = u8::try_from(code).ok();
+        self
     }
 
     /// A failure to write to standard output.

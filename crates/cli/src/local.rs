@@ -28,7 +28,7 @@ pub(crate) fn open(settings: &Settings) -> Outcome<Store> {
 /// # Errors
 /// The kernel does not let this user make namespaces.
 pub(crate) fn enter(store: &Store, printer: &mut Printer) -> Outcome<Host> {
-    let scratch = store.path().join("tmp");
+    let scratch = store.mount_point();
     let host = kiln_sandbox::enter(&EnterOptions { scratch })?;
     if let Privileges::Single { reason } = host.privileges() {
         printer.warning(format!(

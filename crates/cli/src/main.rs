@@ -17,6 +17,7 @@ mod suggest;
 mod text;
 mod verbs;
 mod words;
+mod workbench;
 
 use std::process::ExitCode;
 

@@ -110,10 +110,10 @@ impl Printer {
             text.push_str("this is a bug in kiln; please report it with the lines above\n");
         }
         self.error_line(text.trim_end_matches('\n'));
-        ExitCode::from(if own_codes {
-            OWN_FAILURE_OF_RUN
-        } else {
-            failure.class.code()
+        ExitCode::from(match failure.code {
+            Some(code) => code,
+            None if own_codes => OWN_FAILURE_OF_RUN,
+            None => failure.class.code(),
         })
     }
 

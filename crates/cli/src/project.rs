@@ -15,6 +15,9 @@ use crate::settings::Settings;
 /// The manifest's file name.
 pub(crate) const MANIFEST: &str = "kiln.toml";
 
+/// The lock's file name.
+pub(crate) const LOCK: &str = "kiln.lock";
+
 /// The registry name under which images of projects are kept.
 const OWN_REGISTRY: &str = "localhost";
 
@@ -59,6 +62,21 @@ impl Project {
         let manifest =
             BuildManifest::parse(&shown, &text, &settings.overrides).map_err(Failure::user)?;
         Ok(Self { folder, manifest })
+    }
+
+    /// Under which name the store keeps what it knows of the project: projects of the same name in
+    /// other folders have another one.
+    ///
+    /// # Errors
+    /// The folder has no absolute path.
+    pub(crate) fn id(&self) -> Outcome<kiln_store::Name> {
+        let folder = std::path::absolute(&self.folder).map_err(|error| {
+            let message = format!("`{}`: {error}", self.folder.display());
+            Failure::message(Class::Environment, message, None)
+        })?;
+        let hash = kiln_oci::Digest::of(folder.as_os_str().as_encoded_bytes()).hex();
+        let name = self.manifest.project.name.value.as_str();
+        Ok(kiln_store::Name::new(&format!("{name}-{}", &hash[..12]))?)
     }
 
     /// What a verb takes when nothing is named: `project.default`, else the only

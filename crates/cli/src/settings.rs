@@ -61,7 +61,7 @@ impl Environment {
     }
 
     /// A variable that is set and not empty, as a path.
-    fn path(&self, name: &str) -> Option<PathBuf> {
+    pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
         self.raw(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)

@@ -1,5 +1,6 @@
 //! The verbs: one file each, with its arguments beside what it does.
 
+mod build;
 mod check;
 mod completions;
 mod df;
@@ -13,6 +14,7 @@ mod load;
 mod log;
 mod reference;
 mod rmi;
+mod run;
 mod save;
 mod schema;
 mod version;
@@ -41,6 +43,8 @@ pub(crate) enum Verb {
     Init(init::Args),
     Check(check::Args),
     Graph(graph::Args),
+    Build(build::Args),
+    Run(Box<run::Args>),
     Images(images::Args),
     Inspect(inspect::Args),
     History(history::Args),
@@ -60,12 +64,14 @@ impl Verb {
     /// Whether the exit code belongs to a container, so that kiln's own
     /// failures have 125 to 127.
     pub(crate) fn keeps_container_codes(&self) -> bool {
-        false
+        matches!(self, Self::Run(_))
     }
 
     /// Does it.
     pub(crate) fn run(self, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
         match self {
+            Self::Build(args) => return build::run(&args, settings, printer),
+            Self::Run(args) => return run::run(&args, settings, printer),
             Self::Init(args) => init::run(&args, settings, printer),
             Self::Check(args) => check::run(&args, settings, printer),
             Self::Graph(args) => graph::run(&args, settings, printer),

@@ -72,9 +72,11 @@ pub(crate) fn publish(draft: LayerDraft, committed: &Committed) -> Result<Made, 
     Ok(Made::layer(committed.diff_id))
 }
 
-/// Opens a folder of the store.
+/// Opens a folder of the store for reading.
 pub(crate) fn open(folder: &Path) -> Result<std::os::fd::OwnedFd, Failure> {
-    kiln_sys::confined::open_directory(folder).map_err(|error| {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(folder, flags, Mode::empty()).map_err(|error| {
         let message = format!("cannot open `{}`: {error}", folder.display());
         Failure::new(FailureKind::Environment, message)
     })

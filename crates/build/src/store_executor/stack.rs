@@ -1,10 +1,11 @@
 //! The tree that a step sees or an image is: a stack of layers, checked and ready to be mounted.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use kiln_graph::{BuildGraph, StepId};
+use kiln_image::lower_directories;
 use kiln_layer::{Conflict, LowerStack, TreeIndex};
 use kiln_oci::DiffId;
 use kiln_store::StackKey;
@@ -27,7 +28,8 @@ pub(crate) struct Stack {
 impl Stack {
     /// Opens the stack of `layers`, lowest first, with what it takes to show folders as they are.
     pub(crate) fn open(workspace: &Workspace, layers: &[DiffId]) -> Result<Self, Failure> {
-        let lowers = lowers(workspace, layers)?;
+        let lowers = lower_directories(&workspace.session, layers, ownership(workspace))
+            .map_err(|error| Failure::new(FailureKind::Environment, chain(&error)))?;
         let open = |path: &PathBuf| {
             kiln_sys::confined::open_directory(path).map_err(|error| {
                 let message = format!("cannot open `{}`: {error}", path.display());
@@ -43,34 +45,6 @@ impl Stack {
             .map_err(|error| Failure::new(FailureKind::Environment, chain(&error)))?;
         Ok(Self { lowers, view })
     }
-}
-
-/// Returns the directories of `layers` (lowest first) for an overlay, the topmost first, with the
-/// fix-up directory that the stack may need.
-pub(crate) fn lowers(workspace: &Workspace, layers: &[DiffId]) -> Result<Vec<PathBuf>, Failure> {
-    let store = workspace.store();
-    let stacks = store.stacks();
-    if let Some(lowers) = stacks.lowers(&workspace.session, layers)? {
-        return Ok(lowers);
-    }
-    let indexes = indexes(workspace, layers)?;
-    let indexes: Vec<&TreeIndex> = indexes.iter().collect();
-    let fixups = kiln_layer::fixups(&indexes);
-    if fixups.is_empty() {
-        stacks.put_plain(&workspace.session, layers)?;
-    } else {
-        let draft = stacks.draft(&workspace.session)?;
-        let folder = kiln_sys::confined::open_directory(draft.fs()).map_err(|error| {
-            let message = format!("cannot open `{}`: {error}", draft.fs().display());
-            Failure::new(FailureKind::Environment, message)
-        })?;
-        kiln_layer::write_fixups(folder.as_fd(), &fixups, ownership(workspace))
-            .map_err(|error| Failure::new(FailureKind::Environment, chain(&error)))?;
-        draft.publish(layers)?;
-    }
-    Ok(stacks
-        .lowers(&workspace.session, layers)?
-        .unwrap_or_else(|| stacks.plain_lowers(layers)))
 }
 
 fn indexes(workspace: &Workspace, layers: &[DiffId]) -> Result<Vec<TreeIndex>, Failure> {

@@ -4,7 +4,6 @@ use std::io::Read;
 
 use kiln_graph::{BuildTarget, NodeName};
 use kiln_manifest::model::ServiceImage;
-use kiln_store::Name;
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
@@ -31,8 +30,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let project = Project::load(settings)?;
     let store = local::open(settings)?;
-    let name = Name::new(project.manifest.project.name.value.as_str())?;
-    let history = store.history().get(&name)?;
+    let history = store.history().get(&project.id()?)?;
     let Some(seen) = history.steps.get(&args.step) else {
         return Err(never_seen(args, &project, history.steps.into_keys()));
     };

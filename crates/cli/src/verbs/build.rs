@@ -1,0 +1,246 @@
+//! `kiln build`: makes the images of the manifest.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use kiln_build::{
+    Build, FailureKind, LockPolicy, OnFailure, Outcome as BuildOutcome, Refresh, SchedulerOptions,
+    Workspace, build,
+};
+use kiln_graph::{BuildGraph, BuildTarget, StepId};
+
+use crate::errors::{Class, Failure, Outcome};
+use crate::printer::Printer;
+use crate::progress::{Progress, Telling};
+use crate::project::Project;
+use crate::settings::Settings;
+use crate::suggest;
+use crate::workbench::{self, BuildWishes};
+
+/// Build the images of the manifest
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kiln build                        what `default` in [project] names
+  kiln build app worker             two images, and what they need
+  kiln build app.compile            one step, and what it needs
+  kiln build --no-cache=app.test    run that step again
+  kiln build --on-failure shell     look around in a step that fails")]
+pub(crate) struct Args {
+    /// Images, services or steps (image.step); what `default` names if there are none
+    targets: Vec<String>,
+
+    /// Build every image of the manifest
+    #[arg(long, conflicts_with = "targets")]
+    all: bool,
+
+    #[command(flatten)]
+    how: BuildArgs,
+}
+
+/// How to build; for every verb that builds before it does something else.
+#[derive(clap::Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Building")]
+pub(crate) struct BuildArgs {
+    /// Run at most this many steps at once [default: number of cores, at least 8]
+    #[arg(short, long, value_name = "NUMBER")]
+    jobs: Option<NonZeroUsize>,
+
+    /// After a failure, go on with all that does not need the failed step
+    #[arg(long)]
+    keep_going: bool,
+
+    /// Run steps again although their results are there: all, or those named
+    #[arg(long, value_name = "STEP", num_args = 0.., require_equals = true, value_delimiter = ',')]
+    no_cache: Option<Vec<String>>,
+
+    /// Refuse to add anything to kiln.lock (the default where CI is set)
+    #[arg(long)]
+    locked: bool,
+
+    /// What to do when a step fails
+    #[arg(long, value_name = "WHAT", default_value = "stop")]
+    on_failure: WhenFailed,
+}
+
+/// What to do when a step fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum WhenFailed {
+    /// Report it
+    #[default]
+    Stop,
+    /// Open a shell in it first
+    Shell,
+}
+
+impl BuildArgs {
+    /// What the workbench has to know.
+    pub(crate) fn wishes(&self, settings: &Settings) -> BuildWishes {
+        BuildWishes {
+            lock: if self.locked || settings.is_ci {
+                LockPolicy::Locked
+            } else {
+                LockPolicy::Update
+            },
+            on_failure: match self.on_failure {
+                WhenFailed::Stop => OnFailure::Stop,
+                WhenFailed::Shell => OnFailure::Shell,
+            },
+        }
+    }
+
+    fn options(&self, settings: &Settings, graph: &BuildGraph) -> Outcome<SchedulerOptions> {
+        let refresh = match &self.no_cache {
+            None => Refresh::Nothing,
+            Some(names) if names.is_empty() => Refresh::Everything,
+            Some(names) => Refresh::Nodes(
+                names
+                    .iter()
+                    .map(|name| find_node(graph, name))
+                    .collect::<Outcome<BTreeSet<StepId>>>()?,
+            ),
+        };
+        Ok(SchedulerOptions {
+            jobs: self.jobs.unwrap_or(settings.jobs),
+            keep_going: self.keep_going,
+            refresh,
+        })
+    }
+}
+
+fn find_node(graph: &BuildGraph, name: &str) -> Outcome<StepId> {
+    graph.find(name).ok_or_else(|| {
+        let known = graph.nodes().iter().map(|(_, node)| node.name.to_string());
+        let help = suggest::help(name, known, || "steps are named image.step".to_owned());
+        let message = format!("`{name}` is not a step of what is built");
+        Failure::message(Class::User, message, Some(help))
+    })
+}
+
+/// Builds, and says what came of it.
+pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
+    let project = Project::load(settings)?;
+    let targets = if args.all {
+        project
+            .manifest
+            .images
+            .keys()
+            .cloned()
+            .map(BuildTarget::Image)
+            .collect()
+    } else {
+        project.targets(&args.targets)?
+    };
+    let graph = BuildGraph::lower(&project.manifest, &targets).map_err(Failure::user)?;
+    let entered = workbench::enter(settings, printer)?;
+    let workspace = workbench::workspace(settings, &project, entered, args.how.wishes(settings))?;
+    let built = build_graph(
+        &args.how,
+        settings,
+        printer,
+        &workspace,
+        &graph,
+        Telling::Everything,
+    )?;
+    finish(&workspace)?;
+    for (name, built) in &built.images {
+        let digest = built.image.descriptor.digest;
+        match built.references.first() {
+            Some(reference) => printer.line(format!("{reference}@{digest}"))?,
+            None => printer.detail(format!("{name} is {digest}")),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds a graph while showing it; fails if anything of it failed.
+///
+/// # Errors
+/// Every failed step has been reported; the error says how many there are.
+pub(crate) fn build_graph(
+    how: &BuildArgs,
+    settings: &Settings,
+    printer: &mut Printer,
+    workspace: &Workspace,
+    graph: &BuildGraph,
+    telling: Telling,
+) -> Outcome<Build> {
+    let options = how.options(settings, graph)?;
+    let built = workbench::with_signals(workspace, || {
+        let progress = Progress::start(settings, telling);
+        let built = build(workspace, graph, &options, &mut |event| {
+            progress.event(event)
+        });
+        progress.finish();
+        built
+    })?;
+    let built = built.map_err(Failure::environment)?;
+    report(printer, graph, &built)?;
+    if built.lock_written {
+        printer.note("kiln.lock was updated: commit it");
+    }
+    Ok(built)
+}
+
+/// Ends the use of the store, and clears away what killed processes left.
+///
+/// # Errors
+/// What the store says.
+pub(crate) fn finish(workspace: &Workspace) -> Outcome {
+    workspace.session.sync()?;
+    workspace.host.sweep();
+    workspace.store().tidy()?;
+    Ok(())
+}
+
+/// Tells of each failure, and turns them into one.
+fn report(printer: &mut Printer, graph: &BuildGraph, built: &Build) -> Outcome {
+    let mut kinds = Vec::new();
+    let mut names = Vec::new();
+    let of_steps = built.report.failures.iter().map(|(node, failure)| {
+        let name = graph.nodes()[*node].name.to_string();
+        (name, failure)
+    });
+    let of_images = built
+        .failures
+        .iter()
+        .map(|(image, failure)| (image.to_string(), failure));
+    for (name, failure) in of_steps.chain(of_images) {
+        if failure.summary.kind == FailureKind::Cancelled {
+            continue;
+        }
+        if let Some(diagnostic) = &failure.diagnostic {
+            printer.report(diagnostic.as_ref());
+        }
+        kinds.push(failure.summary.kind);
+        names.push((name, failure));
+    }
+    if built.report.outcome == BuildOutcome::Cancelled {
+        return Err(Failure::message(Class::User, "the build was stopped", None));
+    }
+    let Some((name, first)) = names.first() else {
+        return Ok(());
+    };
+    let class = if kinds.contains(&FailureKind::Bug) {
+        Class::Bug
+    } else if kinds.contains(&FailureKind::Environment) {
+        Class::Environment
+    } else {
+        Class::User
+    };
+    let help = matches!(
+        first.summary.kind,
+        FailureKind::Process | FailureKind::OutOfMemory | FailureKind::TimedOut
+    )
+    .then(|| format!("all it wrote: kiln log {name}"));
+    let message = match names.len() {
+        1 if first.diagnostic.is_some() => format!("`{name}` failed"),
+        1 => format!("`{name}` {}", first.summary.message),
+        count => format!(
+            "{count} steps failed, the first was `{name}`: {}",
+            first.summary.message
+        ),
+    };
+    Err(Failure::message(class, message, help))
+}

@@ -1,0 +1,240 @@
+//! Everything a build or a container needs: the store in use, a host for sandboxes, the lock, the
+//! project's files, the network.
+//!
+//! The order matters. The store is made first, then the namespaces are entered, which must happen
+//! before any thread starts; signals are watched last.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use kiln_build::{
+    Cancel, LockFile, LockPolicy, OnFailure, Project as ProjectFolder, Remote, SecretValue,
+    StatCache, Workspace,
+};
+use kiln_graph::BuildInputs;
+use kiln_manifest::model::SecretSource;
+use kiln_manifest::value::Name;
+use kiln_oci::Platform;
+use kiln_sandbox::Host;
+use kiln_store::{Session, Timestamp};
+use kiln_sys::signal::{Signal, SignalPipe};
+
+use crate::errors::{Class, Failure, Outcome};
+use crate::local;
+use crate::printer::Printer;
+use crate::project::{LOCK, MANIFEST, Project};
+use crate::settings::Settings;
+
+/// Times in layers are clamped to this unless `SOURCE_DATE_EPOCH` says otherwise:
+/// 1980-01-01T00:00:00Z, the first moment that every archive format can hold.
+const DEFAULT_EPOCH_SECONDS: u64 = 315_532_800;
+
+/// The most bytes of a secret's file.
+const SECRET_LIMIT_BYTES: u64 = 1 << 20;
+
+/// What asks a build to stop.
+const STOP_SIGNALS: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
+
+/// How a verb wants to build.
+#[derive(Clone, Debug)]
+pub(crate) struct BuildWishes {
+    /// What may be done about missing pins.
+    pub(crate) lock: LockPolicy,
+    /// What to do when a step fails.
+    pub(crate) on_failure: OnFailure,
+}
+
+/// The store in use, and what runs sandboxes over it.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    pub(crate) session: Session,
+    pub(crate) host: Host,
+}
+
+/// Opens the store and enters the namespaces. Call it before anything starts a thread.
+///
+/// # Errors
+/// The store cannot be used, or this user may not make namespaces.
+pub(crate) fn enter(settings: &Settings, printer: &mut Printer) -> Outcome<Entered> {
+    let store = local::open(settings)?;
+    let host = local::enter(&store, printer)?;
+    let now = Timestamp::from_seconds(settings.now_seconds());
+    let session = Session::begin(&store, now)?;
+    Ok(Entered { session, host })
+}
+
+/// Puts together what a build works with.
+///
+/// # Errors
+/// The lock or the project's folder cannot be read.
+pub(crate) fn workspace(
+    settings: &Settings,
+    project: &Project,
+    entered: Entered,
+    wishes: BuildWishes,
+) -> Outcome<Workspace> {
+    let Entered { session, host } = entered;
+    let store = session.store().clone();
+    let folder = std::path::absolute(&project.folder).map_err(|error| {
+        let message = format!("`{}`: {error}", project.folder.display());
+        Failure::message(Class::Environment, message, None)
+    })?;
+    let lock = LockFile::open(&folder.join(LOCK), wishes.lock, kiln_layer::FORMAT_VERSION)
+        .map_err(Failure::user)?;
+    let files = ProjectFolder::open(&folder, &[MANIFEST, LOCK])
+        .and_then(|files| files.without_store(store.path()))
+        .map_err(Failure::environment)?;
+    let id = project.id()?;
+    let epoch = settings.epoch.unwrap_or(DEFAULT_EPOCH_SECONDS);
+    let http = kiln_http::Client::new(settings.http());
+    let registry = kiln_client::Registry::new(http.clone(), settings.registries());
+    let cancel = Cancel::new().map_err(|error| {
+        Failure::message(
+            Class::Environment,
+            format!("cannot watch for signals: {error}"),
+            None,
+        )
+    })?;
+    Ok(Workspace {
+        secrets: secrets(settings, project)?,
+        manifest: Arc::new(project.manifest.clone()),
+        project: files,
+        stat_cache: StatCache::at(
+            store
+                .projects()
+                .folder(&id)?
+                .join(StatCache::file_name(&folder)),
+        ),
+        id,
+        session,
+        lock,
+        inputs: BuildInputs {
+            platform: Platform::host(),
+            epoch_seconds: i64::try_from(epoch).unwrap_or(i64::MAX),
+            layer_format: kiln_layer::FORMAT_VERSION,
+        },
+        host,
+        terminal: Mutex::new(()),
+        ssh_agent: settings.environment.path("SSH_AUTH_SOCK"),
+        on_failure: wishes.on_failure,
+        remote: Remote {
+            http,
+            registry,
+            cancel: kiln_http::Cancel::new(),
+        },
+        cancel,
+    })
+}
+
+/// Reads the secrets that the manifest declares; one that is missing is an error only for who uses
+/// it.
+fn secrets(settings: &Settings, project: &Project) -> Outcome<BTreeMap<Name, SecretValue>> {
+    let mut values = BTreeMap::new();
+    for (name, secret) in &project.manifest.secrets {
+        let (found, looked) = match &secret.source {
+            SecretSource::Environment(variable) => {
+                let value = settings.environment.raw(&variable.value);
+                let value = value.map(|value| value.as_encoded_bytes().to_vec());
+                (
+                    value,
+                    format!("the variable `{}` is not set", variable.value),
+                )
+            }
+            SecretSource::File(path) => {
+                let path = project.folder.join(path.value.as_str());
+                (
+                    read_secret(&path)?,
+                    format!("there is no file `{}`", path.display()),
+                )
+            }
+        };
+        let value = match found {
+            Some(value) => SecretValue::Present(value),
+            None if secret.optional => SecretValue::Absent,
+            None => SecretValue::Missing(looked),
+        };
+        values.insert(name.clone(), value);
+    }
+    Ok(values)
+}
+
+fn read_secret(path: &PathBuf) -> Outcome<Option<Vec<u8>>> {
+    use std::io::Read;
+    let mut value = Vec::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(SECRET_LIMIT_BYTES + 1).read_to_end(&mut value));
+    match read {
+        Ok(_) if value.len() as u64 > SECRET_LIMIT_BYTES => Err(Failure::message(
+            Class::User,
+            format!("the secret `{}` is larger than 1 MiB", path.display()),
+            None,
+        )),
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::message(
+            Class::Environment,
+            format!("the secret `{}` cannot be read: {error}", path.display()),
+            None,
+        )),
+    }
+}
+
+/// Runs `work` while signals that ask to stop cancel the build.
+///
+/// The first one lets steps be stopped and the store be put in order; a third one ends kiln at
+/// once, which loses nothing but time.
+///
+/// # Errors
+/// Signals cannot be watched, and those of `work`.
+pub(crate) fn with_signals<T>(workspace: &Workspace, work: impl FnOnce() -> T) -> Outcome<T> {
+    let unwatched = |error: &dyn std::fmt::Display| {
+        Failure::message(
+            Class::Environment,
+            format!("cannot watch for signals: {error}"),
+            None,
+        )
+    };
+    let signals = SignalPipe::install(&STOP_SIGNALS).map_err(|error| unwatched(&error))?;
+    let done = Cancel::new().map_err(|error| unwatched(&error))?;
+    Ok(std::thread::scope(|scope| {
+        scope.spawn(|| watch(workspace, &signals, &done));
+        // Also when `work` panics, or the scope would wait for the watcher for ever.
+        let _done = CancelOnDrop(&done);
+        work()
+    }))
+}
+
+struct CancelOnDrop<'a>(&'a Cancel);
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+fn watch(workspace: &Workspace, signals: &SignalPipe, done: &Cancel) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut asked = 0;
+    loop {
+        let mut fds = [
+            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(done.as_fd(), PollFlags::IN),
+        ];
+        if poll(&mut fds, None).is_err() {
+            continue;
+        }
+        if done.is_cancelled() {
+            return;
+        }
+        for signal in signals.take().unwrap_or_default() {
+            asked += 1;
+            workspace.cancel.cancel();
+            workspace.remote.cancel.cancel();
+            if asked >= 3 {
+                kiln_sys::signal::die_of(signal);
+            }
+        }
+    }
+}
