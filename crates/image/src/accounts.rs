@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 /// The most bytes of `/etc/passwd` or `/etc/group` that are read from an image.
-pub const DATABASE_LIMIT_BYTES: usize = 1024 * 1024;
+pub const DATABASE_LIMIT_BYTES: u64 = 1024 * 1024;
 
 /// Who a process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
