@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kiln_sys::Errno;
 use kiln_sys::process::{ChildProcess, Ended};
 use kiln_sys::signal::{Signal, SignalPipe};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::cgroup::Cgroup;
 use crate::error::{SandboxError, best_effort};
@@ -50,6 +50,12 @@ const PASSED_ON: [Signal; 8] = [
     Signal::CONT,
     Signal::WINCH,
 ];
+
+/// How long a terminal that nobody has open is left alone, and how long an ended process may still be heard.
+const QUIET: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// So many requests to end, and the sandbox is killed: the first process of a sandbox ignores signals it has no
 /// handler for.
@@ -207,51 +213,55 @@ impl Child {
         output: BorrowedFd<'_>,
     ) -> Result<(), Errno> {
         let terminal = self.ends.terminal.as_ref();
-        let (mut requests, mut typing, mut buffer) = (0, terminal.is_some(), [0_u8; 16 * 1024]);
+        let (mut requests, mut buffer) = (0, [0_u8; 16 * 1024]);
+        // What is still worth waiting for; `quiet`: nobody has the terminal open just now.
+        let (mut running, mut typing, mut quiet) = (true, terminal.is_some(), false);
         loop {
-            let mut polls = vec![
-                PollFd::new(&self.process, PollFlags::IN),
-                PollFd::new(signals, PollFlags::IN),
-            ];
-            polls.extend(terminal.map(|terminal| PollFd::new(terminal, PollFlags::IN)));
-            if typing {
-                polls.push(PollFd::from_borrowed_fd(input, PollFlags::IN));
-            }
-            rustix::io::retry_on_intr(|| rustix::event::poll(&mut polls, None))?;
-            let ready: Vec<bool> = polls
-                .iter()
-                .map(|poll| !poll.revents().is_empty())
-                .collect();
-            let is_ready = |index: usize| ready.get(index).copied().unwrap_or(false);
+            let mut polls = vec![PollFd::new(signals, PollFlags::IN)];
+            let mut add =
+                |wanted: bool, poll| wanted.then(|| (polls.push(poll), polls.len() - 1).1);
+            let at_end = add(running, PollFd::new(&self.process, PollFlags::IN));
+            let at_input = add(
+                typing && running,
+                PollFd::from_borrowed_fd(input, PollFlags::IN),
+            );
+            let at_terminal = match terminal {
+                Some(terminal) => add(!quiet, PollFd::new(terminal, PollFlags::IN)),
+                None => None,
+            };
+            let timeout = (quiet || !running).then_some(QUIET);
+            let count =
+                rustix::io::retry_on_intr(|| rustix::event::poll(&mut polls, timeout.as_ref()))?;
+            let ready = |index: Option<usize>| {
+                index.is_some_and(|index| {
+                    polls
+                        .get(index)
+                        .is_some_and(|poll| !poll.revents().is_empty())
+                })
+            };
+            let (ended, typed, shown) = (ready(at_end), ready(at_input), ready(at_terminal));
 
             for signal in signals.take()? {
                 self.pass_on_signal(signal, &mut requests, output)?;
             }
-            if let Some(terminal) = terminal {
-                if is_ready(2) {
-                    let count = terminal.read(&mut buffer)?;
-                    write_all(output, &buffer[..count])?;
-                    if count == 0 && !is_ready(0) {
-                        // Nobody has the terminal open any more; only the end is worth waiting for.
-                        self.process.wait_until(None)?;
-                        return Ok(());
-                    }
-                    if count > 0 {
-                        // More may follow, also after the end.
-                        continue;
-                    }
-                }
-                if is_ready(3) {
-                    let count = rustix::io::retry_on_intr(|| rustix::io::read(input, &mut buffer))?;
-                    typing = count > 0;
-                    // Nobody may be there to read it any more.
-                    match terminal.write_all(&buffer[..count]) {
-                        Ok(()) | Err(Errno::IO) => {}
-                        Err(error) => return Err(error),
-                    }
+            running &= !ended;
+            quiet = false;
+            if let (Some(terminal), true) = (terminal, shown) {
+                let count = terminal.read(&mut buffer)?;
+                write_all(output, &buffer[..count])?;
+                quiet = count == 0;
+            }
+            if let (Some(terminal), true) = (terminal, typed) {
+                let count = rustix::io::retry_on_intr(|| rustix::io::read(input, &mut buffer))?;
+                typing = count > 0;
+                // Nobody may be there to read it any more.
+                match terminal.write_all(&buffer[..count]) {
+                    Ok(()) | Err(Errno::IO) => {}
+                    Err(error) => return Err(error),
                 }
             }
-            if is_ready(0) {
+            // What was written last arrives a moment after the end, and then the terminal is quiet.
+            if !running && (terminal.is_none() || quiet || count == 0) {
                 return Ok(());
             }
         }

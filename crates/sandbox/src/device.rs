@@ -129,6 +129,7 @@ impl Devices {
     /// Lets mounts of the user's into `/dev`, but not over what the sandbox itself has there.
     pub(crate) fn cover(&self, tree: &mut Tree<'_>, target: &OwnedFd) -> Result<(), SandboxError> {
         tree.cover(target.as_fd(), self.tree.as_fd(), Growth::Allowed)?;
+        tree.keep(self.tree.as_fd())?;
         for (_, _, target) in &self.nodes {
             tree.guard(target.as_fd(), "/dev")?;
         }

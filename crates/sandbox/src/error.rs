@@ -45,7 +45,7 @@ pub enum SandboxError {
         found: &'static str,
     },
     /// The overlay of the layers cannot be mounted.
-    #[error("cannot stack {layers} layers: {errno}")]
+    #[error("cannot stack {layers} layers: {errno}{}", overlay_advice(*errno))]
     Overlay {
         /// How many there are.
         layers: usize,
@@ -147,6 +147,19 @@ impl SandboxError {
             | Self::Setup { .. }
             | Self::Kernel { .. } => 125,
         }
+    }
+}
+
+fn overlay_advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::INVAL | Errno::STALE => {
+            "; a work directory can be used once only, and upper and work directory must be on one file system that \
+             is not an overlay itself"
+        }
+        Errno::TOOBIG => "; this kernel is older than 6.5 and takes some 200 layers at most",
+        Errno::NODEV => "; the kernel has no overlayfs, `modprobe overlay` may load it",
+        Errno::PERM => "; ordinary users can stack layers from Linux 5.11 on",
+        _ => "",
     }
 }
 

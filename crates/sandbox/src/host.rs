@@ -36,7 +36,7 @@ pub struct Host {
     pub(crate) devices: Vec<(&'static str, OwnedFd)>,
     pub(crate) own_pidfd: OwnedFd,
     pub(crate) stubs: Mutex<BTreeMap<Stubs, PathBuf>>,
-    pub(crate) overlay_interface: OnceLock<OverlayInterface>,
+    pub(crate) overlay_interface: Mutex<Option<OverlayInterface>>,
     pub(crate) processors: OnceLock<usize>,
     hierarchies: OnceLock<Hierarchies>,
     owner: OnceLock<Owner>,
@@ -83,7 +83,7 @@ impl Host {
             own_pidfd: kiln_sys::process::own_pidfd()
                 .map_err(EnterError::kernel("opening a pidfd of this process"))?,
             stubs: Mutex::default(),
-            overlay_interface: OnceLock::new(),
+            overlay_interface: Mutex::default(),
             processors: OnceLock::new(),
             hierarchies: OnceLock::new(),
             owner: OnceLock::new(),

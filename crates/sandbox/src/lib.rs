@@ -41,6 +41,7 @@ pub use error::SandboxError;
 pub use exit::{Exit, ExitStatus};
 pub use host::Host;
 pub use kiln_sys::signal::Signal;
+pub use overlay::OverlayInterface;
 pub use privileges::{IdRange, Privileges};
 pub use spec::{
     Access, BindSource, DEFAULT_PATH, Demand, FileContent, FileOwner, Ids, Limits, Mount,

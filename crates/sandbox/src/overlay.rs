@@ -26,9 +26,9 @@ use crate::spec::{RootfsSpec, UpperDirectory};
 /// Most layers in a stack; the kernel's own limit is 500.
 const MAX_LAYERS: usize = 480;
 
-/// How this kernel wants to be told about layers.
+/// How a kernel wants to be told about layers; the newest one it knows is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OverlayInterface {
+pub enum OverlayInterface {
     /// As descriptors, one by one.
     Descriptors,
     /// As paths, one by one.
@@ -63,6 +63,16 @@ impl Host {
         self.stack(spec, &Stubs::new())
     }
 
+    /// Makes all further mounts in this way, instead of the newest one that works. For tests, and for kernels that
+    /// claim to know more than they do.
+    pub fn use_overlay_interface(&self, interface: OverlayInterface) {
+        let mut known = self
+            .overlay_interface
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        *known = Some(interface);
+    }
+
     /// Mounts a tree over a bottom that has `stubs`.
     pub(crate) fn stack(&self, spec: &RootfsSpec, stubs: &Stubs) -> Result<OwnedFd, SandboxError> {
         let RootfsSpec {
@@ -82,11 +92,22 @@ impl Host {
             );
             return Err(SandboxError::Spec { problem });
         }
-        let mut layers = Layers::open(lower, upper.as_ref())?;
+        // A directory nothing is written to is just another layer; so it can also be mounted more than once.
+        let (upper, frozen) = if *read_only {
+            (None, upper.as_ref())
+        } else {
+            (upper.as_ref(), None)
+        };
+        let mut layers = Layers::open(lower, upper)?;
+        if let Some(frozen) = frozen {
+            layers
+                .lower
+                .insert(0, open_layer(&frozen.upper, "the topmost layer")?);
+        }
         // Also for those that need no stub: overlay does not take a single layer without an upper directory.
         layers.lower.push(self.stub_directory(stubs)?);
         let attributes = MountAttributes {
-            read_only: *read_only || upper.is_none(),
+            read_only: upper.is_none(),
             ..ATTRIBUTES
         };
         self.mount(&layers, attributes)
@@ -118,8 +139,12 @@ impl Host {
 
     fn mount(&self, layers: &Layers, attributes: MountAttributes) -> Result<OwnedFd, Errno> {
         use OverlayInterface::{Descriptors, MountOptions, Paths};
-        if let Some(interface) = self.overlay_interface.get() {
-            return self.mount_by(*interface, layers, attributes);
+        let known = *self
+            .overlay_interface
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(interface) = known {
+            return self.mount_by(interface, layers, attributes);
         }
         // The best one that works is the one to stay with.
         let mut outcome = Err(Errno::INVAL);
@@ -127,8 +152,7 @@ impl Host {
             outcome = self.mount_by(interface, layers, attributes);
             match &outcome {
                 Ok(_) => {
-                    // Another thread may have found out the same at the same time.
-                    self.overlay_interface.get_or_init(|| interface);
+                    self.use_overlay_interface(interface);
                     break;
                 }
                 Err(Errno::INVAL | Errno::NOSYS | Errno::BADF) => {}
@@ -193,20 +217,12 @@ impl Host {
 
     /// A directory with all `stubs` in it; made once for each set.
     fn stub_directory(&self, stubs: &Stubs) -> Result<OwnedFd, SandboxError> {
-        let open = |path: &Path| {
-            let role = "a place for mounts";
-            confined::open_directory(path).map_err(|errno| SandboxError::Directory {
-                path: path.to_owned(),
-                role,
-                errno,
-            })
-        };
         let mut known = self
             .stubs
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(path) = known.get(stubs) {
-            return open(path);
+            return open_layer(path, "a place for mounts");
         }
         let name = format!("stub-{}", self.next_number());
         let directory = self.scratch.make(&name)?;
@@ -224,7 +240,7 @@ impl Host {
             })?;
         }
         known.insert(stubs.clone(), path.clone());
-        open(&path)
+        open_layer(&path, "a place for mounts")
     }
 }
 
@@ -241,25 +257,26 @@ fn make_stub(directory: BorrowedFd<'_>, path: &Path, is_directory: bool) -> Resu
     confined::open_beneath(&parent, name, flags, Mode::from_raw_mode(0o644)).map(drop)
 }
 
+fn open_layer(path: &Path, role: &'static str) -> Result<OwnedFd, SandboxError> {
+    confined::open_directory(path).map_err(|errno| SandboxError::Directory {
+        path: path.to_owned(),
+        role,
+        errno,
+    })
+}
+
 impl Layers {
     fn open(lower: &[PathBuf], upper: Option<&UpperDirectory>) -> Result<Self, SandboxError> {
-        let open = |path: &Path, role: &'static str| {
-            confined::open_directory(path).map_err(|errno| SandboxError::Directory {
-                path: path.to_owned(),
-                role,
-                errno,
-            })
-        };
         Ok(Self {
             lower: lower
                 .iter()
-                .map(|path| open(path, "a layer"))
+                .map(|path| open_layer(path, "a layer"))
                 .collect::<Result<_, _>>()?,
             writable: match upper {
                 None => None,
                 Some(UpperDirectory { upper, work }) => Some((
-                    open(upper, "the writable layer")?,
-                    open(work, "scratch space of the writable layer")?,
+                    open_layer(upper, "the writable layer")?,
+                    open_layer(work, "scratch space of the writable layer")?,
                 )),
             },
         })

@@ -387,7 +387,7 @@ impl Host {
             let name = path.strip_prefix("/").unwrap_or(path).display().to_string();
             mounts.push((name, source.mount, target));
         }
-        let found = tree.target(&spec.workdir, Kind::Directory);
+        let found = tree.resolve(&spec.workdir, Kind::Directory);
         let workdir = found.map_err(|error| {
             let missing = tree.wanted();
             if let SandboxError::Target { target, reason } = error {

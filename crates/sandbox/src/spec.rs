@@ -111,7 +111,7 @@ impl RootfsSpec {
 /// The two directories overlay needs to write: on one file system, the second one empty and private to it.
 ///
 /// They are mounted `volatile`: after a crash of the machine the upper directory has to be thrown away. The work
-/// directory is used up by one mount and never used again.
+/// directory is used up by one mount, also by one that fails, and cannot be used again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpperDirectory {
     /// Where changes go, in overlay's format.

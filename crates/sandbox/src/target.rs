@@ -75,6 +75,8 @@ pub(crate) struct Tree<'root> {
     root_mount: u64,
     root_growth: Growth,
     covers: Vec<(Place, Cover)>,
+    /// Tops of mounts that may be mounted into, but not over.
+    kept: Vec<Place>,
     /// What had to be made in the root file system itself.
     made: Vec<PathBuf>,
     /// What would have to be made in a root file system in which nothing can be made.
@@ -90,6 +92,7 @@ impl<'root> Tree<'root> {
             root_mount: place.mount,
             root_growth: growth,
             covers: Vec::new(),
+            kept: vec![place],
             made: Vec::new(),
             wanted: None,
         })
@@ -148,8 +151,30 @@ impl<'root> Tree<'root> {
         Ok(())
     }
 
-    /// Resolves an absolute path; makes what is missing where that leaves no trace.
+    /// Keeps everybody from mounting over `top`, but not from mounting into it.
+    pub(crate) fn keep(&mut self, top: BorrowedFd<'_>) -> Result<(), SandboxError> {
+        self.kept
+            .push(Place::of(top).map_err(SandboxError::kernel("looking at a mount"))?);
+        Ok(())
+    }
+
+    /// Resolves the target of a mount; makes what is missing where that leaves no trace.
     pub(crate) fn target(&mut self, path: &Path, kind: Kind) -> Result<OwnedFd, SandboxError> {
+        let found = self.resolve(path, kind)?;
+        let place =
+            Place::of(found.as_fd()).map_err(SandboxError::kernel("looking at a mount target"))?;
+        if self.kept.contains(&place) {
+            let reason = "it is `/` or `/dev`, which belong to the sandbox".to_owned();
+            return Err(SandboxError::Target {
+                target: path.to_owned(),
+                reason,
+            });
+        }
+        Ok(found)
+    }
+
+    /// Resolves an absolute path; makes what is missing where that leaves no trace.
+    pub(crate) fn resolve(&mut self, path: &Path, kind: Kind) -> Result<OwnedFd, SandboxError> {
         let refuse = |reason: String| SandboxError::Target {
             target: path.to_owned(),
             reason,

@@ -170,6 +170,11 @@ impl Context {
         spec
     }
 
+    /// Gives a description that was used a new place for its changes.
+    pub(crate) fn renew(&mut self, spec: &mut SandboxSpec) {
+        spec.rootfs.upper = Some(self.upper());
+    }
+
     /// Runs it to its end.
     pub(crate) fn run(&self, spec: &SandboxSpec) -> (String, Exit) {
         let mut child = self

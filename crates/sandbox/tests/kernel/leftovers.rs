@@ -1,40 +1,35 @@
 //! What a sandbox must not leave behind on the host.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Mounts of the host and cgroups of kiln.
-#[derive(PartialEq, Eq)]
-pub(crate) struct Traces {
-    mounts: BTreeSet<String>,
-    groups: BTreeSet<String>,
-}
+/// The mounts of the host. Of all tests that run now: only those that mention a directory of ours count.
+pub(crate) struct Traces(BTreeSet<String>);
 
 pub(crate) fn look() -> Traces {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mut groups = BTreeSet::new();
-    find_groups(Path::new("/sys/fs/cgroup"), 4, &mut groups);
-    Traces {
-        mounts: mounts.lines().map(str::to_owned).collect(),
-        groups,
-    }
+    Traces(mounts.lines().map(str::to_owned).collect())
 }
 
-fn find_groups(directory: &Path, depth: u32, found: &mut BTreeSet<String>) {
-    let Ok(entries) = std::fs::read_dir(directory) else {
-        return;
-    };
-    for entry in entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-    {
-        // Groups of other tests that run now have another name: that of the process which made them.
-        if entry.file_name().to_string_lossy().starts_with("kiln-") {
-            found.insert(entry.path().display().to_string());
-        }
-        if depth > 0 {
-            find_groups(&entry.path(), depth - 1, found);
+/// The cgroups that process `pid` made.
+pub(crate) fn groups_of(pid: u32) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    find_groups(
+        Path::new("/sys/fs/cgroup"),
+        4,
+        &format!("kiln-{pid}-"),
+        &mut found,
+    );
+    found
+}
+
+fn find_groups(directory: &Path, depth: u32, prefix: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            found.push(entry.path());
+        } else if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            find_groups(&entry.path(), depth - 1, prefix, found);
         }
     }
 }
@@ -43,8 +38,8 @@ fn find_groups(directory: &Path, depth: u32, found: &mut BTreeSet<String>) {
 pub(crate) fn compare(before: &Traces, directory: &Path) -> Option<String> {
     let after = look();
     if let Some(mount) = after
-        .mounts
-        .difference(&before.mounts)
+        .0
+        .difference(&before.0)
         .find(|line| mentions(line, directory))
     {
         return Some(format!("mount {mount}"));
@@ -66,7 +61,7 @@ fn mentions(line: &str, directory: &Path) -> bool {
 }
 
 /// A process that has `directory` in its arguments, its mounts or as its root.
-fn processes(directory: &Path) -> Option<String> {
+pub(crate) fn processes(directory: &Path) -> Option<String> {
     let own = std::process::id();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry

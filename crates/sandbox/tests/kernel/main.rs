@@ -23,9 +23,11 @@ mod leftovers;
 mod limits;
 mod terminal;
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use context::{Context, Identity};
 
@@ -65,7 +67,8 @@ fn main() -> ExitCode {
         .filter(|word| !word.starts_with('-'))
         .collect();
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for case in all().filter(|case| {
+    let named = all().filter(|case| ![cases::RUNS_FOR_EVER, cases::SWEEPS].contains(&case.name));
+    for case in named.filter(|case| {
         words.is_empty() || words.iter().any(|word| case.name.contains(word.as_str()))
     }) {
         for identity in case.identities {
@@ -86,6 +89,25 @@ fn main() -> ExitCode {
             }
         }
     }
+    let name = "nothing outlives a kiln that is killed";
+    if words.is_empty() || words.iter().any(|word| name.contains(word.as_str())) {
+        for identity in EVERYBODY {
+            match killed(*identity) {
+                Outcome::Passed => {
+                    println!("test {name} as {} ... ok", identity.name());
+                    passed += 1;
+                }
+                Outcome::Failed(output) => {
+                    println!("test {name} as {} ... FAILED\n{output}", identity.name());
+                    failed += 1;
+                }
+                Outcome::Skipped(reason) => {
+                    println!("SKIP: {name} as {}: {reason}", identity.name());
+                    skipped += 1;
+                }
+            }
+        }
+    }
     println!("\ntest result: {passed} passed; {failed} failed; {skipped} skipped");
     if failed == 0 {
         ExitCode::SUCCESS
@@ -100,37 +122,94 @@ enum Outcome {
     Skipped(String),
 }
 
-fn run(case: &Case, identity: Identity) -> Outcome {
+/// Starts this program again for one case, or says why it cannot.
+fn command_for(name: &str, identity: Identity, directory: &Path) -> Result<Command, Outcome> {
     if !rustix::process::geteuid().is_root() {
-        return Outcome::Skipped("these tests have to be started by root".to_owned());
+        return Err(Outcome::Skipped(
+            "these tests have to be started by root".to_owned(),
+        ));
     }
-    let (uid, gid) = match identity.ids() {
-        Ok(ids) => ids,
-        Err(reason) => return Outcome::Skipped(reason),
-    };
-    let directory = tempfile::Builder::new()
-        .prefix("kiln-sandbox-")
-        .tempdir_in("/tmp")
-        .unwrap();
-    std::os::unix::fs::chown(directory.path(), Some(uid), Some(gid)).unwrap();
-    let before = leftovers::look();
+    let (uid, gid) = identity.ids().map_err(Outcome::Skipped)?;
+    std::os::unix::fs::chown(directory, Some(uid), Some(gid)).unwrap();
     let mut command = Command::new("/proc/self/exe");
     command
-        .args(["--case", case.name, identity.name()])
-        .arg(directory.path());
+        .args(["--case", name, identity.name()])
+        .arg(directory);
     command
         .uid(uid)
         .gid(gid)
         .stdin(Stdio::null())
         .env("RUST_BACKTRACE", "0");
+    Ok(command)
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("kiln-sandbox-")
+        .tempdir_in("/tmp")
+        .unwrap()
+}
+
+fn run(case: &Case, identity: Identity) -> Outcome {
+    let directory = directory();
+    let mut command = match command_for(case.name, identity, directory.path()) {
+        Ok(command) => command,
+        Err(outcome) => return outcome,
+    };
+    let before = leftovers::look();
     let output = command.output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     if !output.status.success() {
         return Outcome::Failed(format!("{text}\n({})", output.status));
     }
+    match leftovers::compare(&before, directory.path()) {
+        Some(difference) => Outcome::Failed(format!("left behind: {difference}")),
+        None => Outcome::Passed,
+    }
+}
+
+/// Kills a process that has started sandboxes, as `kill -9` does, and looks for what is left.
+fn killed(identity: Identity) -> Outcome {
+    let directory = directory();
+    let mut command = match command_for(cases::RUNS_FOR_EVER, identity, directory.path()) {
+        Ok(command) => command,
+        Err(outcome) => return outcome,
+    };
+    let before = leftovers::look();
+    let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    if line != "running\n" {
+        process.wait().unwrap();
+        return Outcome::Failed(format!("it did not start: {line}"));
+    }
+    assert!(
+        leftovers::processes(directory.path()).is_some(),
+        "there is something to find"
+    );
+    process.kill().unwrap();
+    process.wait().unwrap();
     if let Some(difference) = leftovers::compare(&before, directory.path()) {
         return Outcome::Failed(format!("left behind: {difference}"));
+    }
+    // Its cgroups are left for a later kiln; the killed processes may still be on their way out of them.
+    let limit = Instant::now() + Duration::from_secs(5);
+    while !leftovers::groups_of(process.id()).is_empty() {
+        if Instant::now() > limit {
+            return Outcome::Failed(format!(
+                "left behind: {:?}",
+                leftovers::groups_of(process.id())
+            ));
+        }
+        let directory = self::directory();
+        let swept = command_for(cases::SWEEPS, identity, directory.path())
+            .map(|mut command| command.output());
+        if !swept.is_ok_and(|output| output.is_ok_and(|output| output.status.success())) {
+            return Outcome::Failed("cannot sweep".to_owned());
+        }
     }
     Outcome::Passed
 }
