@@ -3,6 +3,7 @@
 //! Names resolve, choices are made once, nothing stands twice. A table that is broken
 //! still has its name, so that one mistake is not reported again wherever the name is used.
 
+mod across;
 mod action;
 mod image;
 mod list;
@@ -68,6 +69,10 @@ pub(crate) fn manifest(
     let secrets = each(secret, |name, secret| checker.secret(name, secret));
     if warn_unused {
         checker.warn_unused();
+    }
+    if let (Some(images), Some(secrets)) = (&images, &secrets) {
+        checker.check_across_images(images);
+        checker.warn_of_secret_files(images, secrets);
     }
     let Required(Some(written::Schema)) = schema else {
         return None;

@@ -57,11 +57,17 @@ impl<'a> Decoder<'a> {
             self.wrong_type(node, expected);
             return None;
         };
+        let written = self.source.get(node.span.start..node.span.end);
+        let text = match written {
+            // A checkout with other line ends must not change what a step does.
+            Some(written) if written.contains('\r') => text.replace("\r\n", "\n"),
+            Some(_) | None => text.clone(),
+        };
         let applied = self
             .variables
-            .apply(text, node.span, self.source, &mut self.problems);
+            .apply(&text, node.span, self.source, &mut self.problems);
         match applied {
-            Applied::Unchanged => Some((Spanned::new(text.clone(), node.span), false)),
+            Applied::Unchanged => Some((Spanned::new(text, node.span), false)),
             Applied::Changed(text) => Some((Spanned::new(text, node.span), true)),
             Applied::Failed => None,
         }

@@ -513,6 +513,28 @@ pub enum Problem {
         at: SourceSpan,
     },
 
+    /// A pattern that takes the file of a secret.
+    #[error("`files` takes `{path}`, which holds the secret `{secret}`")]
+    #[diagnostic(
+        code(manifest::secret_file_taken),
+        severity(Warning),
+        help("add `\"!{pattern}\"` to `files`, or keep the secret outside of this folder")
+    )]
+    SecretFileTaken {
+        /// The secret.
+        secret: String,
+        /// Its file.
+        path: String,
+        /// Its file as the set's patterns see it.
+        pattern: String,
+        /// The pattern.
+        #[label("takes it")]
+        at: SourceSpan,
+        /// The secret's `file`.
+        #[label("the secret's file")]
+        secret_at: SourceSpan,
+    },
+
     /// A declaration that nothing uses.
     #[error("the {kind} `{name}` is never used")]
     #[diagnostic(

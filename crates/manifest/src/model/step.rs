@@ -132,7 +132,8 @@ impl Command {
 pub struct FileSet {
     /// The folder the patterns and the resulting paths are relative to.
     pub base: Spanned<ProjectPath>,
-    /// What is taken; never empty. A pattern that matches a folder takes all below it.
+    /// What is taken; never empty. A pattern that matches a folder takes all below it; `.git`,
+    /// `kiln.toml` and `kiln.lock` only by a pattern that spells them out.
     pub include: Vec<Spanned<Glob>>,
     /// What is left out all the same (patterns written with a leading `!`).
     pub exclude: Vec<Spanned<Glob>>,

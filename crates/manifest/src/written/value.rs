@@ -52,7 +52,7 @@ scalars! {
     ProjectPath = ProjectPath::parse, "ProjectPath", "a string (a path of the project)", Some("^[^/~]"),
         "A path relative to the manifest's folder, without `..`.";
     FilePattern = FilePattern::parse, "FilePattern", "a string (a pattern)", Some("^[^/]"),
-        "A pattern for project files: `*` and `?` within one part of a path, `**` across parts, `[a-z]`, `{a,b}`. What matches a folder takes all below it. With a leading `!`, what it matches is left out, wherever it stands in the list.";
+        "A pattern for project files: `*` and `?` within one part of a path, `**` across parts, `[a-z]`, `{a,b}`. What matches a folder takes all below it. With a leading `!`, what it matches is left out, wherever it stands in the list. `.git`, `kiln.toml` and `kiln.lock` are taken only by a pattern that spells them out.";
     Mode = Mode::parse, "Mode", "a string (a mode)", Some("^0?[0-7]{3,4}$"),
         "Permissions as octal digits, such as `0755`.";
     UserSpec = UserSpec::parse, "User", "a string (a user)", Some("^[A-Za-z0-9_][A-Za-z0-9_.$-]*(:[A-Za-z0-9_][A-Za-z0-9_.$-]*)?$"),

@@ -215,3 +215,19 @@ fn deep_nesting_is_refused() {
     let text = format!("[{}]\n", vec!["a"; 100_000].join("."));
     assert!(parse(&text).is_err());
 }
+
+#[test]
+fn line_ends_and_a_byte_order_mark_are_taken() {
+    let text = "\u{feff}schema = 1\r\n[project]\r\nname = \"é\"\r\n[image.app]\r\nfrom = \"scratch\"\r\n[image.app.step.a]\r\nrun = \"\"\"\r\na\r\nb\"\"\"\r\n";
+    let errors = parse(text).unwrap_err();
+    let shown = render(&errors);
+    assert!(shown.contains("`é` is not a name"), "{shown}");
+    assert!(shown.contains("kiln.toml:3:8"), "{shown}");
+    assert_eq!(errors.problems.len(), 1, "{shown}");
+    let manifest = parse(&text.replace('é', "e")).unwrap();
+    // A carriage return would become part of the command.
+    assert_eq!(
+        run(&manifest, "a").command,
+        Command::Script("a\nb".to_owned())
+    );
+}

@@ -7,7 +7,7 @@ use crate::manifests::{examples, folder, manifests, parse};
 
 /// What only the parser can see, because it takes the whole file, the invocation or the
 /// grammar of a value.
-const BEYOND_THE_SCHEMA: [&str; 20] = [
+const BEYOND_THE_SCHEMA: [&str; 21] = [
     "ambiguous_name",
     "arg_without_value",
     "duplicate",
@@ -18,6 +18,7 @@ const BEYOND_THE_SCHEMA: [&str; 20] = [
     "looks_like_variable",
     "needs_no_sibling",
     "same_target",
+    "secret_file_taken",
     "secret_in_the_open",
     "self_reference",
     "syntax",
