@@ -1,10 +1,58 @@
-//! Real manifests: a circle is shown in the text it stands in.
+//! Real manifests: the examples lower and render, and a circle is shown in the text it stands in.
 
-use kiln_graph::BuildGraph;
+use std::fs;
+use std::path::Path;
+
+use kiln_graph::{BuildGraph, BuildTarget, RenderFormat};
 use kiln_manifest::{BuildManifest, Overrides};
 
 fn parse(text: &str) -> BuildManifest {
-    BuildManifest::parse("kiln.toml", text, &Overrides::default()).unwrap()
+    BuildManifest::parse("kiln.toml", text, &Overrides::default())
+        .expect("a manifest without errors")
+}
+
+#[test]
+fn every_example_lowers_and_renders() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let mut count = 0;
+    for entry in fs::read_dir(examples).unwrap() {
+        let path = entry.unwrap().path().join("kiln.toml");
+        if !path.exists() {
+            continue;
+        }
+        count += 1;
+        let manifest = parse(&fs::read_to_string(&path).unwrap());
+        let graph = BuildGraph::lower_all(&manifest).unwrap();
+        assert!(!graph.is_empty(), "{}", path.display());
+        for format in [
+            RenderFormat::Text,
+            RenderFormat::Dot,
+            RenderFormat::Mermaid,
+            RenderFormat::Svg,
+            RenderFormat::Json,
+        ] {
+            let rendered = graph.render(format, None);
+            for (_, node) in graph.nodes().iter() {
+                let name = node.name.as_str().rsplit(['.', ':']).next().unwrap();
+                assert!(rendered.contains(name), "`{name}` is not in\n{rendered}");
+            }
+        }
+    }
+    assert!(count >= 4, "{count} examples");
+}
+
+#[test]
+fn siblings_of_the_first_example_wait_for_the_base_only() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/hello/kiln.toml");
+    let manifest = parse(&fs::read_to_string(path).unwrap());
+    let target = BuildTarget::parse(&manifest, "hello").unwrap();
+    let graph = BuildGraph::lower(&manifest, &[target]).unwrap();
+    for step in ["letters", "embers", "motto"] {
+        let id = graph.find(&format!("hello.{step}")).unwrap();
+        let after = graph.dependencies(id);
+        assert_eq!(after.len(), 1);
+        assert_eq!(graph.nodes()[after[0].node].name.as_str(), "hello:base");
+    }
 }
 
 #[test]
