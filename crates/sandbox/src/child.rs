@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kiln_sys::Errno;
@@ -36,7 +35,6 @@ pub struct Child {
     cgroup: Option<Cgroup>,
     _files: Files,
     ends: Ends,
-    made: Vec<PathBuf>,
 }
 
 /// Signals that are passed on to a sandbox in the foreground.
@@ -67,7 +65,6 @@ impl Child {
         cgroup: Option<Cgroup>,
         files: Files,
         ends: Ends,
-        made: Vec<PathBuf>,
     ) -> Self {
         Self {
             process,
@@ -75,7 +72,6 @@ impl Child {
             cgroup,
             _files: files,
             ends,
-            made,
         }
     }
 
@@ -104,13 +100,6 @@ impl Child {
     #[must_use]
     pub const fn terminal(&self) -> Option<&Terminal> {
         self.ends.terminal.as_ref()
-    }
-
-    /// Directories and files that had to be made in the upper directory to be mounted on, from its top. They are
-    /// not the sandbox's work. Usually there are none: only where a target leads through a link to nowhere.
-    #[must_use]
-    pub fn made(&self) -> &[PathBuf] {
-        &self.made
     }
 
     /// Sends a signal to its first process. Nothing happens if it has ended.

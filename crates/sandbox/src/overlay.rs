@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use kiln_sys::Errno;
 use kiln_sys::confined::{self, NewDirectory};
 use kiln_sys::mount::{self, Depth, MountAttributes, Propagation};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountFlags};
 
 use crate::error::SandboxError;
@@ -242,6 +242,35 @@ impl Host {
         known.insert(stubs.clone(), path.clone());
         open_layer(&path, "a place for mounts")
     }
+}
+
+/// Makes the work directory of a tree that was mounted, and never written to, good for another mount.
+pub(crate) fn release(spec: &RootfsSpec) -> Result<(), SandboxError> {
+    let Some(UpperDirectory { work, .. }) = &spec.upper else {
+        return Ok(());
+    };
+    if spec.read_only {
+        return Ok(());
+    }
+    let role = "scratch space of the writable layer";
+    let directory = open_layer(work, role)?;
+    // The mark that overlay leaves in there as long as the files of a volatile mount may be incomplete.
+    for (path, flags) in [
+        ("work/incompat/volatile/dirty", AtFlags::empty()),
+        ("work/incompat/volatile", AtFlags::REMOVEDIR),
+    ] {
+        match rustix::fs::unlinkat(&directory, path, flags) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => {
+                return Err(SandboxError::Directory {
+                    path: work.join(path),
+                    role,
+                    errno,
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn make_stub(directory: BorrowedFd<'_>, path: &Path, is_directory: bool) -> Result<(), Errno> {

@@ -26,7 +26,7 @@ use crate::device::Devices;
 use crate::error::SandboxError;
 use crate::files::Files;
 use crate::host::Host;
-use crate::overlay::Stubs;
+use crate::overlay::{Stubs, release};
 use crate::privileges::Privileges;
 use crate::profile;
 use crate::rlimit;
@@ -72,13 +72,12 @@ impl Host {
             prepared,
             files,
             ends,
-            made,
         } = self.prepare(spec, joins)?;
         let (plan, namespaces) = setup::plan(prepared);
         let start_in = group.as_ref().and_then(crate::cgroup::Cgroup::start_in);
         let process =
             launch(&plan, namespaces, start_in).map_err(|error| explain(error, &plan, spec))?;
-        Ok(Child::new(process, group, files, ends, made))
+        Ok(Child::new(process, group, files, ends))
     }
 
     /// The plan of a sandbox in words, without starting it.
@@ -96,8 +95,8 @@ impl Host {
         joins: Vec<(String, OwnedFd)>,
     ) -> Result<Draft, SandboxError> {
         let mut stubs = stubs(spec);
-        // The loop is for targets behind links, in a root file system that cannot be written to: what is missing
-        // is added to its bottom.
+        // The loop is for targets behind links: what is missing where they lead is added to the bottom of the root
+        // file system, and never made in the upper directory, where it would become part of a layer.
         for _ in 0..MAX_MISSING {
             let root = self.stack(&spec.rootfs, &stubs)?;
             let account = self.account(&root, spec)?;
@@ -112,7 +111,6 @@ impl Host {
                     terminal,
                     mounts,
                     workdir,
-                    made,
                 }) => {
                     let Account { ids, home } = account;
                     let private_network = spec.network == Network::None;
@@ -161,7 +159,6 @@ impl Host {
                         prepared,
                         files,
                         ends,
-                        made,
                     });
                 }
                 Err(Misplaced {
@@ -177,6 +174,8 @@ impl Host {
                     }
                     stubs.push(missing);
                     stubs.sort();
+                    drop(root);
+                    release(&spec.rootfs)?;
                 }
             }
         }
@@ -358,13 +357,7 @@ impl Host {
         root: &OwnedFd,
         sources: Vec<Source>,
     ) -> Result<Placed, Misplaced> {
-        let writable = spec.rootfs.upper.is_some() && !spec.rootfs.read_only;
-        let growth = if writable {
-            Growth::Allowed
-        } else {
-            Growth::Forbidden
-        };
-        let mut tree = Tree::new(root.as_fd(), growth)?;
+        let mut tree = Tree::new(root.as_fd())?;
         let proc_target = tree.reserve("/proc")?;
         let sys_target = tree.reserve("/sys")?;
         let dev_target = tree.reserve("/dev")?;
@@ -407,7 +400,6 @@ impl Host {
             terminal,
             mounts,
             workdir,
-            made: tree.into_made(),
         })
     }
 
@@ -450,7 +442,6 @@ struct Draft {
     prepared: Prepared,
     files: Files,
     ends: Ends,
-    made: Vec<PathBuf>,
 }
 
 /// Everything with its place.
@@ -462,7 +453,6 @@ struct Placed {
     terminal: Option<Terminal>,
     mounts: Vec<(String, OwnedFd, OwnedFd)>,
     workdir: OwnedFd,
-    made: Vec<PathBuf>,
 }
 
 /// Something has no place; perhaps only because a directory or file is missing.

@@ -73,27 +73,22 @@ pub(crate) enum Kind {
 pub(crate) struct Tree<'root> {
     root: BorrowedFd<'root>,
     root_mount: u64,
-    root_growth: Growth,
     covers: Vec<(Place, Cover)>,
     /// Tops of mounts that may be mounted into, but not over.
     kept: Vec<Place>,
-    /// What had to be made in the root file system itself.
-    made: Vec<PathBuf>,
-    /// What would have to be made in a root file system in which nothing can be made.
+    /// What would have to be made in the root file system itself, where nothing is made.
     wanted: Option<(PathBuf, bool)>,
 }
 
 impl<'root> Tree<'root> {
-    pub(crate) fn new(root: BorrowedFd<'root>, growth: Growth) -> Result<Self, SandboxError> {
+    pub(crate) fn new(root: BorrowedFd<'root>) -> Result<Self, SandboxError> {
         let place =
             Place::of(root).map_err(SandboxError::kernel("looking at the root file system"))?;
         Ok(Self {
             root,
             root_mount: place.mount,
-            root_growth: growth,
             covers: Vec::new(),
             kept: vec![place],
-            made: Vec::new(),
             wanted: None,
         })
     }
@@ -208,11 +203,6 @@ impl<'root> Tree<'root> {
         }
     }
 
-    /// What had to be made in the root file system itself, from its top.
-    pub(crate) fn into_made(self) -> Vec<PathBuf> {
-        self.made
-    }
-
     /// Where a refusal came from: what is missing in the root file system, and whether it is to be a directory.
     pub(crate) fn wanted(&mut self) -> Option<(PathBuf, bool)> {
         self.wanted.take()
@@ -266,7 +256,7 @@ impl Walker for Seeker<'_, '_> {
         let mount = Place::of(parent)?.mount;
         let in_root = mount == self.tree.root_mount;
         let growth = if in_root {
-            self.tree.root_growth
+            Growth::Forbidden
         } else {
             let grows = |cover: &Cover| match cover {
                 Cover::Mount {
@@ -298,9 +288,6 @@ impl Walker for Seeker<'_, '_> {
             confined::open_beneath(parent, name, flags, Mode::from_raw_mode(0o644))?;
         } else {
             confined::make_directory(parent, name, NewDirectory::default())?;
-        }
-        if in_root {
-            self.tree.made.push(path_in_mount(parent)?.join(name));
         }
         Ok(())
     }
