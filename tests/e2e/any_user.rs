@@ -1,4 +1,9 @@
 //! Tests that mean the same for root and for any ordinary user.
 
 mod bad_input;
+mod build;
 mod command_line;
+mod interrupted;
+mod peers;
+mod run;
+mod same_bytes;

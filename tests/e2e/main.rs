@@ -14,6 +14,7 @@
 )]
 
 mod any_user;
+mod events;
 mod fixtures;
 mod leaks;
 mod space;

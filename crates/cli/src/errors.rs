@@ -20,6 +20,8 @@ pub(crate) enum Class {
     Environment,
     /// Standard output was closed by its reader: nothing to say to anyone.
     BrokenPipe,
+    /// Whoever started kiln asked it to stop.
+    Interrupted,
     /// kiln itself.
     Bug,
 }
@@ -32,6 +34,8 @@ impl Class {
             Self::Environment => 3,
             Self::BrokenPipe => 0,
             Self::Bug => 70,
+            // What a shell says of a program that Ctrl-C ended.
+            Self::Interrupted => 130,
         }
     }
 }
@@ -44,37 +48,41 @@ pub(crate) struct Failure {
     pub(crate) report: Report,
     /// The exit code, where it is not that of the class.
     pub(crate) code: Option<u8>,
+    /// What is to be read before the report, such as the last lines of a step.
+    pub(crate) preface: String,
 }
 
 impl Failure {
+    /// A report in a class.
+    pub(crate) fn new(class: Class, report: Report) -> Self {
+        Self {
+            class,
+            report,
+            code: None,
+            preface: String::new(),
+        }
+    }
+
+    /// The same failure with something to read before it.
+    pub(crate) fn with_preface(mut self, preface: String) -> Self {
+        self.preface = preface;
+        self
+    }
+
     /// Something the user can put right.
     pub(crate) fn user(error: impl Diagnostic + Send + Sync + 'static) -> Self {
-        Self {
-            class: Class::User,
-            report: Report::new(error),
-            code: None,
-        }
+        Self::new(Class::User, Report::new(error))
     }
 
     /// Something the machine does not give.
     pub(crate) fn environment(error: impl Diagnostic + Send + Sync + 'static) -> Self {
-        Self {
-            class: Class::Environment,
-            report: Report::new(error),
-            code: None,
-        }
+        Self::new(Class::Environment, Report::new(error))
     }
 
     /// A message and what to do about it.
     pub(crate) fn message(class: Class, message: impl Into<String>, help: Option<String>) -> Self {
-        Self {
-            class,
-            report: Report::new(Message {
-                message: message.into(),
-                help,
-            }),
-            code: None,
-        }
+        let message = message.into();
+        Self::new(class, Report::new(Message { message, help }))
     }
 
     /// Any error of a library, in the class the caller knows it belongs to.
@@ -82,11 +90,7 @@ impl Failure {
         class: Class,
         error: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
-        Self {
-            class,
-            report: Report::from_err(error),
-            code: None,
-        }
+        Self::new(class, Report::from_err(error))
     }
 
     /// The same failure with an exit code of its own.

@@ -105,7 +105,8 @@ impl Printer {
         if failure.class == Class::BrokenPipe {
             return ExitCode::SUCCESS;
         }
-        let mut text = self.rendered(failure.report.as_ref());
+        let mut text = failure.preface.clone();
+        text.push_str(&self.rendered(failure.report.as_ref()));
         if failure.class == Class::Bug {
             text.push_str("this is a bug in kiln; please report it with the lines above\n");
         }

@@ -19,26 +19,6 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
-/// How long ago something was, in one unit: `5 minutes ago`.
-pub(crate) fn age(age: Duration) -> String {
-    const UNITS: [(u64, &str); 5] = [
-        (86_400 * 365, "year"),
-        (86_400 * 7, "week"),
-        (86_400, "day"),
-        (3600, "hour"),
-        (60, "minute"),
-    ];
-    let seconds = age.as_secs();
-    for (length, name) in UNITS {
-        let count = seconds / length;
-        if count > 0 {
-            let plural = if count == 1 { "" } else { "s" };
-            return format!("{count} {name}{plural} ago");
-        }
-    }
-    "just now".to_owned()
-}
-
 /// A size in bytes with three figures: `0 B`, `812 B`, `1.2 MB`, `34 GB`.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [(u64, &str); 4] = [
@@ -179,13 +159,6 @@ mod tests {
         assert_eq!(bytes(1_250), "1.2 kB");
         assert_eq!(bytes(34_900_000_000), "34 GB");
         assert_eq!(bytes(u64::MAX), "18446744 TB");
-    }
-
-    #[test]
-    fn ages_are_in_the_largest_unit_that_fits() {
-        assert_eq!(age(Duration::from_secs(59)), "just now");
-        assert_eq!(age(Duration::from_secs(60)), "1 minute ago");
-        assert_eq!(age(Duration::from_secs(86_400 * 15)), "2 weeks ago");
     }
 
     #[test]

@@ -5,13 +5,11 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use kiln_build::{
-    Build, FailureKind, LockPolicy, OnFailure, Outcome as BuildOutcome, Refresh, SchedulerOptions,
-    Workspace, build,
-};
+use kiln_build::{Build, LockPolicy, OnFailure, Refresh, SchedulerOptions, Workspace, build};
 use kiln_graph::{BuildGraph, BuildTarget, StepId};
 
 use crate::errors::{Class, Failure, Outcome};
+use crate::failed_build::{self, LastLines};
 use crate::printer::Printer;
 use crate::progress::{Progress, Telling};
 use crate::project::Project;
@@ -157,7 +155,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
 /// Builds a graph while showing it; fails if anything of it failed.
 ///
 /// # Errors
-/// Every failed step has been reported; the error says how many there are.
+/// Everything that failed, in one.
 pub(crate) fn build_graph(
     how: &BuildArgs,
     settings: &Settings,
@@ -167,16 +165,23 @@ pub(crate) fn build_graph(
     telling: Telling,
 ) -> Outcome<Build> {
     let options = how.options(settings, graph)?;
+    let mut last_lines = LastLines::default();
     let built = workbench::with_signals(workspace, || {
         let progress = Progress::start(settings, telling);
         let built = build(workspace, graph, &options, &mut |event| {
-            progress.event(event)
+            last_lines.take_in(&event);
+            progress.event(event);
         });
         progress.finish();
         built
     })?;
     let built = built.map_err(Failure::environment)?;
-    report(printer, graph, &built)?;
+    if !built.is_complete() {
+        let failure = failed_build::failure(graph, built, &last_lines);
+        return Err(failure.unwrap_or_else(|| {
+            Failure::message(Class::Bug, "the build has no result and no failure", None)
+        }));
+    }
     if built.lock_written {
         printer.note("kiln.lock was updated: commit it");
     }
@@ -192,55 +197,4 @@ pub(crate) fn finish(workspace: &Workspace) -> Outcome {
     workspace.host.sweep();
     workspace.store().tidy()?;
     Ok(())
-}
-
-/// Tells of each failure, and turns them into one.
-fn report(printer: &mut Printer, graph: &BuildGraph, built: &Build) -> Outcome {
-    let mut kinds = Vec::new();
-    let mut names = Vec::new();
-    let of_steps = built.report.failures.iter().map(|(node, failure)| {
-        let name = graph.nodes()[*node].name.to_string();
-        (name, failure)
-    });
-    let of_images = built
-        .failures
-        .iter()
-        .map(|(image, failure)| (image.to_string(), failure));
-    for (name, failure) in of_steps.chain(of_images) {
-        if failure.summary.kind == FailureKind::Cancelled {
-            continue;
-        }
-        if let Some(diagnostic) = &failure.diagnostic {
-            printer.report(diagnostic.as_ref());
-        }
-        kinds.push(failure.summary.kind);
-        names.push((name, failure));
-    }
-    if built.report.outcome == BuildOutcome::Cancelled {
-        return Err(Failure::message(Class::User, "the build was stopped", None));
-    }
-    let Some((name, first)) = names.first() else {
-        return Ok(());
-    };
-    let class = if kinds.contains(&FailureKind::Bug) {
-        Class::Bug
-    } else if kinds.contains(&FailureKind::Environment) {
-        Class::Environment
-    } else {
-        Class::User
-    };
-    let help = matches!(
-        first.summary.kind,
-        FailureKind::Process | FailureKind::OutOfMemory | FailureKind::TimedOut
-    )
-    .then(|| format!("all it wrote: kiln log {name}"));
-    let message = match names.len() {
-        1 if first.diagnostic.is_some() => format!("`{name}` failed"),
-        1 => format!("`{name}` {}", first.summary.message),
-        count => format!(
-            "{count} steps failed, the first was `{name}`: {}",
-            first.summary.message
-        ),
-    };
-    Err(Failure::message(class, message, help))
 }
