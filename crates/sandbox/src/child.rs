@@ -171,7 +171,8 @@ impl Child {
     /// typed on `input` and what it shows on `output`.
     ///
     /// Who asks three times to end it (`INT`, `TERM`, `QUIT`, `HUP`) gets it killed. If `input` is a terminal it is in
-    /// raw mode meanwhile. Only one sandbox of a process can be in the foreground.
+    /// raw mode meanwhile. Only one sandbox of a process can have the terminal; one that passes on signals gets them before
+    /// whoever watched them already.
     ///
     /// # Errors
     /// What the kernel says; the sandbox may still be running then.

@@ -2,25 +2,33 @@
 //!
 //! A handler writes the number of the signal into a pipe; that is all a handler may safely do. It works in a
 //! process that already has threads, where blocking signals for all of them would be too late.
+//!
+//! Pipes may be nested: the one that was installed last gets all signals, until it is dropped.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::pipe::PipeFlags;
 pub use rustix::process::Signal;
 
 use crate::Errno;
 
-/// Where the handler writes to. Never closed once it is set: a handler may be running at any time.
+/// Where the handler writes to; below 0, nowhere.
 static WRITER: AtomicI32 = AtomicI32::new(-1);
-/// Whether there is a [`SignalPipe`].
-static TAKEN: AtomicBool = AtomicBool::new(false);
+/// Pipes that are not in use, reader and writer. They are never closed: a handler may be about to write into one.
+static IDLE: Mutex<Vec<(OwnedFd, OwnedFd)>> = Mutex::new(Vec::new());
 
 /// While it exists, the signals it was made for do not do what they usually do, but can be read from it.
+///
+/// Drop those that are nested in the reverse order.
 #[derive(Debug)]
 pub struct SignalPipe {
-    reader: OwnedFd,
+    /// Reader and writer; there until it is dropped.
+    ends: Option<(OwnedFd, OwnedFd)>,
+    /// Where the handler wrote to before.
+    outer: RawFd,
     before: Vec<(i32, SavedAction)>,
 }
 
@@ -36,7 +44,7 @@ impl std::fmt::Debug for SavedAction {
 extern "C" fn handle(signal: i32) {
     let writer: RawFd = WRITER.load(Ordering::Acquire);
     if writer >= 0 {
-        // SAFETY: the descriptor is never closed.
+        // SAFETY: the descriptors of pipes are never closed.
         let writer = unsafe { BorrowedFd::borrow_raw(writer) };
         // A bare system call that leaves `errno` alone.
         if rustix::io::write(writer, &[u8::try_from(signal).unwrap_or(0)]).is_err() {
@@ -46,40 +54,24 @@ extern "C" fn handle(signal: i32) {
 }
 
 impl SignalPipe {
-    /// Takes over `signals`.
+    /// Takes over `signals`, also from one that was installed earlier.
     ///
     /// # Errors
-    /// `BUSY` if there is another one; else what `pipe2(2)` and `sigaction(2)` say.
+    /// What `pipe2(2)` and `sigaction(2)` say.
     pub fn install(signals: &[Signal]) -> Result<Self, Errno> {
-        if TAKEN.swap(true, Ordering::AcqRel) {
-            return Err(Errno::BUSY);
-        }
-        let result = Self::install_taken(signals);
-        if result.is_err() {
-            TAKEN.store(false, Ordering::Release);
-        }
-        result
-    }
-
-    fn install_taken(signals: &[Signal]) -> Result<Self, Errno> {
-        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        let known = WRITER.load(Ordering::Acquire);
-        if known < 0 {
-            WRITER.store(
-                std::os::fd::IntoRawFd::into_raw_fd(writer),
-                Ordering::Release,
-            );
-        } else {
-            // SAFETY: the descriptor is ours and open for ever; now the number means the new pipe.
-            let mut target = std::mem::ManuallyDrop::new(unsafe {
-                <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(known)
-            });
-            rustix::io::dup3(&writer, &mut target, rustix::io::DupFlags::CLOEXEC)?;
-        }
+        let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let ends = match idle {
+            Some(ends) => ends,
+            None => rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?,
+        };
+        let outer = WRITER.swap(ends.1.as_raw_fd(), Ordering::AcqRel);
         let mut pipe = Self {
-            reader,
+            ends: Some(ends),
+            outer,
             before: Vec::new(),
         };
+        // What came too late for the one who had it last.
+        while !pipe.take()?.is_empty() {}
         for signal in signals {
             let number = signal.as_raw();
             let mut before = MaybeUninit::<libc::sigaction>::zeroed();
@@ -104,7 +96,7 @@ impl SignalPipe {
     /// What `read(2)` says.
     pub fn take(&self) -> Result<Vec<Signal>, Errno> {
         let mut numbers = [0_u8; 64];
-        match rustix::io::read(&self.reader, &mut numbers) {
+        match rustix::io::read(self.reader(), &mut numbers) {
             Ok(count) => Ok(numbers[..count]
                 .iter()
                 .filter_map(|number| Signal::from_named_raw(i32::from(*number)))
@@ -112,6 +104,10 @@ impl SignalPipe {
             Err(Errno::AGAIN | Errno::INTR) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
+    }
+
+    fn reader(&self) -> &OwnedFd {
+        &self.ends.as_ref().expect("there until it is dropped").0
     }
 }
 
@@ -128,7 +124,7 @@ pub fn die_of(signal: Signal) -> ! {
 
 impl AsFd for SignalPipe {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.reader.as_fd()
+        self.reader().as_fd()
     }
 }
 
@@ -140,8 +136,10 @@ impl Drop for SignalPipe {
                 unsafe { libc::sigaction(*number, &raw const *action, std::ptr::null_mut()) };
             debug_assert_eq!(result, 0, "what was an action before is one still");
         }
-        debug_assert!(self.reader.as_raw_fd() >= 0);
-        TAKEN.store(false, Ordering::Release);
+        WRITER.store(self.outer, Ordering::Release);
+        IDLE.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(self.ends.take());
     }
 }
 
@@ -149,22 +147,31 @@ impl Drop for SignalPipe {
 mod tests {
     use super::*;
 
+    fn send_and_receive(pipe: &SignalPipe, signal: Signal) {
+        rustix::process::kill_process(rustix::process::getpid(), signal).unwrap();
+        let mut poll = [rustix::event::PollFd::new(
+            pipe,
+            rustix::event::PollFlags::IN,
+        )];
+        rustix::event::poll(&mut poll, None).unwrap();
+        assert_eq!(pipe.take().unwrap(), [signal]);
+        assert_eq!(pipe.take().unwrap(), []);
+    }
+
+    /// One test, since signals are the whole process'.
     #[test]
-    fn signals_can_be_read_and_then_do_what_they_did() {
-        for _ in 0..2 {
-            let pipe = SignalPipe::install(&[Signal::WINCH, Signal::USR1]).unwrap();
-            assert_eq!(
-                SignalPipe::install(&[Signal::WINCH]).unwrap_err(),
-                Errno::BUSY
-            );
-            assert_eq!(pipe.take().unwrap(), []);
-            rustix::process::kill_process(rustix::process::getpid(), Signal::USR1).unwrap();
-            let mut poll = [rustix::event::PollFd::new(
-                &pipe,
-                rustix::event::PollFlags::IN,
-            )];
-            rustix::event::poll(&mut poll, None).unwrap();
-            assert_eq!(pipe.take().unwrap(), [Signal::USR1]);
+    fn signals_go_to_the_innermost_pipe() {
+        for _ in 0..3 {
+            let outer = SignalPipe::install(&[Signal::WINCH, Signal::USR1]).unwrap();
+            send_and_receive(&outer, Signal::USR1);
+            let inner = SignalPipe::install(&[Signal::USR1, Signal::USR2]).unwrap();
+            send_and_receive(&inner, Signal::USR1);
+            send_and_receive(&inner, Signal::USR2);
+            assert_eq!(outer.take().unwrap(), []);
+            drop(inner);
+            send_and_receive(&outer, Signal::USR1);
+            send_and_receive(&outer, Signal::WINCH);
         }
+        assert!(IDLE.lock().unwrap().len() <= 2, "pipes are used again");
     }
 }

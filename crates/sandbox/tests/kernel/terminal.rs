@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use kiln_sandbox::{ExitStatus, Signal, Stdio, User, WindowSize};
+use kiln_sys::signal::SignalPipe;
 use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, Winsize};
 
@@ -136,6 +137,8 @@ fn connected(context: &mut Context) {
 }
 
 fn passed_on(context: &mut Context) {
+    // As in a build, which watches signals itself.
+    let watched = SignalPipe::install(&[Signal::INT, Signal::TERM]).unwrap();
     let null = File::open("/dev/null").unwrap();
     let interrupt = |signal: Signal, times: u32| {
         move || {
@@ -164,4 +167,5 @@ fn passed_on(context: &mut Context) {
         child.foreground(&null, &null).unwrap()
     });
     assert_eq!(exit.status, ExitStatus::Signal(9));
+    assert_eq!(watched.take().unwrap(), [], "they were for the sandbox");
 }
