@@ -62,6 +62,12 @@ fn main() -> ExitCode {
         (case.run)(&mut Context::enter(identity, Path::new(directory)));
         return ExitCode::SUCCESS;
     }
+    if arguments.iter().any(|argument| argument == "--list") {
+        for case in all() {
+            println!("{}: test", case.name);
+        }
+        return ExitCode::SUCCESS;
+    }
     let words: Vec<&String> = arguments
         .iter()
         .filter(|word| !word.starts_with('-'))
@@ -83,7 +89,7 @@ fn main() -> ExitCode {
                     failed += 1;
                 }
                 Outcome::Skipped(reason) => {
-                    println!("SKIP: {name}: {reason}");
+                    println!("SKIP: {reason} ({name})");
                     skipped += 1;
                 }
             }
@@ -102,7 +108,7 @@ fn main() -> ExitCode {
                     failed += 1;
                 }
                 Outcome::Skipped(reason) => {
-                    println!("SKIP: {name} as {}: {reason}", identity.name());
+                    println!("SKIP: {reason} ({name} as {})", identity.name());
                     skipped += 1;
                 }
             }
@@ -125,9 +131,7 @@ enum Outcome {
 /// Starts this program again for one case, or says why it cannot.
 fn command_for(name: &str, identity: Identity, directory: &Path) -> Result<Command, Outcome> {
     if !rustix::process::geteuid().is_root() {
-        return Err(Outcome::Skipped(
-            "these tests have to be started by root".to_owned(),
-        ));
+        return Err(Outcome::Skipped("needs root".to_owned()));
     }
     let (uid, gid) = identity.ids().map_err(Outcome::Skipped)?;
     std::os::unix::fs::chown(directory, Some(uid), Some(gid)).unwrap();
@@ -160,6 +164,10 @@ fn run(case: &Case, identity: Identity) -> Outcome {
     let output = command.output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
+    // Parts of a case that could not be tried.
+    for line in text.lines().filter(|line| line.starts_with("SKIP: ")) {
+        println!("{line}");
+    }
     if !output.status.success() {
         return Outcome::Failed(format!("{text}\n({})", output.status));
     }
