@@ -58,7 +58,7 @@ pub enum EnterError {
         message: String,
     },
     /// Something else the kernel refused.
-    #[error("{action}: {errno}")]
+    #[error("{action}: {errno}{}", if *errno == Errno::NOSYS { "; kiln needs Linux 5.12 or newer" } else { "" })]
     Kernel {
         /// What was tried.
         action: String,

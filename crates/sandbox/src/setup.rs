@@ -31,9 +31,11 @@ pub(crate) struct Prepared {
     pub(crate) mounts: Vec<(String, OwnedFd, OwnedFd)>,
     pub(crate) covers: Covers,
     pub(crate) workdir: OwnedFd,
-    /// Descriptors 0 to 2; those that are not there are inherited.
+    /// Descriptors 0 to 2; those that are not there are inherited, or come from the console.
     pub(crate) stdio: [Option<OwnedFd>; 3],
-    /// Of the console, if there is one: all three come from there.
+    /// Whether the process is to be in a cgroup of its own.
+    pub(crate) own_group: bool,
+    /// Where it is written to join that; empty if it starts in it.
     pub(crate) cgroups: Vec<(String, OwnedFd)>,
     pub(crate) cgroup_tree: bool,
     pub(crate) hostname: CString,
@@ -115,6 +117,7 @@ pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
         covers,
         workdir,
         stdio,
+        own_group,
         cgroups,
         cgroup_tree,
         hostname,
@@ -136,8 +139,9 @@ pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
     };
 
     plan.push(Operation::CloseOnExecute);
-    if !cgroups.is_empty() {
-        // It is to see its own group as the root, so it has to be in it first.
+    if own_group {
+        // It is to see its own group as the root, so it has to be in it first, also where it starts in
+        // it: a namespace made by the same call has its parent's group as the root.
         namespaces.cgroup = false;
         for (name, join) in cgroups {
             let file = plan.filled(name, join);
@@ -407,6 +411,7 @@ mod tests {
             },
             workdir: fd(),
             stdio: [Some(fd()), Some(fd()), Some(fd())],
+            own_group: true,
             cgroups: vec![("pids cgroup".to_owned(), fd())],
             cgroup_tree: false,
             hostname: c("localhost"),
@@ -566,6 +571,7 @@ execute /usr/bin/make or /bin/make
             no_new_privileges: false,
             set_groups: false,
             private_network: false,
+            own_group: false,
             cgroups: vec![],
             sys: SysTree::Host(fd()),
             ..prepared()

@@ -386,7 +386,8 @@ pub enum RlimitResource {
 pub struct Security {
     /// Bounding set, and what root starts with. Never inheritable, never ambient.
     pub capabilities: CapabilitySet,
-    /// No program can gain rights by being set-user-id.
+    /// No program can gain rights by being set-user-id. Without this, a sandbox whose first program gains rights
+    /// that way is not killed with kiln.
     pub no_new_privileges: bool,
     /// System call filter.
     pub seccomp: Seccomp,

@@ -443,6 +443,40 @@ mod tests {
     }
 
     #[test]
+    fn a_process_can_start_in_a_cgroup() {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let top = mounts.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            (fields[2] == "cgroup2").then(|| fields[1].to_owned())
+        });
+        let group = top.map(|top| format!("{top}/kiln-test-{}", std::process::id()));
+        let Some(group) = group.filter(|group| std::fs::create_dir(group).is_ok()) else {
+            println!("SKIP: no cgroup of version 2 can be made here");
+            return;
+        };
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut plan = Plan::new(program(&["cat", "/proc/self/cgroup"]));
+        let output = plan.filled("output", writer.into());
+        plan.push(Operation::Duplicate {
+            from: output,
+            to: 1,
+        });
+        let directory = crate::confined::open_directory(&group).unwrap();
+        let child = launch(&plan, Namespaces::default(), Some(directory.as_fd())).unwrap();
+        drop(plan);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        child.wait().unwrap();
+        std::fs::remove_dir(&group).unwrap();
+        let name = group.rsplit('/').next().unwrap();
+        assert!(
+            text.lines()
+                .any(|line| line.starts_with("0::") && line.ends_with(name)),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn a_failing_operation_is_named_and_leaves_no_process() {
         let mut plan = Plan::new(program(&["true"]));
         let nothing = plan.empty("nothing");

@@ -1,0 +1,188 @@
+//! What is mounted into a sandbox, made from its description.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use kiln_sys::Errno;
+use kiln_sys::confined;
+use kiln_sys::mount::{self, Depth, MountAttributes, Propagation};
+use rustix::fs::{FileType, Mode, OFlags};
+
+use crate::error::SandboxError;
+use crate::files::Files;
+use crate::host::Host;
+use crate::overlay::Stubs;
+use crate::spec::{Access, BindSource, Ids, Mount, MountSource, SandboxSpec};
+use crate::target::{Growth, Kind};
+
+/// Something to mount, made, and how its place has to look.
+pub(super) struct Source {
+    pub(super) mount: OwnedFd,
+    pub(super) kind: Kind,
+    pub(super) growth: Growth,
+}
+
+impl Host {
+    /// Makes everything that is to be mounted.
+    pub(super) fn sources(
+        &self,
+        spec: &SandboxSpec,
+        user: &Ids,
+        files: &mut Files,
+    ) -> Result<Vec<Source>, SandboxError> {
+        spec.mounts
+            .iter()
+            .map(|mount| self.source(mount, user, files))
+            .collect()
+    }
+
+    fn source(&self, mount: &Mount, user: &Ids, files: &mut Files) -> Result<Source, SandboxError> {
+        let Mount { target, source } = mount;
+        let fail = || {
+            let target = target.clone();
+            |errno: Errno| SandboxError::Target {
+                target,
+                reason: errno.to_string(),
+            }
+        };
+        let plain = MountAttributes {
+            no_devices: true,
+            ..MountAttributes::default()
+        };
+        let read_only = MountAttributes {
+            read_only: true,
+            ..plain
+        };
+        match source {
+            MountSource::Bind { source, access } => {
+                let opened;
+                let source = match source {
+                    BindSource::Opened(source) => source.as_fd(),
+                    BindSource::Path(path) => {
+                        opened =
+                            rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                                .map_err(|errno| SandboxError::Directory {
+                                path: path.clone(),
+                                role: "what is mounted",
+                                errno,
+                            })?;
+                        opened.as_fd()
+                    }
+                };
+                let stat = rustix::fs::fstat(source).map_err(fail())?;
+                let directory = confined::file_type(&stat) == FileType::Directory;
+                // With what is mounted below: in a user namespace nothing else is allowed, and it is what people
+                // expect.
+                let depth = if directory {
+                    Depth::Recursive
+                } else {
+                    Depth::Single
+                };
+                let tree = mount::clone_tree(source, depth).map_err(fail())?;
+                let attributes = if *access == Access::ReadOnly {
+                    read_only
+                } else {
+                    plain
+                };
+                mount::set_attributes(tree.as_fd(), attributes, Propagation::Private, depth)
+                    .map_err(fail())?;
+                let kind = if directory {
+                    Kind::Directory
+                } else {
+                    Kind::File
+                };
+                Ok(Source {
+                    mount: tree,
+                    kind,
+                    growth: Growth::Forbidden,
+                })
+            }
+            MountSource::Tmpfs { size_bytes, mode } => {
+                let number = |text: String| CString::new(text).expect("digits only");
+                let (mode, size) = (
+                    number(format!("{:o}", mode & 0o7777)),
+                    size_bytes.map(|size| number(size.to_string())),
+                );
+                let mut options = vec![(c"mode", mode.as_c_str())];
+                options.extend(size.as_ref().map(|size| (c"size", size.as_c_str())));
+                let attributes = MountAttributes {
+                    no_set_id: true,
+                    ..plain
+                };
+                let tree = mount::new_filesystem(c"tmpfs", &options, attributes).map_err(fail())?;
+                Ok(Source {
+                    mount: tree,
+                    kind: Kind::Directory,
+                    growth: Growth::Allowed,
+                })
+            }
+            MountSource::Overlay { lower, upper } => {
+                let tree = self.working_copy(lower, upper)?;
+                Ok(Source {
+                    mount: tree,
+                    kind: Kind::Directory,
+                    growth: Growth::Allowed,
+                })
+            }
+            MountSource::File {
+                content,
+                mode,
+                owner,
+            } => {
+                let file = files.add(content, *mode, *owner, user)?;
+                let tree = mount::clone_tree(file.as_fd(), Depth::Single).map_err(fail())?;
+                let attributes = MountAttributes {
+                    no_set_id: true,
+                    no_execute: true,
+                    ..read_only
+                };
+                mount::set_attributes(
+                    tree.as_fd(),
+                    attributes,
+                    Propagation::Private,
+                    Depth::Single,
+                )
+                .map_err(fail())?;
+                Ok(Source {
+                    mount: tree,
+                    kind: Kind::File,
+                    growth: Growth::Forbidden,
+                })
+            }
+        }
+    }
+}
+
+/// What must be there to be mounted on, as far as paths tell.
+pub(super) fn stubs(spec: &SandboxSpec) -> Stubs {
+    let mut stubs: Stubs = ["/proc", "/sys", "/dev"]
+        .map(|path| (PathBuf::from(path), true))
+        .into();
+    for Mount { target, source } in &spec.mounts {
+        let directory = match source {
+            MountSource::Bind { source, .. } => is_directory(source),
+            MountSource::Tmpfs { .. } | MountSource::Overlay { .. } => true,
+            MountSource::File { .. } => false,
+        };
+        stubs.push((target.clone(), directory));
+    }
+    stubs.push((spec.workdir.clone(), true));
+    // Others are found wrong later, with a better message.
+    let plain = |path: &Path| {
+        path.is_absolute() && !path.components().any(|part| part == Component::ParentDir)
+    };
+    let inside_dev = |path: &Path| path.starts_with("/dev") && path != Path::new("/dev");
+    stubs.retain(|(path, _)| path != Path::new("/") && plain(path) && !inside_dev(path));
+    stubs.sort();
+    stubs.dedup_by(|later, earlier| later.0 == earlier.0);
+    stubs
+}
+
+fn is_directory(source: &BindSource) -> bool {
+    match source {
+        BindSource::Path(path) => path.is_dir(),
+        BindSource::Opened(file) => rustix::fs::fstat(file)
+            .is_ok_and(|stat| confined::file_type(&stat) == FileType::Directory),
+    }
+}
