@@ -201,7 +201,7 @@ impl Reader<'_> {
                 commit,
             } = git.into_inner();
             if ![40, 64].contains(&commit.get_ref().len()) || !is_lower_hex(commit.get_ref()) {
-                return Err(self.invalid(commit.span(), "is not a commit"));
+                return Err(self.invalid(commit.span(), "this is not a commit"));
             }
             let key = GitKey { url, reference };
             if lock.git.insert(key, commit.into_inner()).is_some() {
@@ -215,7 +215,7 @@ impl Reader<'_> {
         if !is_snapshot_time(written.snapshot.get_ref()) {
             return Err(self.invalid(
                 written.snapshot.span(),
-                "is not a time like `20250131T120000Z`",
+                "this is not a time like `20250131T120000Z`",
             ));
         }
         let snapshot = written.snapshot.into_inner();
@@ -254,12 +254,12 @@ impl Reader<'_> {
         let name_character =
             |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
         if name.is_empty() || !name.chars().all(name_character) {
-            return Err(self.invalid(written.name.span(), "is not a package name"));
+            return Err(self.invalid(written.name.span(), "this is not a package name"));
         }
         let version = written.version.get_ref();
         let version_character = |c: char| c.is_ascii_alphanumeric() || ".+-~:".contains(c);
         if version.is_empty() || !version.chars().all(version_character) {
-            return Err(self.invalid(written.version.span(), "is not a package version"));
+            return Err(self.invalid(written.version.span(), "this is not a package version"));
         }
         // The path is joined to a mirror's URL, so it must stay below it.
         let path = written.path.get_ref();
@@ -267,7 +267,7 @@ impl Reader<'_> {
         let stays_below = path.chars().all(path_character)
             && path.split('/').all(|part| !matches!(part, "" | "." | ".."));
         if !stays_below {
-            return Err(self.invalid(written.path.span(), "is not a path below an archive's root"));
+            return Err(self.invalid(written.path.span(), "this is not a path below an archive's root"));
         }
         let key = PackageKey {
             name: written.name.into_inner(),
@@ -289,19 +289,19 @@ impl Reader<'_> {
     ) -> Result<(SetKey, Vec<PackageKey>), LockError> {
         let over = written.over.get_ref();
         if !(12..=64).contains(&over.len()) || !is_lower_hex(over) {
-            return Err(self.invalid(written.over.span(), "is not a hash of 12 to 64 hex digits"));
+            return Err(self.invalid(written.over.span(), "this is not a hash of 12 to 64 hex digits"));
         }
         let mut list = Vec::with_capacity(written.packages.len());
         for package in &written.packages {
             let Some((name, version)) = package.get_ref().split_once('=') else {
-                return Err(self.invalid(package.span(), "is not `name=version`"));
+                return Err(self.invalid(package.span(), "this is not `name=version`"));
             };
             let key = PackageKey {
                 name: name.to_owned(),
                 version: version.to_owned(),
             };
             if !packages.contains_key(&key) {
-                return Err(self.invalid(package.span(), "is not among the suite's packages"));
+                return Err(self.invalid(package.span(), "this is not among the suite's packages"));
             }
             list.push(key);
         }

@@ -124,6 +124,33 @@ fn what_is_wrong_is_pointed_at() {
     }
 }
 
+/// Each code as a user sees it; `UPDATE=1` writes the pictures anew.
+#[test]
+fn each_code_is_as_pinned() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lock/tests");
+    #[expect(clippy::disallowed_methods, reason = "a switch of this test alone")]
+    let update = std::env::var_os("UPDATE").is_some();
+    for (name, from, to) in [
+        (
+            "merge_conflict",
+            "[url",
+            "<<<<<<< HEAD\n=======\n>>>>>>> branch\n[url",
+        ),
+        ("unknown_version", "version = 1", "version = 2"),
+        ("invalid", "\"pool/", "\"../pool/"),
+    ] {
+        let shown = refused(from, to);
+        let shown: Vec<&str> = shown.lines().map(str::trim_end).collect();
+        let shown = shown.join("\n") + "\n";
+        let pinned = folder.join(name).with_extension("stderr");
+        if update {
+            std::fs::write(&pinned, &shown).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&pinned).unwrap(), shown);
+        assert!(shown.contains(&format!("lock::{name}\n")), "{shown}");
+    }
+}
+
 #[test]
 fn a_pin_is_not_taken_twice() {
     let git = SAMPLE.find("[[git]]").unwrap();
