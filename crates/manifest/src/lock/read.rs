@@ -267,7 +267,10 @@ impl Reader<'_> {
         let stays_below = path.chars().all(path_character)
             && path.split('/').all(|part| !matches!(part, "" | "." | ".."));
         if !stays_below {
-            return Err(self.invalid(written.path.span(), "this is not a path below an archive's root"));
+            return Err(self.invalid(
+                written.path.span(),
+                "this is not a path below an archive's root",
+            ));
         }
         let key = PackageKey {
             name: written.name.into_inner(),
@@ -289,7 +292,10 @@ impl Reader<'_> {
     ) -> Result<(SetKey, Vec<PackageKey>), LockError> {
         let over = written.over.get_ref();
         if !(12..=64).contains(&over.len()) || !is_lower_hex(over) {
-            return Err(self.invalid(written.over.span(), "this is not a hash of 12 to 64 hex digits"));
+            return Err(self.invalid(
+                written.over.span(),
+                "this is not a hash of 12 to 64 hex digits",
+            ));
         }
         let mut list = Vec::with_capacity(written.packages.len());
         for package in &written.packages {
