@@ -406,7 +406,7 @@ impl Reader<'_> {
 fn unpack(extension: &str, compressed: Vec<u8>) -> io::Result<Vec<u8>> {
     let compression = Compression::of_extension(extension)
         .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
-    if compression == Compression::None {
+    if extension.is_empty() {
         return Ok(compressed);
     }
     let mut text = Vec::new();

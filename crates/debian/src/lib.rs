@@ -10,26 +10,40 @@
 #![forbid(unsafe_code)]
 
 pub mod architecture;
+mod bootstrap;
 mod catalog;
 mod compression;
 pub mod control;
+mod database;
+mod deb;
 mod download;
 mod fetch;
 pub mod index;
+mod install;
+mod install_error;
 mod installed;
 mod keyring;
 pub mod lock;
+mod merge;
+mod parallel;
 pub mod relation;
 mod release;
+mod repack;
 pub mod resolve;
 mod run;
+mod script;
 pub mod sources;
+mod staging;
 pub mod version;
 
 pub use architecture::Architecture;
+pub use bootstrap::bootstrap;
 pub use catalog::{Catalog, CatalogError};
+pub use deb::DebError;
 pub use download::{DownloadError, download};
 pub use fetch::{Downloads, Fetch, FetchError, Outside, Progress, Silent};
+pub use install::{InstallOptions, install};
+pub use install_error::InstallError;
 pub use installed::{Installed, InstalledError, InstalledPackage};
 pub use keyring::{Keyring, KeyringError};
 pub use lock::{LockedPackage, PackageVersion, SetKey, SnapshotTime, SuiteLock};

@@ -274,8 +274,8 @@ fn check_signatures(
     let mut closest = None;
     let mut unknown = Vec::new();
     for signature in signatures {
-        let mut issuers = keyring.issuers(signature).peekable();
-        if issuers.peek().is_none() {
+        let issuers = keyring.issuers(signature);
+        if issuers.is_empty() {
             unknown.push(issuer_name(signature));
         }
         for key in issuers {

@@ -246,8 +246,15 @@ impl<'a> Solver<'a> {
         });
         // What was chosen for other reasons meanwhile may have mended these.
         agenda.splice(0..0, later);
-        let needs = self.nodes[node].needs.len();
-        agenda.extend((0..needs).rev().map(|need| Goal::Need(node, need)));
+        let needs = (0..self.nodes[node].needs.len())
+            .rev()
+            .map(|need| Goal::Need(node, need));
+        if matches!(goal, Goal::Root(_)) {
+            // All roots come first, so that what they need can be met by another of them.
+            agenda.splice(0..0, needs);
+        } else {
+            agenda.extend(needs);
+        }
     }
 
     /// Whether `node` can enter the view: `Ok` with the installed packages that must change for it.
