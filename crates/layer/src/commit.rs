@@ -15,7 +15,7 @@ mod settle;
 mod stream;
 mod survey;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -106,15 +106,16 @@ pub fn commit(
     lower: &LowerStack,
     options: CommitOptions<'_>,
 ) -> Result<Committed, CommitError> {
-    commit_sharing(upper, lower, options, &BTreeSet::new())
+    commit_sharing(upper, lower, options, &BTreeMap::new())
 }
 
 /// Like [`commit`]; the files at `shared` are links to files of other layers and are not touched.
+/// Those with the same number there are names of one file.
 pub(crate) fn commit_sharing(
     upper: BorrowedFd<'_>,
     lower: &LowerStack,
     options: CommitOptions<'_>,
-    shared: &BTreeSet<TreePath>,
+    shared: &BTreeMap<TreePath, u64>,
 ) -> Result<Committed, CommitError> {
     let items = survey::survey(upper, lower)?;
     let plan = settle::settle(items, options.stubs, shared);

@@ -11,7 +11,7 @@
 
 mod copy;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -130,8 +130,10 @@ pub struct Draft<'a> {
     options: DraftOptions<'a>,
     /// Times of the directories in the draft, set at the end since adding to them changes those.
     times: BTreeMap<TreePath, i64>,
-    /// Files that are links to files of other layers.
-    shared: BTreeSet<TreePath>,
+    /// Files that are links to files of other layers; those with the same number are one file.
+    shared: BTreeMap<TreePath, u64>,
+    /// How many numbers `shared` has used.
+    shares: u64,
     /// The directory used last, by the path it was asked for.
     last: Option<(TreePath, Arc<Place>)>,
 }
@@ -181,7 +183,8 @@ impl<'a> Draft<'a> {
             lower,
             options,
             times: BTreeMap::from([(root, lower.root_metadata()?.mtime)]),
-            shared: BTreeSet::new(),
+            shared: BTreeMap::new(),
+            shares: 0,
             last: None,
         })
     }
@@ -275,7 +278,7 @@ impl<'a> Draft<'a> {
             Err(error) => return Err(FileError::new("open", &parent, error).into()),
         }
         self.times.retain(|it, _| !it.starts_with(&real.path));
-        self.shared.retain(|it| !it.starts_with(&real.path));
+        self.shared.retain(|it, _| !it.starts_with(&real.path));
         if self
             .view
             .resolve(&real.path, LastLink::Keep)?

@@ -18,7 +18,7 @@ use kiln_sys::Errno;
 use rustix::fs::{FileType, Stat};
 
 use crate::disk::{self, At, FileError};
-use crate::{Metadata, PathError, TreePath, Xattrs};
+use crate::{Metadata, PathError, TreeIndex, TreePath, Xattrs};
 
 /// Symbolic links followed in one look-up, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -33,7 +33,21 @@ pub struct LowerStack {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MergedDirectory {
     /// Topmost first. Empty: no layer has it.
-    parts: Vec<Arc<OwnedFd>>,
+    parts: Vec<Arc<Part>>,
+}
+
+/// A directory in one layer.
+#[derive(Debug)]
+struct Part {
+    directory: OwnedFd,
+    /// What that layer holds, if the stack was told.
+    index: Option<Arc<TreeIndex>>,
+}
+
+impl AsFd for Part {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
 }
 
 /// What the merged tree has under a name.
@@ -41,7 +55,7 @@ pub(crate) struct MergedDirectory {
 pub(crate) struct Found {
     pub(crate) stat: Stat,
     /// The directory, in the layer that decides, which holds the name.
-    holder: Arc<OwnedFd>,
+    holder: Arc<Part>,
     name: Vec<u8>,
     /// If it is a directory: what is in it.
     pub(crate) directory: Option<MergedDirectory>,
@@ -115,10 +129,24 @@ impl LowerStack {
     /// # Errors
     /// [`FileError`] if one is not a directory that can be read.
     pub fn new(layers: &[impl AsFd]) -> Result<Self, FileError> {
+        let layers: Vec<_> = layers.iter().map(|layer| (layer, None)).collect();
+        Self::with_indexes(&layers)
+    }
+
+    /// Like [`LowerStack::new`], with what each layer holds. Only with it can copies out of the
+    /// stack tell several names of one file from several files of equal content, which are one
+    /// inode in a store.
+    ///
+    /// # Errors
+    /// [`FileError`] if one is not a directory that can be read.
+    pub fn with_indexes(layers: &[(impl AsFd, Option<Arc<TreeIndex>>)]) -> Result<Self, FileError> {
         let mut root = MergedDirectory::default();
-        for layer in layers.iter().rev() {
+        for (layer, index) in layers.iter().rev() {
             let part = disk::reopen(layer).at("open", &TreePath::root())?;
-            if root.push(part).at("read", &TreePath::root())? {
+            if root
+                .push(part, index.clone())
+                .at("read", &TreePath::root())?
+            {
                 break;
             }
         }
@@ -129,7 +157,7 @@ impl LowerStack {
     pub(crate) fn with_top(&self, top: impl AsFd) -> Result<Self, FileError> {
         let top = disk::reopen(top).at("open", &TreePath::root())?;
         let mut root = MergedDirectory::default();
-        root.push(top).at("read", &TreePath::root())?;
+        root.push(top, None).at("read", &TreePath::root())?;
         root.parts.extend(self.root.parts.iter().cloned());
         Ok(Self { root })
     }
@@ -276,9 +304,9 @@ impl Resolved {
 
 impl MergedDirectory {
     /// Adds the next lower part; returns whether it hides all that is below.
-    fn push(&mut self, part: OwnedFd) -> Result<bool, Errno> {
-        let opaque = disk::is_opaque(&part)?;
-        self.parts.push(Arc::new(part));
+    fn push(&mut self, directory: OwnedFd, index: Option<Arc<TreeIndex>>) -> Result<bool, Errno> {
+        let opaque = disk::is_opaque(&directory)?;
+        self.parts.push(Arc::new(Part { directory, index }));
         Ok(opaque)
     }
 
@@ -309,7 +337,7 @@ impl MergedDirectory {
             let Some(directory) = &mut found.directory else {
                 break;
             };
-            if directory.push(disk::open_directory(part, name)?)? {
+            if directory.push(disk::open_directory(part, name)?, part.index.clone())? {
                 break;
             }
         }
@@ -370,6 +398,19 @@ impl Found {
             Xattrs::new()
         };
         Ok(disk::metadata(&self.stat, xattrs))
+    }
+
+    /// Returns what is common to all names of this file in its layer, `path` being this one: equal
+    /// for two files of a stack exactly if they are one file. `None` if it has only one name, or the
+    /// stack does not know.
+    pub(crate) fn file_key(&self, path: &TreePath) -> Option<(usize, TreePath)> {
+        let index = self
+            .holder
+            .index
+            .as_ref()
+            .filter(|_| self.stat.st_nlink > 1)?;
+        let first = index.link_target(index.get(path)?);
+        Some((Arc::as_ptr(index).addr(), first.path.clone()))
     }
 
     /// Returns the directory, in the layer that decides, and the name in it.

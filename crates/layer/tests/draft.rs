@@ -435,3 +435,60 @@ fn a_pool_saves_copies_and_changes_no_digest() {
     let hash = |name: &str| ContentHash::of(&fs::read(space.path().join(name)).unwrap());
     assert_eq!(hash("second/c/f"), ContentHash::of(b"other\n"));
 }
+
+#[test]
+fn several_names_of_a_file_stay_that_and_equal_files_stay_apart() {
+    let space = Space::new();
+    let pool = Folder {
+        place: space.folder("pool"),
+        linked: Mutex::new(0),
+    };
+    // In a store all of these are one inode.
+    let layer = space.tree(
+        "layer",
+        "mkdir a b; echo same > a/one; ln a/one b/two; ln a/one b/three; echo same > b/other",
+    );
+    let made = kiln_layer::commit(
+        open(&layer).as_fd(),
+        &stack(&[]),
+        kiln_layer::CommitOptions {
+            epoch: EPOCH,
+            ..Default::default()
+        },
+    );
+    let index = std::sync::Arc::new(made.unwrap().index);
+    shell(&format!("cd {}; ln -f a/one b/other", layer.display()));
+    let source = LowerStack::with_indexes(&[(open(&layer), Some(index))]).unwrap();
+    let nothing = stack(&[]);
+    let run = |name: &str, pool: Option<&dyn FilePool>, overrides| {
+        let upper = space.folder(name);
+        let options = DraftOptions { pool, ..options() };
+        let mut draft = Draft::new(open(&upper).as_fd(), &nothing, options).unwrap();
+        draft
+            .copy_tree(&source, &path(""), &path("to"), overrides)
+            .unwrap();
+        draft.finish(None).unwrap()
+    };
+    let owner = CopyOverrides {
+        mode: None,
+        owner: Some((3, 3)),
+    };
+    let expected = [
+        "implied /",
+        "directory /to 755",
+        "directory /to/a 755",
+        "file /to/a/one 644 5",
+        "directory /to/b 755",
+        "file /to/b/other 644 5",
+        "hard /to/b/three = /to/a/one",
+        "hard /to/b/two = /to/a/one",
+    ];
+    let linked = run("linked", None, CopyOverrides::default());
+    assert_eq!(listing(&linked.index), expected);
+    let copied = run("copied", None, owner);
+    assert_eq!(listing(&copied.index), expected);
+    for name in ["pool-cold", "pool-warm"] {
+        let pooled = run(name, Some(&pool), owner);
+        assert_eq!(pooled.diff_id, copied.diff_id, "{name}");
+    }
+}

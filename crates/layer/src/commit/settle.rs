@@ -29,7 +29,7 @@ pub(super) struct Kept {
 pub(super) fn settle(
     mut items: Vec<Item>,
     stubs: &[TreePath],
-    shared: &BTreeSet<TreePath>,
+    shared: &BTreeMap<TreePath, u64>,
 ) -> Plan {
     let stubs: BTreeSet<&TreePath> = stubs.iter().collect();
     for item in &mut items {
@@ -84,12 +84,20 @@ pub(super) fn settle(
 }
 
 /// Returns, for each file with several names in this directory, where those are, in path order.
-fn link_groups(items: &[Item], shared: &BTreeSet<TreePath>) -> BTreeMap<(u64, u64), Vec<usize>> {
+fn link_groups(
+    items: &[Item],
+    shared: &BTreeMap<TreePath, u64>,
+) -> BTreeMap<(u64, u64), Vec<usize>> {
     let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     for (at, item) in items.iter().enumerate() {
         let is_file = matches!(item.what, What::File);
-        if is_file && item.stat.st_nlink > 1 && !shared.contains(&item.path) {
-            let key = (item.stat.st_dev, item.stat.st_ino);
+        let key = match shared.get(&item.path) {
+            // Inodes of a store say nothing: equal files share one.
+            Some(number) => (u64::MAX, *number),
+            None if item.stat.st_nlink > 1 => (item.stat.st_dev, item.stat.st_ino),
+            None => continue,
+        };
+        if is_file {
             groups.entry(key).or_default().push(at);
         }
     }

@@ -1,6 +1,6 @@
 //! Last step of a commit: what stays is normalised on disk, hashed and written as tar.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -44,14 +44,14 @@ struct Streamer<'a> {
     epoch: i64,
     ownership: Ownership,
     pool: Option<&'a dyn FilePool>,
-    shared: &'a BTreeSet<TreePath>,
+    shared: &'a BTreeMap<TreePath, u64>,
 }
 
 pub(super) fn stream(
     upper: BorrowedFd<'_>,
     kept: Vec<Kept>,
     options: CommitOptions<'_>,
-    shared: &BTreeSet<TreePath>,
+    shared: &BTreeMap<TreePath, u64>,
 ) -> Result<Committed, CommitError> {
     let streamer = Streamer {
         epoch: options.epoch,
@@ -197,7 +197,7 @@ impl Streamer<'_> {
     fn normalise_file(&self, kept: &Kept, file: impl AsFd) -> Result<Xattrs, Errno> {
         let file = file.as_fd();
         let (xattrs, others) = disk::xattrs(file)?;
-        if !self.shared.contains(&kept.item.path) {
+        if !self.shared.contains_key(&kept.item.path) {
             strip(file, &others)?;
             let stat = &kept.item.stat;
             let mtime = stat.st_mtime.min(self.epoch).max(0);
@@ -220,7 +220,7 @@ impl Streamer<'_> {
             return Ok(());
         };
         // A file with several names must stay one inode.
-        if kept.linked || self.shared.contains(&kept.item.path) {
+        if kept.linked || self.shared.contains_key(&kept.item.path) {
             return Ok(());
         }
         let identity = FileIdentity {

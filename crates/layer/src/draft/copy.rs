@@ -1,5 +1,7 @@
 //! Copies into a draft: files of the project, and trees of other stacks of layers.
 
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -46,6 +48,23 @@ struct Pending<'a> {
     metadata: Metadata,
     /// Whether it may become a link to the file it is copied from.
     linkable: bool,
+}
+
+/// Another name of a file that is copied already, or waits for it.
+struct Again {
+    first: TreePath,
+    place: Arc<Place>,
+    at: TreePath,
+}
+
+/// A copy of a tree under way.
+#[derive(Default)]
+struct TreeCopy {
+    overrides: CopyOverrides,
+    pending: Vec<Pending<'static>>,
+    again: Vec<Again>,
+    /// Where the first name of each file with several names was copied to.
+    first_names: BTreeMap<(usize, TreePath), TreePath>,
 }
 
 /// A directory being copied.
@@ -105,7 +124,7 @@ impl Draft<'_> {
     ) -> Result<(), DraftError> {
         for batch in files.chunks(BATCH) {
             let mut pending = Vec::with_capacity(batch.len());
-            let mut taken = std::collections::BTreeSet::new();
+            let mut taken = BTreeSet::new();
             for file in batch {
                 if !taken.insert(&file.to) {
                     // Named twice: the later one replaces the earlier, which must be there first.
@@ -130,7 +149,8 @@ impl Draft<'_> {
     /// Copies what `source` shows at `from`, a file or a whole tree, to `to`.
     ///
     /// A link at the end of `from` is followed; those below are copied as they are. Directories that
-    /// are at the destination already keep their look. Sockets are left out.
+    /// are at the destination already keep their look. Several names of one file stay that if the
+    /// stack has its indexes. Sockets are left out.
     ///
     /// # Errors
     /// See [`DraftError`]; some of it may be in the draft then.
@@ -142,7 +162,10 @@ impl Draft<'_> {
         overrides: CopyOverrides,
     ) -> Result<(), DraftError> {
         let real = source.resolve(from, LastLink::Follow)?;
-        let mut pending = Vec::new();
+        let mut copy = TreeCopy {
+            overrides,
+            ..TreeCopy::default()
+        };
         let mut levels = Vec::new();
         if real.path.is_root() {
             let metadata = source.root_metadata()?;
@@ -151,7 +174,7 @@ impl Draft<'_> {
             let found = real
                 .found
                 .ok_or_else(|| DraftError::Missing(from.clone()))?;
-            levels.extend(self.copy_found(found, real.path, to, overrides, &mut pending)?);
+            levels.extend(self.copy_found(found, real.path, to, &mut copy)?);
         }
         // A list and not recursion, since trees may be deeper than a thread has stack for.
         while let Some(level) = levels.last_mut() {
@@ -162,14 +185,35 @@ impl Draft<'_> {
             let (from, to) = (level.from.join(&name)?, level.to.join(&name)?);
             let found = level.directory.lookup(&name);
             if let Some(found) = found.map_err(|error| unreadable(&from, error))? {
-                levels.extend(self.copy_found(found, from, &to, overrides, &mut pending)?);
+                levels.extend(self.copy_found(found, from, &to, &mut copy)?);
             }
-            if pending.len() >= BATCH {
-                self.copy_pending(&pending)?;
-                pending.clear();
+            if copy.pending.len() + copy.again.len() >= BATCH {
+                self.copy_waiting(&mut copy)?;
             }
         }
-        self.copy_pending(&pending)
+        self.copy_waiting(&mut copy)
+    }
+
+    fn copy_waiting(&mut self, copy: &mut TreeCopy) -> Result<(), DraftError> {
+        self.copy_pending(&copy.pending)?;
+        copy.pending.clear();
+        for again in copy.again.drain(..) {
+            self.link_again(&again)?;
+        }
+        Ok(())
+    }
+
+    /// Makes another name for a file of the draft.
+    fn link_again(&mut self, again: &Again) -> Result<(), DraftError> {
+        let Again { first, place, at } = again;
+        let parent = first.parent().unwrap_or_default();
+        let parent = disk::open_path(&self.upper, &parent).at("open", &parent)?;
+        let (from, name) = (disk::name(first.name()), disk::name(at.name()));
+        fs::linkat(&parent, from, &place.directory, name, fs::AtFlags::empty()).at("link", at)?;
+        if let Some(number) = self.shared.get(first).copied() {
+            self.shared.insert(at.clone(), number);
+        }
+        Ok(())
     }
 
     /// Copies one thing, except that a file only starts to wait for it; returns the level to go on
@@ -179,9 +223,9 @@ impl Draft<'_> {
         found: Found,
         from: TreePath,
         to: &TreePath,
-        overrides: CopyOverrides,
-        pending: &mut Vec<Pending<'_>>,
+        copy: &mut TreeCopy,
     ) -> Result<Option<Level>, DraftError> {
+        let overrides = copy.overrides;
         if found.directory.is_some() {
             let original = found.metadata().map_err(|error| unreadable(&from, error))?;
             let directory = found.directory.unwrap_or_default();
@@ -195,13 +239,25 @@ impl Draft<'_> {
         let metadata = self.copied(&original, overrides, true);
         let (place, at) = self.place(to)?;
         match found.file_type() {
-            FileType::RegularFile => pending.push(Pending {
-                linkable: metadata == original && found.stat.st_mtime_nsec == 0,
-                origin: Origin::Layer(Box::new(found), from),
-                place,
-                at,
-                metadata,
-            }),
+            FileType::RegularFile => {
+                if let Some(key) = found.file_key(&from) {
+                    match copy.first_names.entry(key) {
+                        Entry::Occupied(entry) => {
+                            let first = entry.get().clone();
+                            copy.again.push(Again { first, place, at });
+                            return Ok(None);
+                        }
+                        Entry::Vacant(entry) => drop(entry.insert(at.clone())),
+                    }
+                }
+                copy.pending.push(Pending {
+                    linkable: metadata == original && found.stat.st_mtime_nsec == 0,
+                    origin: Origin::Layer(Box::new(found), from),
+                    place,
+                    at,
+                    metadata,
+                });
+            }
             FileType::Symlink => {
                 let target = found
                     .read_link()
@@ -276,7 +332,11 @@ impl Draft<'_> {
             .map(|it| this.copy_one(it))
             .collect::<Result<_, _>>()?;
         let shared = pending.iter().zip(shared).filter(|(_, shared)| *shared);
-        self.shared.extend(shared.map(|(it, _)| it.at.clone()));
+        for (it, _) in shared {
+            // Each is a file of its own, unless `link_again` finds more names for it.
+            self.shares += 1;
+            self.shared.insert(it.at.clone(), self.shares);
+        }
         Ok(())
     }
 
