@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// Why a repository could not be used.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 #[must_use]
-pub enum GitError {
+pub(crate) enum GitError {
     /// There is no git on this machine.
     #[error("`git` is needed for git steps and was not found")]
     #[diagnostic(help("install the package `git`"))]

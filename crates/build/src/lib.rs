@@ -7,6 +7,7 @@
 mod builder;
 mod cancel;
 mod config;
+mod debian_archive;
 mod event;
 mod executor;
 mod git;
@@ -24,6 +25,7 @@ mod workspace;
 
 pub use builder::{Build, BuildError, BuiltImage, build, local_reference, references_of};
 pub use cancel::Cancel;
+pub use debian_archive::DebianArchive;
 pub use event::{
     BuildEvent, EVENT_FORMAT, EventKind, FailureKind, FailureSummary, MissReason, NodeSummary,
     Outcome, OutputStream, SkipReason,

@@ -13,6 +13,7 @@ mod explain;
 mod fetch;
 mod file_steps;
 mod layers;
+mod outside;
 mod packages;
 mod process;
 mod resolve;
@@ -69,7 +70,7 @@ pub(crate) struct Prepared {
 #[derive(Debug)]
 enum NodeMaterials {
     Base(BaseMaterials),
-    Step(Materials),
+    Step(Box<Materials>),
 }
 
 impl<'w> StoreExecutor<'w> {
@@ -152,7 +153,7 @@ impl<'w> StoreExecutor<'w> {
         };
         let inputs =
             StepInputs::of_step(&self.workspace.inputs, layers.clone(), step, &mut resolver)?;
-        let materials = NodeMaterials::Step(resolver.materials);
+        let materials = NodeMaterials::Step(Box::new(resolver.materials));
         Ok(Prepared {
             inputs,
             layers,
@@ -256,7 +257,7 @@ impl Executor for StoreExecutor<'_> {
                 bases::make(self.workspace, task, base, materials, &mut log)
             }
             (Work::Step(step), NodeMaterials::Step(materials)) => {
-                self.make_step(task, step, &inputs.layers, materials, &mut log)
+                self.make_step(task, step, &inputs.layers, *materials, &mut log)
             }
             (Work::Base(_) | Work::Step(_), _) => {
                 unreachable!("a node is described as what it is")

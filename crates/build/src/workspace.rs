@@ -14,6 +14,7 @@ use kiln_sandbox::{Host, Privileges};
 use kiln_store::{Session, Store};
 
 use crate::cancel::Cancel;
+use crate::debian_archive::DebianArchive;
 use crate::lock_file::LockFile;
 use crate::project::{Project, StatCache};
 
@@ -46,6 +47,8 @@ pub struct Workspace {
     pub on_failure: OnFailure,
     /// Where bytes from elsewhere come from.
     pub remote: Remote,
+    /// Where packages come from.
+    pub debian: DebianArchive,
     /// Stops everything.
     pub cancel: Cancel,
 }

@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use kiln_build::{
-    Cancel, LockFile, LockPolicy, OnFailure, Project as ProjectFolder, Remote, SecretValue,
-    StatCache, Workspace,
+    Cancel, DebianArchive, LockFile, LockPolicy, OnFailure, Project as ProjectFolder, Remote,
+    SecretValue, StatCache, Workspace,
 };
+use kiln_debian::MirrorSettings;
 use kiln_graph::BuildInputs;
 use kiln_manifest::model::SecretSource;
 use kiln_manifest::value::Name;
@@ -118,6 +119,19 @@ pub(crate) fn workspace(
         host,
         terminal: Mutex::new(()),
         ssh_agent: settings.environment.path("SSH_AUTH_SOCK"),
+        debian: DebianArchive {
+            user: MirrorSettings {
+                mirror: settings.user.debian.mirror.clone(),
+                snapshot: None,
+            },
+            host_root: PathBuf::from("/"),
+            index_folder: store.projects().folder(&index_folder_name()?)?,
+            now: jiff::Timestamp::try_from(settings.now).map_err(|error| {
+                let message = format!("the clock shows an impossible time: {error}");
+                Failure::message(Class::Environment, message, None)
+            })?,
+            catalogs: Mutex::default(),
+        },
         on_failure: wishes.on_failure,
         remote: Remote {
             http,
@@ -126,6 +140,12 @@ pub(crate) fn workspace(
         },
         cancel,
     })
+}
+
+/// Where parsed package indexes are kept: beside the projects' own small files, since any project
+/// may use them.
+fn index_folder_name() -> Outcome<kiln_store::Name> {
+    Ok(kiln_store::Name::new("debian.indexes")?)
 }
 
 /// Reads the secrets that the manifest declares; one that is missing is an error only for who uses

@@ -28,7 +28,7 @@ pub(crate) enum BaseMaterials {
     /// The manifest of an image.
     Image(Digest),
     /// What is installed.
-    Debian(PackagePlan),
+    Debian(Box<PackagePlan>),
     /// Nothing more than the key says.
     Rootfs,
 }
@@ -76,8 +76,8 @@ pub(crate) fn make(
             registry::pull(workspace, task, reference, manifest)
         }
         (BaseWork::Oci(oci), BaseMaterials::Image(_)) => layout::load(workspace, oci),
-        (BaseWork::Debian(debian), BaseMaterials::Debian(plan)) => {
-            debian::make(workspace, task, debian, plan, log)
+        (BaseWork::Debian(_), BaseMaterials::Debian(plan)) => {
+            debian::make(workspace, task, &plan, log)
         }
         (BaseWork::Rootfs(path), BaseMaterials::Rootfs) => rootfs::make(workspace, task, path),
         (

@@ -105,12 +105,14 @@ fn failure(workspace: &Workspace, at: Span, error: &HttpError) -> Failure {
         return Failure::cancelled();
     }
     let problem = Problem::new(workspace, at, chain(error));
-    match error {
-        HttpError::WrongDigest { .. } => problem
+    if let HttpError::WrongDigest { .. } = error {
+        problem
             .label("gave other bytes than `kiln.lock` or `sha256` has")
             .help("if the change is expected, run `kiln lock --update URL`; nothing was kept")
-            .user(),
-        HttpError::Status { .. } => problem.label("refused by the server").user(),
-        _ => problem.environment(),
+            .user()
+    } else if let HttpError::Status { .. } = error {
+        problem.label("refused by the server").user()
+    } else {
+        problem.environment()
     }
 }

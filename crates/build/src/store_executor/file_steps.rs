@@ -362,10 +362,12 @@ fn destination(to: &Destination, name: &[u8]) -> Result<TreePath, Failure> {
 /// Says what is wrong at a place of the manifest.
 fn draft_failure(workspace: &Workspace, at: Span, error: DraftError) -> Failure {
     let problem = Problem::new(workspace, at, chain(&error));
-    match error {
-        DraftError::File(_) => problem.environment(),
-        DraftError::Commit(error) => super::layers::failure(error),
-        _ => problem.user(),
+    if let DraftError::Commit(error) = error {
+        super::layers::failure(error)
+    } else if let DraftError::File(_) = error {
+        problem.environment()
+    } else {
+        problem.user()
     }
 }
 

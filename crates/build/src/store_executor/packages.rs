@@ -1,40 +1,363 @@
-//! `packages`: what the lock pins, installed over what is there.
+//! Debian packages: chosen once, pinned in the lock, installed by the image's own tools.
 
-use kiln_graph::PackagePin;
+use std::collections::BTreeSet;
+
+use kiln_debian::{
+    Architecture, ArchiveSet, DownloadError, InstallError, InstallOptions, Installed,
+    LockedPackage, MirrorSettings, PackageVersion, Request, SnapshotTime, download, install,
+    resolve,
+};
+use kiln_graph::{ImageBase, ImageName, PackagePin};
+use kiln_layer::TreePath;
+use kiln_manifest::lock::{PackageKey, PackagePin as LockPin, SetKey, SuiteKey, SuitePin};
+use kiln_manifest::model::{Base, DebianBase, ServiceImage};
 use kiln_oci::DiffId;
+use kiln_store::Scratch;
 
-use super::layers::Made;
+use super::layers::{Made, commit_draft, ownership};
+use super::outside::{Doors, PackageTools};
+use super::process;
 use super::resolve::Materials;
 use super::stack::Stack;
+use crate::debian_archive::snapshot_time;
 use crate::event::FailureKind;
 use crate::executor::{Failure, Task};
+use crate::problem::{Problem, chain};
 use crate::workspace::Workspace;
+
+/// Where a Debian system keeps what is installed.
+const STATUS: &str = "var/lib/dpkg/status";
+/// The most bytes of that file; a full desktop has some four million.
+const STATUS_LIMIT_BYTES: u64 = 256 << 20;
+/// Where a system says what it is.
+const OS_RELEASE: &str = "etc/os-release";
+const OS_RELEASE_LIMIT_BYTES: u64 = 64 << 10;
+
+/// How the lock writes that nothing was installed below.
+const OVER_NOTHING: &str = "000000000000";
+/// Hex digits of the hash of what is installed below, in the lock.
+const OVER_DIGITS: usize = 16;
+
+/// How many packages are downloaded and unpacked at once.
+const JOBS: usize = 8;
 
 /// What is to be installed.
 #[derive(Debug)]
-pub(crate) struct PackagePlan;
+pub(crate) struct PackagePlan {
+    suite: SuiteKey,
+    mirror: MirrorSettings,
+    architecture: Architecture,
+    snapshot: SnapshotTime,
+    packages: Vec<LockedPackage>,
+    installed: Option<Installed>,
+}
 
 impl PackagePlan {
+    /// Returns what of it decides the result.
     pub(crate) fn pins(&self) -> Vec<PackagePin> {
-        Vec::new()
+        let pin = |package: &LockedPackage| PackagePin {
+            name: package.name.clone(),
+            version: package.version.clone(),
+            architecture: package.architecture.clone(),
+            sha256: package.sha256,
+        };
+        self.packages.iter().map(pin).collect()
+    }
+
+    fn set(&self, workspace: &Workspace) -> Result<ArchiveSet, Failure> {
+        workspace.debian.set(&self.suite, &self.mirror)
+    }
+
+    /// Returns the files of the packages, downloaded where they are not in the store.
+    pub(crate) fn download(
+        &self,
+        workspace: &Workspace,
+        doors: &Doors<'_>,
+    ) -> Result<Vec<(LockedPackage, std::path::PathBuf)>, Failure> {
+        let set = self.set(workspace)?;
+        let files = download(&self.packages, &set, self.snapshot, doors.outside(), JOBS)
+            .map_err(|error| download_failure(&error))?;
+        Ok(self.packages.iter().cloned().zip(files).collect())
+    }
+
+    /// Returns how the packages are installed.
+    pub(crate) fn options<'a>(
+        &self,
+        workspace: &Workspace,
+        scratch: &'a std::path::Path,
+        doors: &'a Doors<'_>,
+    ) -> InstallOptions<'a> {
+        InstallOptions {
+            architecture: self.architecture,
+            epoch: workspace.inputs.epoch_seconds,
+            ownership: ownership(workspace),
+            jobs: JOBS,
+            scratch,
+            progress: doors,
+        }
     }
 }
 
+/// Chooses what a `packages` step installs over `layers`.
 pub(crate) fn plan(
-    _workspace: &Workspace,
-    _task: &Task<'_>,
-    _layers: &[DiffId],
-    _names: &[String],
+    workspace: &Workspace,
+    task: &Task<'_>,
+    layers: &[DiffId],
+    names: &[String],
 ) -> Result<PackagePlan, Failure> {
-    Err(Failure::new(FailureKind::Bug, "WIP".to_owned()))
+    let stack = Stack::open(workspace, layers)?;
+    let architecture = architecture(workspace)?;
+    let status = read(&stack, STATUS, STATUS_LIMIT_BYTES)?.ok_or_else(|| {
+        let message =
+            "the base has no Debian package database, so nothing can be installed over it";
+        Failure::new(FailureKind::User, message.to_owned())
+    })?;
+    let installed = Installed::parse(&status, architecture)
+        .map_err(|error| Failure::new(FailureKind::User, chain(&error)))?;
+    let image = &task.graph().nodes()[task.node()].image;
+    let base = match debian_base(workspace, task, image) {
+        Some(base) => base.clone(),
+        None => base_of_release(&read(&stack, OS_RELEASE, OS_RELEASE_LIMIT_BYTES)?)?,
+    };
+    choose(workspace, task, &base, names, Some(installed))
 }
 
+/// Chooses what `names` over `installed` amounts to: from the lock, else from the archive.
+pub(crate) fn choose(
+    workspace: &Workspace,
+    task: &Task<'_>,
+    base: &DebianBase,
+    names: &[String],
+    installed: Option<Installed>,
+) -> Result<PackagePlan, Failure> {
+    let architecture = architecture(workspace)?;
+    let fixed = base.snapshot.as_ref().map(|snapshot| &*snapshot.value);
+    let suite = SuiteKey {
+        suite: base.suite.value.clone(),
+        architecture: architecture.name().to_owned(),
+        components: components(base),
+        fixed_snapshot: fixed.map(str::to_owned),
+    };
+    let mirror = MirrorSettings {
+        mirror: base.mirror.as_ref().map(|mirror| mirror.value.to_string()),
+        snapshot: fixed.map(snapshot_time).transpose()?,
+    };
+    let key = SetKey {
+        request: names.iter().cloned().collect(),
+        over: installed.as_ref().map_or_else(
+            || OVER_NOTHING.to_owned(),
+            |installed| installed.digest().hex()[..OVER_DIGITS].to_owned(),
+        ),
+    };
+    let known = workspace.lock.suite(&suite, &key)?;
+    if let Some((snapshot, packages)) = known.as_ref().and_then(|pin| locked(pin, &key)) {
+        return Ok(PackagePlan {
+            snapshot: snapshot_time(&snapshot)?,
+            suite,
+            mirror,
+            architecture,
+            packages,
+            installed,
+        });
+    }
+    let mut log = None;
+    let doors = Doors::open(workspace, task, &mut log)?;
+    let set = workspace.debian.set(&suite, &mirror)?;
+    let catalog = workspace
+        .debian
+        .catalog(&suite, &set, architecture, doors.outside())?;
+    // A version that is pinned already stays: two steps of one build agree, and so do two builds.
+    let pins: BTreeSet<PackageVersion> = known
+        .iter()
+        .flat_map(|pin| pin.packages.keys())
+        .map(|key| PackageVersion {
+            name: key.name.clone(),
+            version: key.version.clone(),
+        })
+        .collect();
+    let request = Request {
+        packages: names,
+        over: installed.as_ref(),
+        pins: &pins,
+    };
+    let packages = resolve(&catalog, &request)
+        .map_err(|error| Problem::new(workspace, base.suite.span, chain(&error)).user())?;
+    let snapshot = catalog.date();
+    let pin = SuitePin {
+        snapshot: snapshot.to_string(),
+        packages: packages.iter().map(lock_pin).collect(),
+        sets: [(key, packages.iter().map(package_key).collect())].into(),
+    };
+    workspace.lock.pin_suite(suite.clone(), pin);
+    Ok(PackagePlan {
+        suite,
+        mirror,
+        architecture,
+        snapshot,
+        packages,
+        installed,
+    })
+}
+
+/// Installs what was chosen and makes a layer of what that changed.
 pub(crate) fn make(
-    _workspace: &Workspace,
-    _task: &Task<'_>,
-    _stack: &Stack,
-    _materials: Materials,
-    _log: &mut Option<kiln_store::Name>,
+    workspace: &Workspace,
+    task: &Task<'_>,
+    stack: &Stack,
+    materials: Materials,
+    log: &mut Option<kiln_store::Name>,
 ) -> Result<Made, Failure> {
-    Err(Failure::new(FailureKind::Bug, "WIP".to_owned()))
+    let bug = |what: &str| Failure::new(FailureKind::Bug, format!("the {what} were not resolved"));
+    let plan = materials.packages.ok_or_else(|| bug("packages"))?;
+    let installed = plan
+        .installed
+        .as_ref()
+        .ok_or_else(|| bug("installed packages"))?;
+    let draft = workspace.store().layers().draft(&workspace.session)?;
+    let scratch = Scratch::new(&workspace.session, "packages")?;
+    let doors = Doors::open(workspace, task, log)?;
+    let files = plan.download(workspace, &doors)?;
+    let folder = process::folder(&scratch, "install")?;
+    let options = plan.options(workspace, &folder, &doors);
+    let lowers = process::lowers(&stack.lowers, &scratch)?;
+    let mut tools = PackageTools::new(workspace, lowers, draft.fs(), &scratch);
+    let done = install(&files, installed, &options, &mut tools);
+    done.map_err(|error| install_failure(workspace, &error))?;
+    commit_draft(workspace, draft, &stack.view, &[])
+}
+
+/// Says what kept packages from being installed.
+pub(crate) fn install_failure(workspace: &Workspace, error: &InstallError) -> Failure {
+    if workspace.cancel.is_cancelled() {
+        return Failure::cancelled();
+    }
+    let kind = if let InstallError::Script { .. } = error {
+        FailureKind::Process
+    } else if let InstallError::File { .. } | InstallError::Read { .. } | InstallError::Run(_) =
+        error
+    {
+        FailureKind::Environment
+    } else {
+        FailureKind::User
+    };
+    Failure::new(kind, chain(error))
+}
+
+fn download_failure(error: &DownloadError) -> Failure {
+    match error {
+        DownloadError::Cancelled => Failure::cancelled(),
+        DownloadError::Gone { .. }
+        | DownloadError::Path { .. }
+        | DownloadError::WrongContent { .. } => Failure::new(FailureKind::User, chain(error)),
+        DownloadError::Fetch { .. } | DownloadError::Downloads { .. } => {
+            Failure::new(FailureKind::Environment, chain(error))
+        }
+    }
+}
+
+fn architecture(workspace: &Workspace) -> Result<Architecture, Failure> {
+    let platform = &workspace.inputs.platform;
+    Architecture::of_platform(&platform.architecture, platform.variant.as_deref())
+        .map_err(|error| Failure::new(FailureKind::User, error.to_string()))
+}
+
+fn components(base: &DebianBase) -> BTreeSet<String> {
+    if base.components.is_empty() {
+        return BTreeSet::from(["main".to_owned()]);
+    }
+    base.components.iter().map(|it| it.value.clone()).collect()
+}
+
+/// Returns the Debian base that an image of the manifest stands on.
+fn debian_base<'a>(
+    workspace: &'a Workspace,
+    task: &Task<'_>,
+    image: &ImageName,
+) -> Option<&'a DebianBase> {
+    let manifest = &workspace.manifest;
+    let base = match image {
+        ImageName::Image(name) => &manifest.images.get(name)?.from.value,
+        ImageName::Service(name) => match &manifest.services.get(name)?.image {
+            ServiceImage::From(base) => &base.value,
+            ServiceImage::Image(_) => return None,
+        },
+    };
+    match (base, &task.graph().images().get(image)?.base) {
+        (Base::Debian(debian), _) => Some(debian),
+        (_, ImageBase::Image(below)) => {
+            debian_base(workspace, task, &ImageName::Image(below.clone()))
+        }
+        _ => None,
+    }
+}
+
+/// Returns what a base from elsewhere says of its own release.
+fn base_of_release(os_release: &Option<String>) -> Result<DebianBase, Failure> {
+    let text = os_release.as_deref().unwrap_or_default();
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .map(|value| value.trim().trim_matches('"').to_owned())
+    };
+    match (field("ID").as_deref(), field("VERSION_CODENAME")) {
+        (Some("debian"), Some(codename)) => Ok(DebianBase {
+            suite: kiln_manifest::Spanned::new(codename, kiln_manifest::Span::default()),
+            packages: Vec::new(),
+            components: Vec::new(),
+            mirror: None,
+            snapshot: None,
+        }),
+        (id, _) => Err(Failure::new(
+            FailureKind::User,
+            format!(
+                "packages can be installed over Debian, and the base says it is `{}`",
+                id.unwrap_or("nothing")
+            ),
+        )),
+    }
+}
+
+fn read(stack: &Stack, path: &str, limit_bytes: u64) -> Result<Option<String>, Failure> {
+    let user = |error: &dyn std::error::Error| Failure::new(FailureKind::User, chain(error));
+    let path = TreePath::parse(path.as_bytes()).map_err(|error| user(&error))?;
+    let bytes = stack
+        .view
+        .read_file(&path, limit_bytes)
+        .map_err(|error| user(&error))?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Returns what is pinned for `key`, if all of it is.
+fn locked(pin: &SuitePin, key: &SetKey) -> Option<(String, Vec<LockedPackage>)> {
+    let set = pin.sets.get(key)?;
+    let package = |key: &PackageKey| {
+        let pin = pin.packages.get(key)?;
+        Some(LockedPackage {
+            name: key.name.clone(),
+            version: key.version.clone(),
+            architecture: pin.architecture.clone(),
+            size_bytes: pin.size_bytes,
+            sha256: pin.sha256,
+            path: pin.path.clone(),
+        })
+    };
+    let packages = set.iter().map(package).collect::<Option<_>>()?;
+    Some((pin.snapshot.clone(), packages))
+}
+
+fn package_key(package: &LockedPackage) -> PackageKey {
+    PackageKey {
+        name: package.name.clone(),
+        version: package.version.clone(),
+    }
+}
+
+fn lock_pin(package: &LockedPackage) -> (PackageKey, LockPin) {
+    let pin = LockPin {
+        architecture: package.architecture.clone(),
+        size_bytes: package.size_bytes,
+        sha256: package.sha256,
+        path: package.path.clone(),
+    };
+    (package_key(package), pin)
 }

@@ -91,10 +91,26 @@ fn listen(
     deadline: Option<Instant>,
     log: &mut LogWriter,
 ) -> Result<Option<Ended>, ProcessError> {
+    let mut lines = task.output(OutputStream::Stdout);
+    let stopped = follow(workspace, child, deadline, |bytes| {
+        log.add(bytes)?;
+        lines.write_all(bytes).map_err(ProcessError::Output)
+    })?;
+    lines.flush().map_err(ProcessError::Output)?;
+    Ok(stopped)
+}
+
+/// Hands what the process writes to `take` until there is no more; kills it when time is up or the
+/// build is cancelled, and says which.
+pub(crate) fn follow(
+    workspace: &Workspace,
+    child: &mut Child,
+    deadline: Option<Instant>,
+    mut take: impl FnMut(&[u8]) -> Result<(), ProcessError>,
+) -> Result<Option<Ended>, ProcessError> {
     let Some(mut output) = child.take_output() else {
         return Ok(None);
     };
-    let mut lines = task.output(OutputStream::Stdout);
     let mut stopped = None;
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -105,19 +121,12 @@ fn listen(
             }
         }
         match output.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => {
-                log.add(&buffer[..read])?;
-                lines
-                    .write_all(&buffer[..read])
-                    .map_err(ProcessError::Output)?;
-            }
+            Ok(0) => return Ok(stopped),
+            Ok(read) => take(&buffer[..read])?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(ProcessError::Output(error)),
         }
     }
-    lines.flush().map_err(ProcessError::Output)?;
-    Ok(stopped)
 }
 
 /// Waits until there is output, or a reason to stop.
@@ -171,13 +180,12 @@ pub(crate) fn failure_shell(
         upper.work = draft.work().with_file_name("work-of-shell");
         std::fs::create_dir(&upper.work).map_err(|error| environment(&error))?;
     }
-    spec.mounts.retain_mut(|mount| match &mut mount.source {
-        kiln_sandbox::MountSource::Overlay { upper, .. } => {
+    for mount in &mut spec.mounts {
+        if let kiln_sandbox::MountSource::Overlay { upper, .. } = &mut mount.source {
             upper.work = upper.work.with_extension("of-shell");
-            std::fs::create_dir(&upper.work).is_ok()
+            std::fs::create_dir(&upper.work).map_err(|error| environment(&error))?;
         }
-        _ => true,
-    });
+    }
     let _terminal = workspace.terminal.lock();
     let mut child = workspace
         .host

@@ -193,7 +193,8 @@ fn run_target(
     target: &BuildTarget,
     overrides: &Overrides,
 ) -> Outcome<ExitCode> {
-    let graph = BuildGraph::lower(&project.manifest, &[target.clone()]).map_err(Failure::user)?;
+    let graph = BuildGraph::lower(&project.manifest, std::slice::from_ref(target))
+        .map_err(Failure::user)?;
     let entered = workbench::enter(settings, printer)?;
     let workspace = workbench::workspace(settings, &project, entered, args.how.wishes(settings))?;
     let built = build::build_graph(

@@ -84,8 +84,9 @@ fn choose<'a>(
 
 fn failure(workspace: &Workspace, oci: &OciBase, error: &ImageError) -> Failure {
     let problem = Problem::new(workspace, oci.path.span, chain(error));
-    match error {
-        ImageError::Store(_) => problem.environment(),
-        _ => problem.user(),
+    if let ImageError::Store(_) = error {
+        problem.environment()
+    } else {
+        problem.user()
     }
 }

@@ -38,11 +38,13 @@ pub(crate) fn make(
         end_mark: EndMark::Required,
         pool: None,
     };
-    unpack(reader, std::os::fd::AsFd::as_fd(&folder), &options).map_err(|error| match error {
-        UnpackError::File(_) | UnpackError::LeftBehind { .. } => {
-            problem(chain(&error)).environment()
+    unpack(reader, std::os::fd::AsFd::as_fd(&folder), &options).map_err(|error| {
+        let problem = problem(chain(&error));
+        if let UnpackError::File(_) | UnpackError::LeftBehind { .. } = error {
+            problem.environment()
+        } else {
+            problem.user()
         }
-        error => problem(chain(&error)).user(),
     })?;
     task.check_cancelled()?;
     let nothing = LowerStack::new(&[] as &[std::os::fd::OwnedFd])
