@@ -109,6 +109,7 @@ fn unpack(
         devices: settings.devices,
         // Checked by digest, or by the user who names the file.
         end_mark: EndMark::Optional,
+        epoch: None,
         pool: Some(&pool),
     };
     let tar = Decoder::new(blob).map_err(read_error)?;

@@ -77,6 +77,8 @@ pub struct UnpackOptions<'a> {
     pub devices: Devices,
     /// End of the archive.
     pub end_mark: EndMark,
+    /// Times after this second are set to it. `None` keeps all, as the tar of an image has them.
+    pub epoch: Option<i64>,
     /// Keeps identical files once.
     pub pool: Option<&'a dyn FilePool>,
 }
@@ -88,6 +90,7 @@ impl std::fmt::Debug for UnpackOptions<'_> {
             .field("ownership", &self.ownership)
             .field("devices", &self.devices)
             .field("end_mark", &self.end_mark)
+            .field("epoch", &self.epoch)
             .field("pool", &self.pool.is_some())
             .finish()
     }

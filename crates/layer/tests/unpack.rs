@@ -675,3 +675,25 @@ fn a_read_only_directory_can_be_filled() {
         .mode();
     assert_eq!(mode & 0o7777, 0o555);
 }
+
+#[test]
+fn times_can_be_clamped() {
+    let options = UnpackOptions {
+        epoch: Some(5),
+        ..Default::default()
+    };
+    let space = Space::new();
+    let tar = Tar::new()
+        .pax(&[("mtime", b"3")])
+        .file("old", "")
+        .file("new", "")
+        .directory("d/")
+        .symlink("l", "x");
+    unpack_with(&space, &tar.end(), &options).unwrap();
+    let time = |name: &str| {
+        fs::symlink_metadata(space.path().join("layer").join(name))
+            .unwrap()
+            .mtime()
+    };
+    assert_eq!(["old", "new", "d", "l"].map(time), [3, 5, 5, 5]);
+}

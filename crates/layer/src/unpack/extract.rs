@@ -1,18 +1,19 @@
 //! Entries of an archive to files in a directory.
 
+mod node;
+
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use kiln_sys::Errno;
-use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{self, AtFlags, Mode};
 
-use super::{Devices, UnpackError, UnpackOptions};
+use super::{UnpackError, UnpackOptions};
 use crate::disk::{self, At};
 use crate::tar::{Kind, OPAQUE_NAME, TarEntry, TarReader, WHITEOUT_PREFIX};
 use crate::{
-    ContentHash, DEFAULT_DIRECTORY_MODE, Entry, FileIdentity, Metadata, Node, Ownership, TreeIndex,
-    TreePath, Xattrs, xattr_kept,
+    DEFAULT_DIRECTORY_MODE, Entry, Metadata, Node, Ownership, TreeIndex, TreePath, Xattrs,
+    xattr_kept,
 };
 
 /// What an entry takes in memory besides its name and attributes.
@@ -134,7 +135,7 @@ impl<'a> Extractor<'a> {
             },
             uid: if flatten { 0 } else { entry.uid },
             gid: if flatten { 0 } else { entry.gid },
-            mtime: entry.mtime,
+            mtime: entry.mtime.min(self.options.epoch.unwrap_or(i64::MAX)),
             xattrs,
         })
     }
@@ -329,204 +330,6 @@ impl<'a> Extractor<'a> {
             Some(_) => Ok(()),
         }
     }
-
-    /// Makes anything but a directory.
-    fn add_other<R: Read>(
-        &mut self,
-        path: TreePath,
-        metadata: Metadata,
-        entry: TarEntry,
-        tar: &mut TarReader<R>,
-    ) -> Result<(), UnpackError> {
-        self.check_new(&path, &entry)?;
-        if matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice) {
-            if entry.kind == Kind::CharDevice && entry.device == (0, 0) {
-                return Err(UnpackError::Forged {
-                    path,
-                    what: "a character device 0:0",
-                });
-            }
-            match self.options.devices {
-                Devices::Refuse => return Err(UnpackError::Device(path)),
-                Devices::Skip => return Ok(()),
-                Devices::Make => {}
-            }
-        }
-        let parent = self.directory(&path.parent().unwrap_or_default(), &path)?;
-        self.take_whiteout(&path)?;
-        let (major, minor) = entry.device;
-        let (node, metadata) = match entry.kind {
-            Kind::File => {
-                let node = self.make_file(&path, &parent, &metadata, tar)?;
-                (node, metadata)
-            }
-            Kind::Hardlink => self.make_link(&path, &parent, &entry.link)?,
-            Kind::Symlink => {
-                if entry.link.is_empty() || entry.link.len() > crate::MAX_PATH_BYTES {
-                    return Err(UnpackError::Symlink(path));
-                }
-                let (target, name) = (disk::name(&entry.link), disk::name(path.name()));
-                fs::symlinkat(target, &parent, name).at("make", &path)?;
-                let target = entry.link;
-                (Node::Symlink { target }, metadata)
-            }
-            Kind::CharDevice => (Node::CharDevice { major, minor }, metadata),
-            Kind::BlockDevice => (Node::BlockDevice { major, minor }, metadata),
-            Kind::Fifo | Kind::Directory => (Node::Fifo, metadata),
-        };
-        if let Some(kind) = special(&node) {
-            let device = fs::makedev(major, minor);
-            let name = disk::name(path.name());
-            fs::mknodat(&parent, name, kind, Mode::empty(), device).at("make", &path)?;
-        }
-        if special(&node).is_some() || matches!(node, Node::Symlink { .. }) {
-            let owner = self.owner(&metadata);
-            finish_special(&parent, &path, &node, &metadata, owner)
-                .at("set the metadata of", &path)?;
-        }
-        self.remember(path, node, metadata)
-    }
-
-    /// Refuses a path that is taken.
-    fn check_new(&self, path: &TreePath, entry: &TarEntry) -> Result<(), UnpackError> {
-        match self.entries.get(path) {
-            None
-            | Some(Entry {
-                node: Node::Whiteout,
-                ..
-            }) => Ok(()),
-            Some(earlier) => Err(UnpackError::Duplicate {
-                path: path.clone(),
-                first: earlier.node.kind_name(),
-                second: match entry.kind {
-                    Kind::File => "file",
-                    Kind::Hardlink => "hard link",
-                    Kind::Symlink => "symbolic link",
-                    Kind::Directory => "directory",
-                    Kind::CharDevice | Kind::BlockDevice => "device",
-                    Kind::Fifo => "named pipe",
-                },
-            }),
-        }
-    }
-
-    fn make_file<R: Read>(
-        &mut self,
-        path: &TreePath,
-        parent: &OwnedFd,
-        metadata: &Metadata,
-        tar: &mut TarReader<R>,
-    ) -> Result<Node, UnpackError> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let name = path.name();
-        let file =
-            fs::openat(parent, disk::name(name), flags | OFlags::CLOEXEC, mode).at("make", path)?;
-        let mut hasher = blake3::Hasher::new();
-        let mut size_bytes = 0;
-        loop {
-            let read = tar.content(&mut self.buffer)?;
-            if read == 0 {
-                break;
-            }
-            let chunk = &self.buffer[..read];
-            hasher.update(chunk);
-            write_all(&file, chunk).at("write", path)?;
-            size_bytes += read as u64;
-        }
-        disk::set_metadata(&file, metadata, self.owner(metadata))
-            .at("set the metadata of", path)?;
-        disk::set_time(&file, metadata.mtime).at("set the time of", path)?;
-        drop(file);
-        let content: ContentHash = hasher.finalize().into();
-        if let Some(pool) = self.options.pool {
-            let identity = FileIdentity {
-                size_bytes,
-                content,
-                metadata,
-            };
-            pool.share(&identity, parent.as_fd(), name)
-                .at("share", path)?;
-        }
-        Ok(Node::File {
-            size_bytes,
-            content,
-        })
-    }
-
-    /// Makes a hard link to an earlier file; returns it with that file's metadata.
-    fn make_link(
-        &self,
-        path: &TreePath,
-        parent: &OwnedFd,
-        target: &[u8],
-    ) -> Result<(Node, Metadata), UnpackError> {
-        let to = TreePath::in_root(target)?;
-        let found = self.entries.get(&to);
-        let to = match found.map(|entry| &entry.node) {
-            Some(Node::File { .. }) => to,
-            Some(Node::Hardlink { to }) => to.clone(),
-            _ => {
-                return Err(UnpackError::Hardlink {
-                    path: path.clone(),
-                    to,
-                });
-            }
-        };
-        let file = &self.entries[&to];
-        let holder = to.parent().unwrap_or_default();
-        let holder = disk::open_path(self.root, &holder).at("open", &holder)?;
-        let (from, name) = (disk::name(to.name()), disk::name(path.name()));
-        // Without a flag to follow links this is the file itself.
-        fs::linkat(&holder, from, parent, name, AtFlags::empty()).at("link", path)?;
-        let metadata = file.metadata.clone();
-        Ok((Node::Hardlink { to }, metadata))
-    }
-}
-
-fn special(node: &Node) -> Option<FileType> {
-    match node {
-        Node::Fifo => Some(FileType::Fifo),
-        Node::CharDevice { .. } => Some(FileType::CharacterDevice),
-        Node::BlockDevice { .. } => Some(FileType::BlockDevice),
-        Node::File { .. }
-        | Node::Directory { .. }
-        | Node::Symlink { .. }
-        | Node::Hardlink { .. }
-        | Node::Whiteout => None,
-    }
-}
-
-/// Sets owner, mode and time of what cannot be opened.
-fn finish_special(
-    parent: &OwnedFd,
-    path: &TreePath,
-    node: &Node,
-    metadata: &Metadata,
-    owner: Option<(u32, u32)>,
-) -> Result<(), Errno> {
-    let name = disk::name(path.name());
-    if let Some((uid, gid)) = owner {
-        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-    }
-    // A link has no mode. Anything else here was made by us a moment ago and is no link.
-    if special(node).is_some() {
-        let mode = Mode::from_raw_mode(metadata.mode);
-        fs::chmodat(parent, name, mode, AtFlags::empty())?;
-    }
-    disk::set_time_at(parent, path.name(), metadata.mtime)
-}
-
-fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match rustix::io::write(file, bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Makes the first name of each file, in path order, the file, and the others links to it.
