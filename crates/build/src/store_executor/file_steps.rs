@@ -138,7 +138,7 @@ impl FileWork<'_> {
                     let message = "a copied tree is not in the graph".to_owned();
                     Failure::new(FailureKind::Bug, message)
                 })?;
-                let source = Stack::open(self.workspace, &self.task.layers_of(&nodes))?;
+                let source = Stack::open_source(self.workspace, &self.task.layers_of(&nodes))?;
                 let from = tree_path(&path.value)?;
                 let to = destination(to, from.name())?;
                 let copied = self.draft.copy_tree(&source.view, &from, &to, overrides);
@@ -293,7 +293,7 @@ impl FileWork<'_> {
                 .read_file(&path, limit)
                 .map_err(|error| Failure::new(FailureKind::User, chain(&error)))?;
             String::from_utf8(bytes.unwrap_or_default()).map_err(|_not_text| {
-                let message = format!("`/{path}` of the image is not UTF-8");
+                let message = format!("`{path}` of the image is not UTF-8");
                 Failure::new(FailureKind::User, message)
             })
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use kiln_graph::{BuildGraph, StepId};
 use kiln_image::lower_directories;
@@ -25,23 +26,38 @@ pub(crate) struct Stack {
     pub(crate) view: LowerStack,
 }
 
+/// Opens the directories of a stack, the topmost first, and returns them lowest first.
+fn open_lowers(lowers: &[PathBuf]) -> Result<Vec<OwnedFd>, Failure> {
+    let open = |path: &PathBuf| {
+        kiln_sys::confined::open_directory(path).map_err(|error| {
+            let message = format!("cannot open `{}`: {error}", path.display());
+            Failure::new(FailureKind::Environment, message)
+        })
+    };
+    lowers.iter().rev().map(open).collect()
+}
+
 impl Stack {
     /// Opens the stack of `layers`, lowest first, with what it takes to show folders as they are.
     pub(crate) fn open(workspace: &Workspace, layers: &[DiffId]) -> Result<Self, Failure> {
         let lowers = lower_directories(&workspace.session, layers, ownership(workspace))
             .map_err(|error| Failure::new(FailureKind::Environment, chain(&error)))?;
-        let open = |path: &PathBuf| {
-            kiln_sys::confined::open_directory(path).map_err(|error| {
-                let message = format!("cannot open `{}`: {error}", path.display());
-                Failure::new(FailureKind::Environment, message)
-            })
-        };
-        let folders = lowers
-            .iter()
-            .rev()
-            .map(open)
-            .collect::<Result<Vec<OwnedFd>, _>>()?;
-        let view = LowerStack::new(&folders)
+        let view = LowerStack::new(&open_lowers(&lowers)?)
+            .map_err(|error| Failure::new(FailureKind::Environment, chain(&error)))?;
+        Ok(Self { lowers, view })
+    }
+
+    /// Like [`Stack::open`], for copying out of it: several names of one file stay that.
+    pub(crate) fn open_source(workspace: &Workspace, layers: &[DiffId]) -> Result<Self, Failure> {
+        let Self { lowers, .. } = Self::open(workspace, layers)?;
+        // A fix-up directory has no files and no index; it lies on top of the layers.
+        let indexes = indexes(workspace, layers)?
+            .into_iter()
+            .map(Arc::new)
+            .map(Some);
+        let indexes = indexes.chain(std::iter::repeat(None));
+        let folders: Vec<_> = open_lowers(&lowers)?.into_iter().zip(indexes).collect();
+        let view = LowerStack::with_indexes(&folders)
             .map_err(|error| Failure::new(FailureKind::Environment, chain(&error)))?;
         Ok(Self { lowers, view })
     }
@@ -124,11 +140,11 @@ fn conflict_failure(
     Problem::new(
         workspace,
         at.unwrap_or_default(),
-        format!("`{first}` and `{second}` conflict at `/{path}`: {kind}{more}"),
+        format!("`{first}` and `{second}` conflict at `{path}`: {kind}{more}"),
     )
     .label(format!("neither this nor `{first}` comes after the other"))
     .help(format!(
-        "let one come after the other (`needs`), or let only one of them write `/{path}`"
+        "let one come after the other (`needs`), or let only one of them write `{path}`"
     ))
     .user()
 }
