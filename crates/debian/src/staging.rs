@@ -10,8 +10,8 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use kiln_layer::{Node, Ownership, TreeIndex, TreePath, UnpackLimits, UnpackOptions};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
+use kiln_layer::{Node, Ownership, TreeIndex, UnpackLimits, UnpackOptions};
+use rustix::fs::{Mode, OFlags};
 
 use crate::control;
 use crate::deb::Deb;
@@ -169,47 +169,17 @@ fn unpack_into(
     let unpack = UnpackOptions {
         limits: LIMITS,
         ownership: options.ownership,
+        // As will be done to the whole tree in the end: what scripts derive from a file's time must
+        // fit the file then.
+        epoch: Some(options.epoch),
         ..UnpackOptions::default()
     };
     let committed = kiln_layer::unpack(archive, opened.as_fd(), &unpack);
-    let index = committed
-        .map_err(|source| InstallError::Unpack {
-            package: name.to_owned(),
-            source: Box::new(source),
-        })?
-        .index;
-    clamp_times(&index, folder, options.epoch)?;
-    Ok(index)
-}
-
-/// Sets the times of files after `epoch` to it, as will be done to those of the whole tree in the end:
-/// what scripts derive from a file's time must fit the file then.
-fn clamp_times(index: &TreeIndex, folder: &Path, epoch: i64) -> Result<(), InstallError> {
-    let time = Timespec {
-        tv_sec: epoch,
-        tv_nsec: 0,
-    };
-    let times = Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
-    for entry in index.entries() {
-        let is_link = matches!(entry.node, Node::Hardlink { .. });
-        if is_link || entry.metadata.mtime <= epoch {
-            continue;
-        }
-        let path = host_path(folder, &entry.path);
-        rustix::fs::utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| InstallError::file("set the time of", &path)(error.into()))?;
-    }
-    Ok(())
-}
-
-/// Returns where a path of a tree unpacked by us is. Nothing but the unpacking code has written there,
-/// and it follows no links.
-pub(crate) fn host_path(folder: &Path, path: &TreePath) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    folder.join(std::ffi::OsStr::from_bytes(path.as_bytes()))
+    let committed = committed.map_err(|source| InstallError::Unpack {
+        package: name.to_owned(),
+        source: Box::new(source),
+    })?;
+    Ok(committed.index)
 }
 
 /// Returns the names of control members, which are regular files at the top with plain names.
