@@ -36,6 +36,7 @@ pub(crate) fn make(
         ownership: settings.ownership,
         devices: settings.devices,
         end_mark: EndMark::Required,
+        epoch: None,
         pool: None,
     };
     unpack(reader, std::os::fd::AsFd::as_fd(&folder), &options).map_err(|error| {
