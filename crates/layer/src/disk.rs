@@ -244,48 +244,52 @@ pub fn remove_tree(directory: BorrowedFd<'_>, entry: &[u8]) -> io::Result<()> {
         Err(error) => return Err(error.into()),
     }
     let device = fs::fstat(directory)?.st_dev;
-    let mut here = open_directory(directory, entry)?;
-    // The names of the directories from `entry` down to `here`.
-    let mut trail = vec![entry.to_vec()];
-    loop {
-        if fs::fstat(&here)?.st_dev != device {
+    let enter = |directory: BorrowedFd<'_>, entry: &[u8]| -> io::Result<(OwnedFd, Vec<Vec<u8>>)> {
+        let inner = open_directory(directory, entry)?;
+        if fs::fstat(&inner)?.st_dev != device {
             return Err(Errno::XDEV.into());
         }
-        let below = remove_files(here.as_fd())?;
-        if let Some(below) = below {
-            here = open_directory(&here, &below)?;
-            trail.push(below);
+        let folders = remove_files(inner.as_fd())?;
+        Ok((inner, folders))
+    };
+    let (mut here, folders) = enter(directory, entry)?;
+    // The directories from `entry` down to `here`, and what is still to be removed in each.
+    let mut trail = vec![(entry.to_vec(), folders)];
+    while let Some((_, folders)) = trail.last_mut() {
+        if let Some(next) = folders.pop() {
+            let (inner, folders) = enter(here.as_fd(), &next)?;
+            here = inner;
+            trail.push((next, folders));
             continue;
         }
-        let Some(done) = trail.pop() else {
-            return Err(Errno::INVAL.into());
-        };
+        let (done, _) = trail.pop().expect("it was just looked at");
         if trail.is_empty() {
             fs::unlinkat(directory, name(&done), AtFlags::REMOVEDIR)?;
-            return Ok(());
+        } else {
+            here = open_directory(&here, b"..")?;
+            fs::unlinkat(&here, name(&done), AtFlags::REMOVEDIR)?;
         }
-        here = open_directory(&here, b"..")?;
-        fs::unlinkat(&here, name(&done), AtFlags::REMOVEDIR)?;
     }
+    Ok(())
 }
 
-/// Removes what is not a directory; returns a directory that is in the way.
-fn remove_files(directory: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
-    let mut below = None;
+/// Removes what is not a directory, and empty directories; returns the directories that are left.
+fn remove_files(directory: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
+    let mut left = Vec::new();
     for entry in list(directory)? {
         match fs::unlinkat(directory, name(&entry), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::ISDIR | Errno::PERM) => {
                 match fs::unlinkat(directory, name(&entry), AtFlags::REMOVEDIR) {
                     Ok(()) => {}
-                    Err(Errno::NOTEMPTY | Errno::EXIST) => below = Some(entry),
+                    Err(Errno::NOTEMPTY | Errno::EXIST) => left.push(entry),
                     Err(error) => return Err(error.into()),
                 }
             }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(below)
+    Ok(left)
 }
 
 /// Removes everything in a directory, but not the directory.
@@ -294,4 +298,48 @@ pub(crate) fn clear(directory: BorrowedFd<'_>) -> io::Result<()> {
         remove_tree(directory, &entry)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs as host;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn trees_deeper_than_any_path_are_removed() {
+        let space = tempfile::tempdir().unwrap();
+        let root = reopen(host::File::open(space.path()).unwrap()).unwrap();
+        let mut here = reopen(&root).unwrap();
+        let deep = "deep".repeat(60);
+        for _ in 0..100 {
+            fs::mkdirat(&here, &deep, Mode::RWXU).unwrap();
+            fs::mkdirat(&here, "empty", Mode::RWXU).unwrap();
+            fs::mkdirat(&here, "other", Mode::RWXU).unwrap();
+            fs::mkdirat(&here, "other/full", Mode::RWXU).unwrap();
+            here = open_directory(&here, deep.as_bytes()).unwrap();
+        }
+        remove_tree(root.as_fd(), deep.as_bytes()).unwrap();
+        clear(root.as_fd()).unwrap();
+        assert_eq!(list(&root).unwrap(), Vec::<Vec<u8>>::new());
+        remove_tree(root.as_fd(), b"never was").unwrap();
+    }
+
+    #[test]
+    fn removing_follows_no_link() {
+        let space = tempfile::tempdir().unwrap();
+        host::create_dir_all(space.path().join("tree/d")).unwrap();
+        host::create_dir_all(space.path().join("outside/kept")).unwrap();
+        symlink("../../outside", space.path().join("tree/d/link")).unwrap();
+        symlink("tree", space.path().join("link")).unwrap();
+        let root = reopen(host::File::open(space.path()).unwrap()).unwrap();
+        remove_tree(root.as_fd(), b"link").unwrap();
+        assert!(space.path().join("tree/d/link").is_symlink());
+        remove_tree(root.as_fd(), b"tree").unwrap();
+        assert!(space.path().join("outside/kept").exists());
+        for name in [&b".."[..], b".", b"", b"a/b"] {
+            assert!(remove_tree(root.as_fd(), name).is_err());
+        }
+    }
 }
