@@ -58,7 +58,7 @@ pub fn bootstrap(
         names.retain(|name| parts.base.contains(package_of(name)));
     }
     script.configure(&names);
-    let mut unpacking = Unpacking::after(parts.base);
+    let mut unpacking = Unpacking::after(parts.base, &parts.controls);
     unpacking.add_all(&parts.dpkg, options, &mut script)?;
     kiln_layer::remove_tree(merger.root(), STAGING.as_bytes())
         .map_err(InstallError::file("remove", &root.join(STAGING)))?;
@@ -79,7 +79,7 @@ struct Parts {
     dpkg: Vec<(Staged, PathBuf)>,
     /// Names of the essential and required packages and all they need.
     base: BTreeSet<String>,
-    /// The control files of all.
+    /// The control files of all, in unpack order.
     controls: Vec<String>,
 }
 

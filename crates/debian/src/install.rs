@@ -25,7 +25,7 @@ use crate::repack::repack;
 use crate::run::{ReadOnlyMount, RootCommand, RootExit, RunInRoot};
 use crate::script::{MOUNT, SCRIPT, Script, environment};
 use crate::staging::{Staged, StagingOptions};
-use crate::{Architecture, parallel, relation};
+use crate::{Architecture, control, parallel, relation};
 
 /// Bytes of output kept for the message if it fails.
 const TAIL_BYTES: usize = 8 * 1024;
@@ -106,7 +106,7 @@ pub fn install(
         .filter(|name| !replaced.contains(name.as_str()))
         .cloned()
         .collect();
-    let mut unpacking = Unpacking::after(configured);
+    let mut unpacking = Unpacking::after(configured, &[]);
     unpacking.add_all(&opened, options, &mut script)?;
     script.configure_pending();
     run_script(script, options, run)
@@ -159,6 +159,8 @@ pub(crate) fn run_script(
 /// Decides what dpkg can unpack at once, and what it must configure in between.
 pub(crate) struct Unpacking {
     configured: BTreeSet<String>,
+    /// What is there but not configured.
+    unpacked: Vec<Item>,
 }
 
 /// One package and what it needs, as far as the order goes.
@@ -171,9 +173,15 @@ struct Item {
 }
 
 impl Unpacking {
-    /// Starts where these packages are configured.
-    pub(crate) fn after(configured: BTreeSet<String>) -> Self {
-        Self { configured }
+    /// Starts where these packages are configured, and those with these control files are unpacked.
+    pub(crate) fn after(configured: BTreeSet<String>, unpacked: &[String]) -> Self {
+        Self {
+            configured,
+            unpacked: unpacked
+                .iter()
+                .map(|text| Item::of(text, String::new()))
+                .collect(),
+        }
     }
 
     /// Makes the package files ready and adds to the script what unpacks them.
@@ -200,7 +208,7 @@ impl Unpacking {
         let items: Vec<Item> = packages
             .iter()
             .enumerate()
-            .map(|(at, (package, _))| Item::of(package, at))
+            .map(|(at, (package, _))| Item::of(&package.control, file_name(at)))
             .collect();
         for step in self.steps(&items) {
             match step {
@@ -213,7 +221,8 @@ impl Unpacking {
 
     fn steps(&mut self, items: &[Item]) -> Vec<Step> {
         let mut by_name: BTreeMap<&str, Vec<&Item>> = BTreeMap::new();
-        for item in items {
+        let unpacked = std::mem::take(&mut self.unpacked);
+        for item in items.iter().chain(&unpacked) {
             for name in std::iter::once(&item.name).chain(&item.provides) {
                 by_name.entry(name).or_default().push(item);
             }
@@ -275,17 +284,22 @@ enum Step {
 }
 
 impl Item {
-    fn of(package: &Staged, at: usize) -> Self {
+    fn of(control: &str, file: String) -> Self {
+        let paragraph = control::paragraphs(control).next().and_then(Result::ok);
+        let get = |name: &str| -> &str {
+            let paragraph = paragraph.as_ref();
+            paragraph.and_then(|one| one.get(name)).unwrap_or_default()
+        };
         // Relations that cannot be read were refused when the packages were chosen, or are dpkg's to
         // refuse.
-        let relations = |field: &str| relation::parse(package.field(field)).unwrap_or_default();
-        let provides = relation::parse_flat(package.field("Provides")).unwrap_or_default();
+        let relations = |name: &str| relation::parse(get(name)).unwrap_or_default();
+        let provides = relation::parse_flat(get("Provides")).unwrap_or_default();
         Self {
-            name: package.field("Package").to_owned(),
+            name: get("Package").to_owned(),
             provides: provides.into_iter().map(|one| one.name).collect(),
             pre_depends: relations("Pre-Depends"),
             depends: relations("Depends"),
-            file: file_name(at),
+            file,
         }
     }
 }
@@ -308,9 +322,10 @@ mod tests {
         }
     }
 
-    fn show(configured: &[&str], items: &[Item]) -> Vec<String> {
+    fn show(configured: &[&str], unpacked: &[&str], items: &[Item]) -> Vec<String> {
         let configured = configured.iter().map(|one| (*one).to_owned()).collect();
-        let steps = Unpacking::after(configured).steps(items);
+        let unpacked: Vec<String> = unpacked.iter().map(|one| (*one).to_owned()).collect();
+        let steps = Unpacking::after(configured, &unpacked).steps(items);
         let show = |step| match step {
             Step::Unpack(files) => format!("unpack {}", files.join(" ")),
             Step::Configure(names) => format!("configure {}", names.join(" ")),
@@ -324,7 +339,7 @@ mod tests {
             item("a", "libc6", "b", &[]),
             item("b", "libc6 | other", "", &[]),
         ];
-        assert_eq!(show(&["libc6"], &items), ["unpack a.deb b.deb"]);
+        assert_eq!(show(&["libc6"], &[], &items), ["unpack a.deb b.deb"]);
     }
 
     #[test]
@@ -337,11 +352,28 @@ mod tests {
             item("late", "tool", "", &[]),
         ];
         assert_eq!(
-            show(&[], &items),
+            show(&[], &[], &items),
             [
                 "unpack lib.deb tool.deb loop.deb",
                 "configure lib loop tool",
                 "unpack app.deb late.deb",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_was_unpacked_otherwise_is_configured_when_it_is_needed() {
+        let items = [
+            item("python3.11-minimal", "", "", &[]),
+            item("python3", "python3-minimal", "", &[]),
+        ];
+        let unpacked = ["Package: python3-minimal\nDepends: python3.11-minimal\n"];
+        assert_eq!(
+            show(&[], &unpacked, &items),
+            [
+                "unpack python3.11-minimal.deb",
+                "configure python3-minimal python3.11-minimal",
+                "unpack python3.deb",
             ]
         );
     }

@@ -1,5 +1,7 @@
 //! Signed archives, good and bad, from a folder.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 mod support;
 
 use std::collections::BTreeSet;
