@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kiln_sandbox::{Access, Mount, RootfsSpec, SandboxError, SandboxSpec, Stdio, User, WindowSize};
@@ -10,6 +11,11 @@ use crate::context::{Context, Identity, read_all};
 use crate::{Case, EVERYBODY, MULTIPLE, ROOT};
 
 pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "places that are swapped while they are looked for",
+        identities: MULTIPLE,
+        run: swapped,
+    },
     Case {
         name: "an image whose /proc, /sys or /dev leads elsewhere is refused",
         identities: EVERYBODY,
@@ -166,6 +172,67 @@ fn targets(context: &mut Context) {
         Mount::bind(&source, "/a/../proc", Access::ReadOnly),
     ];
     context.refusal(&spec);
+}
+
+/// Somebody who shares a volume swaps a directory for a link while a mount is placed in it.
+fn swapped(context: &mut Context) {
+    use rustix::fs::{CWD, RenameFlags};
+    let canary = context.tree(&["x/"]);
+    let volume = context.tree(&["a/x/", &format!("b -> {}", canary.display()), "c -> /etc"]);
+    let source = context.tree(&["planted"]);
+    /// Stops the swapping also when the test fails.
+    struct Stop<'flag>(&'flag AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stop = AtomicBool::new(false);
+    let base = context.directory.join("base");
+    std::thread::scope(|scope| {
+        let swaps = scope.spawn(|| {
+            let mut count = 0_u32;
+            while !stop.load(Ordering::Relaxed) {
+                for link in ["b", "c"] {
+                    let (a, link) = (volume.join("a"), volume.join(link));
+                    rustix::fs::renameat_with(CWD, &a, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+                    rustix::fs::renameat_with(CWD, &a, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+                    count += 2;
+                }
+            }
+            count
+        });
+        let stopping = Stop(&stop);
+        let (mut mounted, mut refused) = (0, 0);
+        for _ in 0..150 {
+            let rootfs = RootfsSpec::read_only(vec![base.clone()]);
+            let script = "find / -name planted 2>/dev/null";
+            let mut spec = context.script_in(rootfs, script);
+            spec.mounts = vec![
+                Mount::bind(&volume, "/vol", Access::ReadWrite),
+                Mount::bind(&source, "/vol/a/x", Access::ReadOnly),
+            ];
+            match context.host.spawn(&spec) {
+                Ok(mut child) => {
+                    let text = read_all(&mut child);
+                    // In the volume, or in the container's own tree where the link leads in there.
+                    for line in text.lines() {
+                        assert!(line.ends_with("/x/planted"), "{text}");
+                    }
+                    mounted += 1;
+                }
+                Err(SandboxError::Target { .. }) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        drop(stopping);
+        assert!(
+            swaps.join().unwrap() > 100 && mounted > 0,
+            "{mounted} mounted, {refused} refused"
+        );
+    });
+    assert_eq!(std::fs::read_dir(&canary).unwrap().count(), 1);
+    assert_eq!(std::fs::read_dir(canary.join("x")).unwrap().count(), 0);
 }
 
 fn kernel_settings(context: &mut Context) {
