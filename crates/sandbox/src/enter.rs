@@ -222,7 +222,16 @@ impl Helper {
                 command.args([inside, outside, count].map(ToString::to_string));
             }
         }
+        let parent = rustix::process::getpid();
         let child = namespace::fork(move || {
+            // The pipe does not end with the parent: this process holds its other end too.
+            let signal = Some(rustix::process::Signal::KILL);
+            if rustix::process::set_parent_process_death_signal(signal).is_err() {
+                return 2;
+            }
+            if rustix::process::getppid() != Some(parent) {
+                return 0;
+            }
             let mut told = [0];
             match wait.read(&mut told) {
                 Ok(1) => {}
