@@ -9,7 +9,8 @@ use kiln_manifest::model::SecretTarget;
 use kiln_manifest::value::Name;
 use kiln_sandbox::{
     Access, BindSource, Child, Exit, Host, Limits, Mount, MountSource, Network, OwnerEmulation,
-    PidsLimit, Privileges, RootfsSpec, SandboxError, SandboxSpec, Stdio, UpperDirectory, User,
+    PassedOn, PidsLimit, Privileges, RootfsSpec, SandboxError, SandboxSpec, Stdio, UpperDirectory,
+    User,
 };
 use kiln_store::{Scratch, Session, StoreError, VolumeUse};
 
@@ -118,12 +119,19 @@ impl Container {
         })
     }
 
-    /// Waits for its end, with signals, keys and output passed on.
+    /// Waits for its end, with `signals`, keys and output passed on.
+    ///
+    /// `signals` are taken over before the container is started, so that none is lost.
     ///
     /// # Errors
     /// [`LaunchError::Sandbox`].
-    pub fn foreground(&mut self, input: impl AsFd, output: impl AsFd) -> Result<Exit, LaunchError> {
-        Ok(self.child.foreground(input, output)?)
+    pub fn foreground(
+        &mut self,
+        signals: &PassedOn,
+        input: impl AsFd,
+        output: impl AsFd,
+    ) -> Result<Exit, LaunchError> {
+        Ok(self.child.foreground_with(signals, input, output)?)
     }
 }
 

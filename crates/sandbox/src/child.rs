@@ -49,6 +49,24 @@ const PASSED_ON: [Signal; 8] = [
     Signal::WINCH,
 ];
 
+/// Signals that wait to be passed on to a sandbox.
+///
+/// Whoever watched them before watches them again when this is dropped.
+#[derive(Debug)]
+pub struct PassedOn(SignalPipe);
+
+impl PassedOn {
+    /// Takes over all signals that a sandbox in the foreground gets.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn take_over() -> Result<Self, SandboxError> {
+        SignalPipe::install(&PASSED_ON)
+            .map(Self)
+            .map_err(SandboxError::kernel("taking over signals"))
+    }
+}
+
 /// How long a terminal that nobody has open is left alone, and how long an ended process may still be heard.
 const QUIET: Timespec = Timespec {
     tv_sec: 0,
@@ -181,15 +199,29 @@ impl Child {
         input: impl AsFd,
         output: impl AsFd,
     ) -> Result<Exit, SandboxError> {
+        self.foreground_with(&PassedOn::take_over()?, input, output)
+    }
+
+    /// Like [`foreground`](Self::foreground), with signals that were taken over before the sandbox was started:
+    /// then none can come between, when it would end kiln and the sandbox with it.
+    ///
+    /// # Errors
+    /// As [`foreground`](Self::foreground).
+    pub fn foreground_with(
+        &mut self,
+        signals: &PassedOn,
+        input: impl AsFd,
+        output: impl AsFd,
+    ) -> Result<Exit, SandboxError> {
         let fail = || SandboxError::kernel("connecting to the sandbox");
-        let signals = SignalPipe::install(&PASSED_ON).map_err(fail())?;
+        let PassedOn(signals) = signals;
         let raw = match &self.ends.terminal {
             Some(_) if rustix::termios::isatty(&input) => {
                 Some(RawMode::enable(&input).map_err(fail())?)
             }
             _ => None,
         };
-        self.pass_on(&signals, input.as_fd(), output.as_fd())
+        self.pass_on(signals, input.as_fd(), output.as_fd())
             .map_err(fail())?;
         drop(raw);
         self.wait()

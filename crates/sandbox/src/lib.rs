@@ -35,7 +35,7 @@ mod terminal;
 pub use account::{Account, resolve as resolve_account};
 pub use capability::{Capability, CapabilitySet, UnknownCapability};
 pub use cgroup::{CgroupError, Controller};
-pub use child::Child;
+pub use child::{Child, PassedOn};
 pub use enter::{EnterError, EnterOptions, enter};
 pub use error::SandboxError;
 pub use exit::{Exit, ExitStatus};
