@@ -70,6 +70,19 @@ impl Build {
     }
 }
 
+/// Looks at the project's files that `graph` uses.
+pub(crate) fn scan(workspace: &Workspace, graph: &BuildGraph) -> Result<ProjectFiles, BuildError> {
+    let wanted = WantedFiles::of_graph(graph);
+    let source = &workspace.manifest.source;
+    let cache = &workspace.stat_cache;
+    Ok(ProjectFiles::scan(
+        &workspace.project,
+        source,
+        &wanted,
+        cache,
+    )?)
+}
+
 /// Builds everything in `graph` and gives the images their names. Blocks.
 ///
 /// `sink` gets the events, on this thread. What is finished is kept, also when something fails.
@@ -82,9 +95,7 @@ pub fn build(
     options: &SchedulerOptions,
     sink: &mut dyn FnMut(BuildEvent),
 ) -> Result<Build, BuildError> {
-    let wanted = WantedFiles::of_graph(graph);
-    let source = &workspace.manifest.source;
-    let files = ProjectFiles::scan(&workspace.project, source, &wanted, &workspace.stat_cache)?;
+    let files = scan(workspace, graph)?;
     let executor = StoreExecutor::new(workspace, &files)?;
     let mut last_ms = 0;
     let report = run_graph(graph, &executor, options, &workspace.cancel, &mut |event| {

@@ -10,9 +10,11 @@ mod config;
 mod debian_archive;
 mod event;
 mod executor;
+mod forecast;
 mod git;
 mod lines;
 mod lock_file;
+mod pinning;
 mod pool;
 mod problem;
 mod project;
@@ -21,6 +23,7 @@ mod scheduler;
 mod state;
 mod store_executor;
 mod store_sink;
+mod verify;
 mod workspace;
 
 pub use builder::{Build, BuildError, BuiltImage, build, local_reference, references_of};
@@ -31,8 +34,10 @@ pub use event::{
     Outcome, OutputStream, SkipReason,
 };
 pub use executor::{Described, Executor, Failure, LookUp, NodeOutput, Task};
+pub use forecast::{Outlook, forecast};
 pub use lines::LineWriter;
 pub use lock_file::{LockFile, LockFileError, LockPolicy};
+pub use pinning::{Pinned, pin};
 pub use problem::Problem;
 pub use project::{
     FileCounts, Project, ProjectError, ProjectFiles, SelectedFiles, StatCache, VerifiedFile,
@@ -41,4 +46,5 @@ pub use project::{
 pub use scheduler::{BuildReport, Refresh, SchedulerOptions, run_graph};
 pub use state::StepState;
 pub use store_sink::{PartialSink, StoreSink};
+pub use verify::{DifferentFile, DifferentStep, Verification, verify};
 pub use workspace::{OnFailure, Remote, SecretValue, Workspace};
