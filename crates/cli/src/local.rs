@@ -27,15 +27,18 @@ pub(crate) fn open(settings: &Settings) -> Outcome<Store> {
 ///
 /// # Errors
 /// The kernel does not let this user make namespaces.
-pub(crate) fn enter(store: &Store, printer: &mut Printer) -> Outcome<Host> {
+pub(crate) fn enter(store: &Store) -> Outcome<Host> {
     let scratch = store.mount_point();
-    let host = kiln_sandbox::enter(&EnterOptions { scratch })?;
+    Ok(kiln_sandbox::enter(&EnterOptions { scratch })?)
+}
+
+/// Warns who is about to make layers without a way to keep owners.
+pub(crate) fn warn_of_one_owner(host: &Host, printer: &mut Printer) {
     if let Privileges::Single { reason } = host.privileges() {
         printer.warning(format!(
             "all files of images will belong to one user, and digests will differ: {reason}"
         ));
     }
-    Ok(host)
 }
 
 /// Opens the store to change it, or to rely on what is in it.

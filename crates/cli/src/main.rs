@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod container;
 mod errors;
 mod failed_build;
+mod launch;
 mod local;
 mod printer;
 mod progress;

@@ -16,7 +16,7 @@ use crate::errors::{Class, Failure, Outcome};
 use crate::settings::Settings;
 
 /// Exit code of `run` for kiln's own failures, as docker has it.
-const OWN_FAILURE_OF_RUN: u8 = 125;
+pub(crate) const OWN_FAILURE_OF_RUN: u8 = 125;
 
 /// Narrowest and widest report; beyond it long lines tire the eye.
 const REPORT_COLUMNS: std::ops::RangeInclusive<usize> = 40..=120;

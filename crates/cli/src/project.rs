@@ -125,6 +125,21 @@ impl Project {
         names.iter().map(parse).collect()
     }
 
+    /// The image, service or step that `name` calls, if there is one.
+    ///
+    /// # Errors
+    /// It begins like a step of an image and is none.
+    pub(crate) fn target_called(&self, name: &str) -> Outcome<Option<BuildTarget>> {
+        let of_manifest = |name: &str| self.target_names().iter().any(|known| known == name);
+        let image = name.split_once('.').map_or(name, |(image, _)| image);
+        if !of_manifest(name) && !self.manifest.images.contains_key(image) {
+            return Ok(None);
+        }
+        BuildTarget::parse(&self.manifest, name)
+            .map(Some)
+            .map_err(Failure::user)
+    }
+
     /// Every image and service, sorted.
     pub(crate) fn target_names(&self) -> Vec<String> {
         let manifest = &self.manifest;

@@ -1,9 +1,10 @@
 //! The verbs: one file each, with its arguments beside what it does.
 
-mod build;
+pub(crate) mod build;
 mod check;
 mod completions;
 mod df;
+mod explain;
 mod gc;
 mod graph;
 mod history;
@@ -11,12 +12,15 @@ mod images;
 mod init;
 mod inspect;
 mod load;
+mod lock;
 mod log;
 mod reference;
 mod rmi;
 mod run;
 mod save;
 mod schema;
+mod shell;
+mod verify;
 mod version;
 
 use std::process::ExitCode;
@@ -42,18 +46,22 @@ pub(crate) enum Format {
 pub(crate) enum Verb {
     Init(init::Args),
     Check(check::Args),
-    Graph(graph::Args),
     Build(build::Args),
     Run(Box<run::Args>),
+    Shell(Box<shell::Args>),
+    Graph(graph::Args),
+    Explain(explain::Args),
+    Lock(lock::Args),
+    Verify(verify::Args),
+    Log(log::Args),
     Images(images::Args),
     Inspect(inspect::Args),
     History(history::Args),
     Save(save::Args),
     Load(load::Args),
     Rmi(rmi::Args),
-    Log(log::Args),
-    Df(df::Args),
     Gc(gc::Args),
+    Df(df::Args),
     Schema(schema::Args),
     Completions(completions::Args),
     Reference(reference::Args),
@@ -64,26 +72,30 @@ impl Verb {
     /// Whether the exit code belongs to a container, so that kiln's own
     /// failures have 125 to 127.
     pub(crate) fn keeps_container_codes(&self) -> bool {
-        matches!(self, Self::Run(_))
+        matches!(self, Self::Run(_) | Self::Shell(_))
     }
 
     /// Does it.
     pub(crate) fn run(self, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
         match self {
-            Self::Build(args) => return build::run(&args, settings, printer),
-            Self::Run(args) => return run::run(&args, settings, printer),
             Self::Init(args) => init::run(&args, settings, printer),
             Self::Check(args) => check::run(&args, settings, printer),
+            Self::Build(args) => return build::run(&args, settings, printer),
+            Self::Run(args) => return run::run(&args, settings, printer),
+            Self::Shell(args) => return shell::run(&args, settings, printer),
             Self::Graph(args) => graph::run(&args, settings, printer),
+            Self::Explain(args) => return explain::run(&args, settings, printer),
+            Self::Lock(args) => return lock::run(&args, settings, printer),
+            Self::Verify(args) => return verify::run(&args, settings, printer),
+            Self::Log(args) => log::run(&args, settings, printer),
             Self::Images(args) => images::run(&args, settings, printer),
             Self::Inspect(args) => inspect::run(&args, settings, printer),
             Self::History(args) => history::run(&args, settings, printer),
             Self::Save(args) => save::run(&args, settings, printer),
             Self::Load(args) => load::run(&args, settings, printer),
             Self::Rmi(args) => rmi::run(&args, settings, printer),
-            Self::Log(args) => log::run(&args, settings, printer),
-            Self::Df(args) => df::run(&args, settings, printer),
             Self::Gc(args) => gc::run(&args, settings, printer),
+            Self::Df(args) => df::run(&args, settings, printer),
             Self::Schema(args) => schema::run(&args, printer),
             Self::Completions(args) => completions::run(&args, printer),
             Self::Reference(args) => reference::run(&args, printer),

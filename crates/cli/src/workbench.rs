@@ -24,7 +24,6 @@ use kiln_sys::signal::{Signal, SignalPipe};
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
-use crate::printer::Printer;
 use crate::project::{LOCK, MANIFEST, Project};
 use crate::settings::Settings;
 
@@ -58,9 +57,9 @@ pub(crate) struct Entered {
 ///
 /// # Errors
 /// The store cannot be used, or this user may not make namespaces.
-pub(crate) fn enter(settings: &Settings, printer: &mut Printer) -> Outcome<Entered> {
+pub(crate) fn enter(settings: &Settings) -> Outcome<Entered> {
     let store = local::open(settings)?;
-    let host = local::enter(&store, printer)?;
+    let host = local::enter(&store)?;
     let now = Timestamp::from_seconds(settings.now_seconds());
     let session = Session::begin(&store, now)?;
     Ok(Entered { session, host })

@@ -10,6 +10,7 @@ use kiln_graph::{BuildGraph, BuildTarget, StepId};
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::failed_build::{self, LastLines};
+use crate::local;
 use crate::printer::Printer;
 use crate::progress::{Progress, Telling};
 use crate::project::Project;
@@ -88,7 +89,15 @@ impl BuildArgs {
         }
     }
 
-    fn options(&self, settings: &Settings, graph: &BuildGraph) -> Outcome<SchedulerOptions> {
+    /// What the scheduler has to know.
+    ///
+    /// # Errors
+    /// `--no-cache` names what is not built.
+    pub(crate) fn options(
+        &self,
+        settings: &Settings,
+        graph: &BuildGraph,
+    ) -> Outcome<SchedulerOptions> {
         let refresh = match &self.no_cache {
             None => Refresh::Nothing,
             Some(names) if names.is_empty() => Refresh::Everything,
@@ -131,7 +140,8 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         project.targets(&args.targets)?
     };
     let graph = BuildGraph::lower(&project.manifest, &targets).map_err(Failure::user)?;
-    let entered = workbench::enter(settings, printer)?;
+    let entered = workbench::enter(settings)?;
+    local::warn_of_one_owner(&entered.host, printer);
     let workspace = workbench::workspace(settings, &project, entered, args.how.wishes(settings))?;
     let built = build_graph(
         &args.how,

@@ -24,7 +24,7 @@ pub(crate) struct Args {
 /// Prints the table.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let store = local::open(settings)?;
-    let _host = local::enter(&store, printer)?;
+    let _host = local::enter(&store)?;
     let used = store.disk_use()?;
     if args.format == Format::Json {
         return printer.json(&json!(used));

@@ -57,7 +57,7 @@ fn explained(error: ValueError) -> String {
 /// Collects garbage.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let store = local::open(settings)?;
-    let _host = local::enter(&store, printer)?;
+    let _host = local::enter(&store)?;
     let now = Timestamp::from_seconds(settings.now_seconds());
     let report = store.gc(GcPolicy {
         unused_since: args.older.map(|seconds| now.earlier_by(seconds)),

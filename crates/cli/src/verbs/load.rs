@@ -36,7 +36,8 @@ pub(crate) struct Args {
 /// Loads them; names change when all of them are in the store.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let store = local::open(settings)?;
-    let host = local::enter(&store, printer)?;
+    let host = local::enter(&store)?;
+    local::warn_of_one_owner(&host, printer);
     let session = local::session(settings)?;
     let unpack = unpack_settings(host.privileges());
     let (path, _copy) = match &args.archive {

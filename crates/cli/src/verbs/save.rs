@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         ));
     }
     let store = local::open(settings)?;
-    let _host = local::enter(&store, printer)?;
+    let _host = local::enter(&store)?;
     let session = local::session(settings)?;
     let names: Vec<Option<&str>> = match args.images.as_slice() {
         [] => vec![None],

@@ -1,0 +1,340 @@
+//! One-off changes to how a container runs, as they are typed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use kiln_manifest::value::{ByteSize, EnvName, Name, Signal, TimeSpan, ValueError};
+use kiln_runtime::{Overrides, PlannedMount, PlannedNetwork, PlannedSource};
+
+use crate::errors::{Class, Failure, Outcome};
+use crate::settings::Environment;
+
+/// Most variables of files that are read for `--env-file`, in bytes.
+const ENV_FILE_LIMIT_BYTES: u64 = 1 << 20;
+
+/// Flags that `run` and `shell` share; each replaces what service and image say.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Container")]
+pub(crate) struct ContainerArgs {
+    /// Keep standard input open, which it always is
+    #[arg(short, long)]
+    interactive: bool,
+
+    /// Give it a terminal; the default where kiln has one
+    #[arg(short, long)]
+    tty: bool,
+
+    /// Give it no terminal
+    #[arg(short = 'T', long, conflicts_with = "tty")]
+    no_tty: bool,
+
+    /// Set a variable; without a value, take that of the caller
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+
+    /// Set the variables of a file of NAME=VALUE lines
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+
+    /// Run as this user, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+
+    /// Start in this folder of the container
+    #[arg(short, long, value_name = "PATH")]
+    workdir: Option<String>,
+
+    /// Name the machine as the process sees it
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+
+    /// Mount a volume, or a file or folder of this machine
+    #[arg(short, long, value_name = "SOURCE:PATH[:ro]")]
+    volume: Vec<String>,
+
+    /// Mount memory
+    #[arg(long, value_name = "PATH[:SIZE]")]
+    tmpfs: Vec<String>,
+
+    /// Choose what the container can reach
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<NetworkChoice>,
+
+    /// Keep the root file system as it is
+    #[arg(long)]
+    read_only: bool,
+
+    /// Limit the memory
+    #[arg(short, long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+
+    /// Limit the processors, such as 1.5
+    #[arg(long, value_name = "NUMBER", value_parser = thousandths)]
+    cpus: Option<u32>,
+
+    /// Limit the number of processes and threads
+    #[arg(long, alias = "pids-limit", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pids: Option<u32>,
+
+    /// Replace the entrypoint; an empty one is none
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+
+    /// Ask the process to end with this signal
+    #[arg(long, value_name = "SIGNAL", value_parser = signal)]
+    stop_signal: Option<i32>,
+
+    /// Wait this long after that before it is killed
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    stop_timeout: Option<Duration>,
+}
+
+/// What a container can reach.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum NetworkChoice {
+    /// Nothing but itself
+    None,
+    /// What this machine can
+    Host,
+}
+
+impl ContainerArgs {
+    /// Whether a terminal is wanted, if anything was said.
+    pub(crate) fn wants_terminal(&self) -> Option<bool> {
+        match (self.tty, self.no_tty) {
+            (true, _) => Some(true),
+            (false, true) => Some(false),
+            (false, false) => None,
+        }
+    }
+
+    /// What is to be different, with `command` instead of the image's.
+    ///
+    /// Relative paths of this machine begin in `folder`.
+    ///
+    /// # Errors
+    /// A variable, mount or file of variables that makes no sense.
+    pub(crate) fn overrides(
+        &self,
+        command: &[String],
+        folder: &Path,
+        environment: &Environment,
+    ) -> Outcome<Overrides> {
+        let mut env = BTreeMap::new();
+        for path in &self.env_file {
+            for (name, value) in read_env_file(path)? {
+                env.insert(name, value);
+            }
+        }
+        for text in &self.env {
+            if let Some((name, value)) = variable(text, environment)? {
+                env.insert(name, value);
+            }
+        }
+        let mut mounts = BTreeMap::new();
+        for text in &self.volume {
+            let (target, mount) = volume(text, folder)?;
+            mounts.insert(target, mount);
+        }
+        for text in &self.tmpfs {
+            let (target, mount) = tmpfs(text)?;
+            mounts.insert(target, mount);
+        }
+        Ok(Overrides {
+            command: command.to_vec(),
+            entrypoint: self.entrypoint.as_ref().map(|program| {
+                let is_none = program.is_empty();
+                if is_none {
+                    Vec::new()
+                } else {
+                    vec![program.clone()]
+                }
+            }),
+            env,
+            user: self.user.clone(),
+            workdir: self.workdir.clone(),
+            hostname: self.hostname.clone(),
+            mounts,
+            network: self.network.map(|network| match network {
+                NetworkChoice::None => PlannedNetwork::None,
+                NetworkChoice::Host => PlannedNetwork::Host,
+            }),
+            read_only: self.read_only.then_some(true),
+            memory_bytes: self.memory,
+            cpu_thousandths: self.cpus,
+            pids: self.pids,
+            stop_signal: self.stop_signal,
+            stop_timeout: self.stop_timeout,
+        })
+    }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    ByteSize::parse(text).map(|size| size.0).map_err(explained)
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    TimeSpan::parse(text).map(|time| time.0).map_err(explained)
+}
+
+fn signal(text: &str) -> Result<i32, String> {
+    Signal::parse(text)
+        .map(|signal| i32::from(signal.number()))
+        .map_err(explained)
+}
+
+fn explained(error: ValueError) -> String {
+    format!("it {error}; {}", error.help)
+}
+
+/// Reads `1.5` as 1500, exactly.
+fn thousandths(text: &str) -> Result<u32, String> {
+    let wrong = || "write a number such as 0.5 or 2".to_owned();
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if whole.is_empty() || fraction.len() > 3 || !fraction.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        return Err(wrong());
+    }
+    let whole: u32 = whole.parse().map_err(|_error| wrong())?;
+    let fraction: u32 = format!("{fraction:0<3}")
+        .parse()
+        .map_err(|_error| wrong())?;
+    whole
+        .checked_mul(1000)
+        .and_then(|whole| whole.checked_add(fraction))
+        .filter(|number| *number > 0)
+        .ok_or_else(wrong)
+}
+
+fn wrong(message: String, help: &str) -> Failure {
+    Failure::message(Class::User, message, Some(help.to_owned()))
+}
+
+/// `NAME=VALUE`, or `NAME` with the caller's value; one that the caller does not
+/// have is not set.
+fn variable(text: &str, environment: &Environment) -> Outcome<Option<(String, String)>> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, environment.exact(text).map(str::to_owned)),
+    };
+    if let Err(error) = EnvName::parse(name) {
+        return Err(wrong(format!("the variable `{name}` {error}"), &error.help));
+    }
+    Ok(value.map(|value| (name.to_owned(), value)))
+}
+
+fn read_env_file(path: &Path) -> Outcome<Vec<(String, String)>> {
+    use std::io::Read;
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(ENV_FILE_LIMIT_BYTES).read_to_string(&mut text))
+        .map_err(|error| {
+            wrong(
+                format!("`{}`: {error}", path.display()),
+                "`--env-file` takes a file of NAME=VALUE lines",
+            )
+        })?;
+    let nothing = Environment::default();
+    let mut variables = Vec::new();
+    for line in text.lines() {
+        if !line.trim().is_empty() && !line.trim_start().starts_with('#') {
+            variables.extend(variable(line, &nothing)?);
+        }
+    }
+    Ok(variables)
+}
+
+/// `NAME:/path[:ro]` for a volume, `./path:/path[:ro]` or `/path:/path[:ro]` for
+/// something of this machine.
+fn volume(text: &str, folder: &Path) -> Outcome<(String, PlannedMount)> {
+    let help =
+        "write NAME:/path for a volume, ./path:/path for a folder, and :ro behind it for read-only";
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, read_only) = match parts.as_slice() {
+        [source, target] | [source, target, "rw"] => (*source, *target, false),
+        [source, target, "ro"] => (*source, *target, true),
+        _ => return Err(wrong(format!("`{text}` is not a mount"), help)),
+    };
+    if !target.starts_with('/') {
+        return Err(wrong(
+            format!("the mount `{text}` does not end in an absolute path"),
+            help,
+        ));
+    }
+    let is_path = source.starts_with('/') || source.starts_with('.');
+    let source = if is_path {
+        PlannedSource::Host(folder.join(source))
+    } else {
+        if let Err(error) = Name::parse(source) {
+            return Err(wrong(format!("the volume `{source}` {error}"), help));
+        }
+        PlannedSource::Volume(kiln_store::Name::new(source)?)
+    };
+    Ok((target.to_owned(), PlannedMount { source, read_only }))
+}
+
+/// `/path`, `/path:64MB` or, as docker has it, `/path:size=64MB`.
+fn tmpfs(text: &str) -> Outcome<(String, PlannedMount)> {
+    let help = "write /path or /path:64MB";
+    let (target, size_bytes) = match text.split_once(':') {
+        Some((target, bytes)) => match size(bytes.strip_prefix("size=").unwrap_or(bytes)) {
+            Ok(bytes) => (target, Some(bytes)),
+            Err(error) => return Err(wrong(format!("the size in `{text}`: {error}"), help)),
+        },
+        None => (text, None),
+    };
+    if !target.starts_with('/') {
+        return Err(wrong(format!("`{text}` is not an absolute path"), help));
+    }
+    let source = PlannedSource::Tmpfs { size_bytes };
+    Ok((
+        target.to_owned(),
+        PlannedMount {
+            source,
+            read_only: false,
+        },
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_are_read_exactly() {
+        for (text, number) in [("1.5", 1500), ("2", 2000), ("0.001", 1), ("0.25", 250)] {
+            assert_eq!(thousandths(text), Ok(number), "{text}");
+        }
+        for text in ["", "0", "-1", "1.2345", ".5", "1e3", "9999999999"] {
+            assert!(thousandths(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn mounts_tell_volumes_from_folders() {
+        let read = |text| volume(text, Path::new("/here"));
+        let (target, mount) = read("data:/var/lib/data:ro").expect("a volume");
+        assert_eq!(target, "/var/lib/data");
+        assert!(mount.read_only && matches!(mount.source, PlannedSource::Volume(_)));
+        let (_, mount) = read("./src:/srv").expect("a folder");
+        assert_eq!(
+            mount.source,
+            PlannedSource::Host(PathBuf::from("/here/./src"))
+        );
+        for text in ["data", "data:relative", "a:/b:c", "Not A Name:/x"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_variable_without_a_value_is_the_callers() {
+        let environment = Environment::of(&[("LANG", "C")]);
+        let read = |text| variable(text, &environment).expect("a variable");
+        assert_eq!(read("A=b=c"), Some(("A".to_owned(), "b=c".to_owned())));
+        assert_eq!(read("LANG"), Some(("LANG".to_owned(), "C".to_owned())));
+        assert_eq!(read("NOT_SET"), None);
+        assert!(variable("=x", &environment).is_err());
+    }
+}

@@ -1,0 +1,279 @@
+//! From a name to a running container: built if need be, started, followed.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::process::ExitCode;
+
+use kiln_build::{SecretValue, StepState, Workspace};
+use kiln_graph::{BuildGraph, BuildTarget};
+use kiln_image::{Image, lower_directories};
+use kiln_layer::Ownership;
+use kiln_manifest::model::{Action, ProducedBy, Service};
+use kiln_manifest::value::Name;
+use kiln_oci::{DiffId, RunConfig};
+use kiln_runtime::{Container, Launch, LaunchError, Overrides, Plan};
+use kiln_sandbox::{Host, PassedOn, Privileges, Stdio, window_size};
+use kiln_store::Session;
+
+use crate::errors::{Class, Failure, Outcome};
+use crate::local;
+use crate::printer::{OWN_FAILURE_OF_RUN, Printer};
+use crate::progress::Telling;
+use crate::project::Project;
+use crate::settings::Settings;
+use crate::verbs::build::{self, BuildArgs};
+use crate::workbench;
+
+/// Something that can be started: layers, and what is known of how.
+pub(crate) struct Ready {
+    session: Session,
+    host: Host,
+    /// Lowest first.
+    layers: Vec<DiffId>,
+    config: RunConfig,
+    service: Option<Service>,
+    project: Option<Project>,
+    secrets: BTreeMap<Name, Vec<u8>>,
+}
+
+impl Ready {
+    /// Finds what `name` calls, an image or service of the project, a step of it
+    /// (`image.step`) or an image of the store, and builds it if it is the project's.
+    ///
+    /// Without a name it is the project's default.
+    ///
+    /// # Errors
+    /// There is no such thing, or it cannot be built.
+    pub(crate) fn make(
+        name: Option<&str>,
+        how: &BuildArgs,
+        settings: &Settings,
+        printer: &mut Printer,
+    ) -> Outcome<Self> {
+        let project = Project::load_if_any(settings)?;
+        let target = match (&project, name) {
+            (Some(project), None) => Some(project.default_target()?),
+            (Some(project), Some(name)) => project.target_called(name)?,
+            (None, Some(_)) => None,
+            (None, None) => return Err(nothing_to_run()),
+        };
+        match (project, target) {
+            (Some(project), Some(target)) => Self::build(project, &target, how, settings, printer),
+            _ => Self::of_store(name, settings),
+        }
+    }
+
+    /// An image of the store as it is.
+    fn of_store(name: Option<&str>, settings: &Settings) -> Outcome<Self> {
+        let entered = workbench::enter(settings)?;
+        let store = entered.session.store();
+        let image = local::find(settings, store, name)?.load(store)?;
+        pin(&image, &entered.session)?;
+        Ok(Self {
+            layers: image.diff_ids().to_vec(),
+            config: image.config.config,
+            session: entered.session,
+            host: entered.host,
+            service: None,
+            project: None,
+            secrets: BTreeMap::new(),
+        })
+    }
+
+    /// A target of the manifest, built.
+    fn build(
+        project: Project,
+        target: &BuildTarget,
+        how: &BuildArgs,
+        settings: &Settings,
+        printer: &mut Printer,
+    ) -> Outcome<Self> {
+        let targets = std::slice::from_ref(target);
+        let graph = BuildGraph::lower(&project.manifest, targets).map_err(Failure::user)?;
+        let entered = workbench::enter(settings)?;
+        let workspace = workbench::workspace(settings, &project, entered, how.wishes(settings))?;
+        let telling = Telling::OnlyWork;
+        let built = build::build_graph(how, settings, printer, &workspace, &graph, telling)?;
+        let mut states = built.report.states.iter();
+        if states.any(|(_, state)| *state == StepState::Built) {
+            local::warn_of_one_owner(&workspace.host, printer);
+        }
+        build::finish(&workspace)?;
+        let missing = || Failure::message(Class::Bug, "what was built is not there", None);
+        let (layers, config) = match target {
+            BuildTarget::Step { image, step } => {
+                let from = ProducedBy::Step {
+                    image: image.clone(),
+                    step: step.clone(),
+                };
+                let nodes = graph.produced(&from).ok_or_else(missing)?;
+                let outputs = nodes
+                    .iter()
+                    .filter_map(|node| built.report.outputs[*node].as_ref());
+                let layers = outputs.clone().flat_map(|output| output.layers.clone());
+                let config = outputs.clone().find_map(|output| output.config.clone());
+                let config = config
+                    .map(|config| config.config.clone())
+                    .unwrap_or_default();
+                (layers.collect(), of_step(config, &project, image, step))
+            }
+            BuildTarget::Image(_) | BuildTarget::Service(_) => {
+                let plan = graph
+                    .image_of(&project.manifest, target)
+                    .ok_or_else(missing)?;
+                let built = built.images.get(&plan.name).ok_or_else(missing)?;
+                pin(&built.image, &workspace.session)?;
+                let config = built.image.config.config.clone();
+                (built.image.diff_ids().to_vec(), config)
+            }
+        };
+        let service = match target {
+            BuildTarget::Service(name) => project.manifest.services.get(name).cloned(),
+            BuildTarget::Image(_) | BuildTarget::Step { .. } => None,
+        };
+        let secrets = secrets(&workspace, service.as_ref())?;
+        let Workspace { session, host, .. } = workspace;
+        Ok(Self {
+            session,
+            host,
+            layers,
+            config,
+            service,
+            project: Some(project),
+            secrets,
+        })
+    }
+
+    /// Starts it, follows it to its end, and returns its exit code.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn start(
+        &self,
+        overrides: &Overrides,
+        wants_terminal: Option<bool>,
+    ) -> Outcome<ExitCode> {
+        let project_name = self
+            .project
+            .as_ref()
+            .map(|project| project.manifest.project.name.value.to_string())
+            .unwrap_or_default();
+        let service = self
+            .service
+            .as_ref()
+            .map(|service| (&*project_name, service));
+        let plan = Plan::new(&self.config, service, overrides)
+            .map_err(|error| Failure::from_error(Class::User, error))?;
+        let ownership = match self.host.privileges() {
+            Privileges::Root | Privileges::Mapped { .. } => Ownership::Keep,
+            Privileges::Single { .. } => Ownership::Flatten,
+        };
+        let wants_terminal =
+            wants_terminal.or(self.service.as_ref().and_then(|service| service.tty));
+        let launch = Launch {
+            host: &self.host,
+            session: &self.session,
+            lowers: lower_directories(&self.session, &self.layers, ownership)?,
+            project: self.project.as_ref().map(|project| &*project.folder),
+            labels: BTreeMap::from([("project".to_owned(), project_name.clone())]),
+            secrets: &self.secrets,
+            stdio: stdio(wants_terminal)?,
+        };
+        let signals = PassedOn::take_over()
+            .map_err(LaunchError::from)
+            .map_err(launch_failure)?;
+        let exit = Container::start(&launch, &plan)
+            .and_then(|mut container| container.foreground(&signals, io::stdin(), io::stdout()))
+            .map_err(launch_failure)?;
+        if exit.out_of_memory && !exit.success() {
+            // Told apart from a kill by hand, which ends with the same code.
+            let message = "the container used more memory than its limit";
+            return Err(Failure::message(Class::User, message, None).with_code(exit.code()));
+        }
+        Ok(ExitCode::from(
+            u8::try_from(exit.code() & 0xff).unwrap_or(u8::MAX),
+        ))
+    }
+}
+
+/// The config of the base, changed by what the step says of its process.
+fn of_step(mut config: RunConfig, project: &Project, image: &Name, step: &Name) -> RunConfig {
+    let steps = project.manifest.images.get(image).map(|image| &image.steps);
+    let action = steps
+        .and_then(|steps| steps.get(step))
+        .map(|step| &step.action.value);
+    // Steps run as root, whatever the image does.
+    config.user = None;
+    if let Some(Action::Run(run)) = action {
+        config.env.extend(
+            run.env
+                .iter()
+                .map(|(name, value)| format!("{}={value}", name.as_str())),
+        );
+        if let Some(user) = &run.user {
+            config.user = Some(user.value.to_string());
+        }
+    }
+    config
+}
+
+/// Keeps an image's layers in the store while it runs.
+fn pin(image: &Image, session: &Session) -> Outcome {
+    match image.pin(session)?.first() {
+        Some(layer) => Err(kiln_image::ImageError::MissingLayer(*layer).into()),
+        None => Ok(()),
+    }
+}
+
+fn nothing_to_run() -> Failure {
+    Failure::message(
+        Class::User,
+        "there is no kiln.toml here, so say which image to run",
+        Some("these images are there: kiln images".to_owned()),
+    )
+}
+
+/// Returns the values of the secrets that the service uses.
+fn secrets(workspace: &Workspace, service: Option<&Service>) -> Outcome<BTreeMap<Name, Vec<u8>>> {
+    let mut values = BTreeMap::new();
+    for secret in service.iter().flat_map(|service| &service.secrets) {
+        let name = &secret.secret.value;
+        match workspace.secrets.get(name) {
+            Some(SecretValue::Present(value)) => {
+                values.insert(name.clone(), value.clone());
+            }
+            Some(SecretValue::Missing(looked)) => {
+                return Err(Failure::message(
+                    Class::User,
+                    format!("the secret `{name}` is missing: {looked}"),
+                    Some("provide it, or mark the secret `optional = true`".to_owned()),
+                ));
+            }
+            Some(SecretValue::Absent) | None => {}
+        }
+    }
+    Ok(values)
+}
+
+fn launch_failure(error: LaunchError) -> Failure {
+    let code = error.exit_code();
+    let class = if code == i32::from(OWN_FAILURE_OF_RUN) {
+        Class::Environment
+    } else {
+        Class::User
+    };
+    Failure::message(class, error.to_string(), None).with_code(code)
+}
+
+fn stdio(wants_terminal: Option<bool>) -> Outcome<Stdio> {
+    let size = window_size(io::stdin()).filter(|_| window_size(io::stdout()).is_some());
+    match (wants_terminal, size) {
+        (Some(true), None) => Err(Failure::message(
+            Class::User,
+            "standard input and output are no terminal, so there is none to pass on",
+            Some("leave out --tty".to_owned()),
+        )),
+        (Some(true) | None, Some(size)) => Ok(Stdio::Terminal(size)),
+        (Some(false), _) | (None, None) => Ok(Stdio::Inherit),
+    }
+}

@@ -1,0 +1,78 @@
+//! `kiln explain`: which steps a build would run, and why.
+
+use std::process::ExitCode;
+
+use kiln_build::{LockPolicy, OnFailure, Outlook, forecast};
+use kiln_graph::BuildGraph;
+use serde_json::{Value, json};
+
+use crate::errors::{Failure, Outcome};
+use crate::printer::Printer;
+use crate::project::Project;
+use crate::settings::Settings;
+use crate::text;
+use crate::verbs::Format;
+use crate::verbs::build::BuildArgs;
+use crate::words;
+use crate::workbench::{self, BuildWishes};
+
+/// Tell which steps a build would run, and why
+///
+/// The reason is the first recorded input that differs from the last time.
+/// Nothing is run, downloaded or written.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kiln explain
+  kiln explain app.compile
+  kiln explain --format json | jq -r '.[] | select(.outlook == \"runs\").step'")]
+pub(crate) struct Args {
+    /// Images, services or steps (image.step); what `default` names if there are none
+    targets: Vec<String>,
+
+    /// Choose the form of the answer
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+}
+
+/// Asks the cache about every step.
+pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
+    let project = Project::load(settings)?;
+    let targets = project.targets(&args.targets)?;
+    let graph = BuildGraph::lower(&project.manifest, &targets).map_err(Failure::user)?;
+    let entered = workbench::enter(settings)?;
+    let wishes = BuildWishes {
+        lock: LockPolicy::Locked,
+        on_failure: OnFailure::Stop,
+    };
+    let workspace = workbench::workspace(settings, &project, entered, wishes)?;
+    let options = BuildArgs::default().options(settings, &graph)?;
+    let outlooks = workbench::with_signals(&workspace, || forecast(&workspace, &graph, &options))?
+        .map_err(Failure::environment)?;
+    if args.format == Format::Json {
+        let list: Vec<Value> = outlooks
+            .iter()
+            .map(|(step, outlook)| {
+                let mut object = json!(outlook);
+                object["step"] = json!(step);
+                object
+            })
+            .collect();
+        printer.json(&Value::Array(list))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<Vec<String>> = outlooks
+        .iter()
+        .map(|(step, outlook)| vec![step.to_string(), words(outlook)])
+        .collect();
+    printer.data(text::table(&rows))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn words(outlook: &Outlook) -> String {
+    match outlook {
+        Outlook::Cached => "cached".to_owned(),
+        Outlook::Runs(reason) => words::miss(reason),
+        Outlook::Depends { on } => format!("depends on what {on} makes"),
+        Outlook::Unknown { message } => format!("unknown: {}", text::harmless(message)),
+    }
+}

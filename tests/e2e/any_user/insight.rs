@@ -1,0 +1,128 @@
+//! Verbs that tell about builds: explain, graph, lock, verify, shell.
+
+use crate::events::Build;
+use crate::fixtures::{busybox_project, rewrite_busybox_project};
+
+const STEPS: &str = r#"
+[image.app.step.first]
+files   = ["input.txt"]
+workdir = "/work"
+run     = "cat input.txt > /first"
+[image.app.step.second]
+needs = ["first"]
+run   = "cat /first > /second"
+"#;
+
+#[test]
+fn explain_names_the_first_input_that_differs_and_runs_nothing() {
+    let space = busybox_project(STEPS);
+    space.write("input.txt", "one\n");
+    let new = space.kiln_ok(["explain"]).stdout;
+    assert!(new.contains("no result"), "{new}");
+    assert!(new.contains("depends on what app:base makes"), "{new}");
+    Build::ok(&space, &[]);
+    let cached = space.kiln_ok(["explain"]).stdout;
+    assert_eq!(cached.matches("cached").count(), 3, "{cached}");
+
+    space.write("input.txt", "two\n");
+    let changed = space.kiln_ok(["explain"]).stdout;
+    assert!(changed.contains("input.txt"), "{changed}");
+    assert!(
+        changed.contains("depends on what app.first makes"),
+        "{changed}"
+    );
+    // It was not run by having been explained.
+    let json = space.kiln_ok(["explain", "--format", "json"]).stdout;
+    let list: serde_json::Value = serde_json::from_str(&json).expect("a list");
+    let outlooks: Vec<&str> = list
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|step| step["outlook"].as_str())
+        .collect();
+    assert_eq!(outlooks, ["cached", "runs", "depends"]);
+
+    space.write("input.txt", "one\n");
+    rewrite_busybox_project(&space, &STEPS.replace("cat /first", "wc -c /first"));
+    let argument = space.kiln_ok(["explain"]).stdout;
+    assert!(argument.contains("wc -c /first"), "{argument}");
+    assert!(argument.contains("cat /first"), "{argument}");
+}
+
+#[test]
+fn verify_finds_the_file_that_is_never_the_same() {
+    let space = busybox_project(
+        r#"
+        [image.app.step.steady]
+        run = "echo same > /steady"
+        [image.app.step.moody]
+        run = "echo fine > /fine; cat /proc/sys/kernel/random/uuid > /moody"
+        [image.app.step.behind]
+        needs = ["moody"]
+        run = "wc -c /moody > /length"
+        "#,
+    );
+    let run = space.kiln(["verify"]);
+    run.assert_code(1)
+        .assert_says("`app.moody` made something else")
+        .assert_says("app.behind is not judged");
+    assert_eq!(run.stdout, "app.moody\n  /moody: content\n");
+    space
+        .kiln_ok(["verify", "app.steady"])
+        .assert_says("2 steps twice, and all the same");
+}
+
+#[test]
+fn a_shell_opens_in_images_and_steps() {
+    let space = busybox_project(STEPS);
+    space.write("input.txt", "one\n");
+    let shell = |target: &str, script: &str| {
+        use std::io::Write;
+        use std::process::Stdio;
+        let mut child = space
+            .command()
+            .args(["shell", target])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kiln starts");
+        let mut input = child.stdin.take().expect("standard input is a pipe");
+        input.write_all(script.as_bytes()).expect("the shell reads");
+        drop(input);
+        let output = child.wait_with_output().expect("kiln ends");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    };
+    assert_eq!(
+        shell("app.first", "test ! -e /second && cat /first; exit 4\n"),
+        (Some(4), "one\n".to_owned())
+    );
+    assert_eq!(shell("app", "cat /second\n"), (Some(0), "one\n".to_owned()));
+}
+
+#[test]
+fn lock_is_content_where_nothing_comes_from_outside() {
+    let space = busybox_project(STEPS);
+    space.write("input.txt", "one\n");
+    space.kiln_ok(["lock"]).assert_says("up to date");
+    space.kiln_ok(["lock", "--check"]);
+    assert!(!space.project().join("kiln.lock").exists());
+}
+
+#[test]
+fn graph_is_drawn_in_every_form() {
+    let space = busybox_project(STEPS);
+    for (format, part) in [
+        ("text", "second"),
+        ("dot", "digraph"),
+        ("mermaid", "graph"),
+        ("svg", "<svg"),
+        ("json", "\"nodes\""),
+    ] {
+        let text = space.kiln_ok(["graph", "--format", format]).stdout;
+        assert!(text.contains(part), "{format}: {text}");
+    }
+}
