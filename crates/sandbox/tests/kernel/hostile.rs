@@ -204,9 +204,9 @@ fn swapped(context: &mut Context) {
         });
         let stopping = Stop(&stop);
         let (mut mounted, mut refused) = (0, 0);
-        for _ in 0..150 {
+        for _ in 0..100 {
             let rootfs = RootfsSpec::read_only(vec![base.clone()]);
-            let script = "find / -name planted 2>/dev/null";
+            let script = "find /vol /etc /tmp -name planted 2>/dev/null";
             let mut spec = context.script_in(rootfs, script);
             spec.mounts = vec![
                 Mount::bind(&volume, "/vol", Access::ReadWrite),
