@@ -16,6 +16,9 @@ use support::World;
 use support::archive::{Archive, NOW, Package};
 use support::keys::{KEY_TIME, TestKey};
 
+/// Makes other bytes of those of an index.
+type Damage = fn(&[u8]) -> Vec<u8>;
+
 struct Scene {
     folder: tempfile::TempDir,
     archive: Archive,
@@ -87,10 +90,11 @@ impl Scene {
 }
 
 fn release_error(result: Result<Catalog, CatalogError>) -> ReleaseError {
-    match result.unwrap_err() {
-        CatalogError::Release(error) => error,
-        other => panic!("{other}"),
-    }
+    let error = result.unwrap_err();
+    let CatalogError::Release(error) = error else {
+        panic!("{error}");
+    };
+    error
 }
 
 #[test]
@@ -283,7 +287,7 @@ fn an_index_that_is_not_the_signed_one_is_refused() {
     let all = by_hash.iter().chain([&folder]).count();
     assert_eq!(all, 3);
     let originals: Vec<Vec<u8>> = by_hash.iter().map(|path| fs::read(path).unwrap()).collect();
-    let damage: [fn(&[u8]) -> Vec<u8>; 2] = [
+    let damage: [Damage; 2] = [
         |bytes| bytes[..bytes.len() - 7].to_vec(),
         |bytes| {
             let mut bytes = bytes.to_vec();
