@@ -51,9 +51,18 @@ pub fn bootstrap(
     for name in preinst {
         script.preinst(&name, options.architecture);
     }
-    let names_first = needed_by(&parts.controls, &["base-passwd"]);
-    // What every script may rely on comes first; all else follows from the dependencies.
-    names.sort_by_key(|name| !names_first.contains(package_of(name)));
+    // What every script may rely on comes first: accounts, `awk`. All else follows from the dependencies, but
+    // a package that dpkg meets before them goes to the end of its queue.
+    let first = needed_by(&parts.controls, &["base-passwd", "base-files"]);
+    let order: BTreeMap<&str, usize> = packages
+        .iter()
+        .enumerate()
+        .map(|(at, (package, _))| (package.name.as_str(), at))
+        .collect();
+    names.sort_by_key(|name| {
+        let package = package_of(name);
+        (!first.contains(package), order.get(package).copied())
+    });
     if !parts.dpkg.is_empty() {
         names.retain(|name| parts.base.contains(package_of(name)));
     }
