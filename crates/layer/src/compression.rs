@@ -45,7 +45,7 @@ impl Compression {
     }
 }
 
-/// A stream that became more than [`MAX_RATIO`] times as long as it was.
+/// A stream that became more than a thousand times as long as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "compressed data is a bomb: {compressed_bytes} bytes became more than {MAX_RATIO} times as many"

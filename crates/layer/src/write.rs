@@ -40,7 +40,7 @@ impl Job for &Entry {
     }
 }
 
-/// Writes the tar of a layer that [`commit`](crate::commit) made, byte for byte the one whose
+/// Writes the tar of a layer that [`commit()`](crate::commit()) made, byte for byte the one whose
 /// digest it returned, and checks the content of every file against the index on the way.
 ///
 /// For a layer that was unpacked from an archive of another program the tar has the same meaning,

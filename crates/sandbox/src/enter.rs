@@ -21,7 +21,7 @@ use crate::capability::{Capability, CapabilitySet};
 use crate::host::Host;
 use crate::privileges::{IdRange, Privileges};
 
-/// How to [`enter`].
+/// How to [`enter()`].
 #[derive(Debug, Clone)]
 pub struct EnterOptions {
     /// An existing directory, absolute and without links in it, that nobody else writes to. A private tmpfs is

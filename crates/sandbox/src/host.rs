@@ -26,7 +26,7 @@ use crate::error::SandboxError;
 use crate::overlay::{OverlayInterface, Stubs};
 use crate::privileges::Privileges;
 
-/// This process after [`enter`](crate::enter): it can run sandboxes, from any of its threads.
+/// This process after [`enter()`](crate::enter()): it can run sandboxes, from any of its threads.
 #[derive(Debug)]
 pub struct Host {
     pub(crate) privileges: Privileges,

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Knows nothing of images, manifests and services: `build` and `runtime` translate theirs into a
-//! [`SandboxSpec`]. The same code runs for root and for ordinary users, since after [`enter`] kiln is root in its
+//! [`SandboxSpec`]. The same code runs for root and for ordinary users, since after [`enter()`] kiln is root in its
 //! own namespace in both cases.
 
 #![forbid(unsafe_code)]
