@@ -59,5 +59,5 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         args.container
             .overrides(command, &settings.directory, &settings.environment)?;
     Ready::make(target, &args.how, settings, printer)?
-        .start(&overrides, args.container.wants_terminal())
+        .start(&overrides, args.container.wants_terminal(), printer)
 }

@@ -48,5 +48,5 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         None => ["/bin/sh", "-c", BEST_SHELL].map(String::from).to_vec(),
     });
     Ready::make(args.target.as_deref(), &args.how, settings, printer)?
-        .start(&overrides, args.container.wants_terminal())
+        .start(&overrides, args.container.wants_terminal(), printer)
 }
