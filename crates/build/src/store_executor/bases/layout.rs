@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use kiln_image::{Archive, ArchiveImage, Image, ImageError};
 use kiln_manifest::model::OciBase;
 use kiln_oci::{Digest, Reference};
+use kiln_store::StoreError;
 
 use super::super::layers::Made;
 use super::{made, unpack_settings};
@@ -84,7 +85,16 @@ fn choose<'a>(
 
 fn failure(workspace: &Workspace, oci: &OciBase, error: &ImageError) -> Failure {
     let problem = Problem::new(workspace, oci.path.span, chain(error));
-    if let ImageError::Store(_) = error {
+    // What is checked on its way in is the project's, and so are its mistakes.
+    let is_users = |error: &StoreError| {
+        matches!(
+            error,
+            StoreError::Verify { .. } | StoreError::TooLarge { .. }
+        )
+    };
+    if let ImageError::Store(error) = error
+        && !is_users(error)
+    {
         problem.environment()
     } else {
         problem.user()
