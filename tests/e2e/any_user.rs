@@ -3,6 +3,7 @@
 mod bad_input;
 mod build;
 mod command_line;
+mod containers;
 mod guarantees;
 mod insight;
 mod interrupted;
