@@ -16,4 +16,5 @@ mod any_user;
 mod events;
 mod fixtures;
 mod leaks;
+mod root;
 mod space;

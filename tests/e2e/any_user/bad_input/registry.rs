@@ -96,7 +96,7 @@ fn answer(stream: TcpStream, layout: &Path, fault: Fault, number: usize) -> std:
     let mut length = None;
     match fault {
         Fault::Always(code) => status = code,
-        Fault::EveryThird if number % 3 == 0 => status = 503,
+        Fault::EveryThird if number.is_multiple_of(3) => status = 503,
         Fault::Manifest(code) if path.contains("/manifests/") => status = code,
         Fault::Layers(code) if is_layer => status = code,
         Fault::HalfLayers if is_layer => {
