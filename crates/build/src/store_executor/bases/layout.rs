@@ -84,19 +84,18 @@ fn choose<'a>(
 }
 
 fn failure(workspace: &Workspace, oci: &OciBase, error: &ImageError) -> Failure {
-    let problem = Problem::new(workspace, oci.path.span, chain(error));
-    // What is checked on its way in is the project's, and so are its mistakes.
-    let is_users = |error: &StoreError| {
-        matches!(
-            error,
-            StoreError::Verify { .. } | StoreError::TooLarge { .. }
-        )
-    };
-    if let ImageError::Store(error) = error
-        && !is_users(error)
-    {
-        problem.environment()
-    } else {
-        problem.user()
+    let problem = |message| Problem::new(workspace, oci.path.span, message);
+    match error {
+        ImageError::Store(StoreError::Missing { what, name }) => problem(format!(
+            "`{}` has no {what} `{name}`",
+            oci.path.value.as_str()
+        ))
+        .user(),
+        // What is checked on its way in is the project's, and so are its mistakes.
+        ImageError::Store(StoreError::Verify { .. } | StoreError::TooLarge { .. }) => {
+            problem(chain(error)).user()
+        }
+        ImageError::Store(_) => problem(chain(error)).environment(),
+        _ => problem(chain(error)).user(),
     }
 }
