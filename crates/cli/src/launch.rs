@@ -98,7 +98,6 @@ impl Ready {
         if states.any(|(_, state)| *state == StepState::Built) {
             local::warn_of_one_owner(&workspace.host, printer);
         }
-        build::finish(&workspace)?;
         let missing = || Failure::message(Class::Bug, "what was built is not there", None);
         let (layers, config) = match target {
             BuildTarget::Step { image, step } => {
