@@ -52,8 +52,8 @@ fn send(signal: &str, child: &Child) {
     host(Command::new("kill").args([signal, &child.id().to_string()]));
 }
 
-/// Control groups that kiln made and that nobody is in any more.
-fn groups() -> Vec<String> {
+/// Control groups that this process made, if nobody is in them any more.
+fn groups(process: u32) -> Vec<String> {
     let listed = Command::new("find")
         .args([
             "/sys/fs/cgroup",
@@ -62,7 +62,7 @@ fn groups() -> Vec<String> {
             "-type",
             "d",
             "-name",
-            "kiln-*",
+            &format!("kiln-{process}-*"),
         ])
         .output()
         .expect("find runs");
@@ -102,31 +102,42 @@ fn killed_again_and_again_it_still_makes_the_right_image() {
     }
     let build = Build::ok(&space, &[]);
     assert_eq!(build.digest(), right);
-    assert_eq!(
-        fs::read_dir(space.store().join("tmp"))
-            .expect("a store")
-            .count(),
-        0,
-        "unfinished work is cleared away"
-    );
-    assert_eq!(
-        fs::read_dir(space.store().join("trash"))
-            .expect("a store")
-            .count(),
-        0
-    );
-    assert_eq!(
-        fs::read_dir(space.store().join("sessions"))
-            .expect("a store")
-            .count(),
-        0
-    );
+    assert_eq!(unfinished(&space), "");
     // What is in the image is whole.
     let run = space.kiln_ok([
         "run", "app", "sh", "-c",
         "ls /many | wc -l; ls /copied | wc -l; cat /copied/400; stat -c %s /large; wc -l < /second; cat /etc/motd",
     ]);
     assert_eq!(run.stdout, "400\n400\n400\n25165824\n40\nhello\n");
+}
+
+/// Files in the store that belong to no result; overlay's empty marks stay until the next verb.
+fn unfinished(space: &TestSpace) -> String {
+    let store = space.store();
+    host(
+        Command::new("find")
+            .args(["tmp", "trash", "sessions", "-type", "f", "-size", "+0"])
+            .current_dir(store),
+    )
+}
+
+#[test]
+fn what_failed_and_interrupted_steps_wrote_is_cleared_away_at_once() {
+    let space = busybox_project(
+        r#"
+[image.app.step.bad]
+run = "dd if=/dev/zero of=/large bs=1M count=8 2>/dev/null; [ -e /proc/never ]"
+[image.app.step.slow]
+run = "dd if=/dev/zero of=/large bs=1M count=8 2>/dev/null; echo begun; sleep 1000"
+"#,
+    );
+    space.kiln(["build", "app.bad"]).assert_code(1);
+    assert_eq!(unfinished(&space), "");
+    let mut child = start(&space, &["build", "app.slow", "--progress", "plain"]);
+    until(&mut child, "begun");
+    send("-INT", &child);
+    child.wait().expect("it ended");
+    assert_eq!(unfinished(&space), "");
 }
 
 #[test]
@@ -140,17 +151,7 @@ fn no_empty_control_group_is_left_after_the_next_build() {
     send("-KILL", &child);
     child.wait().expect("it ended");
     space.kiln_ok(["build", "app.quick"]);
-    // Others may be between making a group and entering it.
-    let mut left = groups();
-    for _ in 0..20 {
-        if left.is_empty() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(100));
-        let now = groups();
-        left.retain(|group| now.contains(group));
-    }
-    assert_eq!(left, [""; 0]);
+    assert_eq!(groups(child.id()), [""; 0]);
 }
 
 /// Reads standard error until a line has this in it.

@@ -239,7 +239,7 @@ fn broken_image_layouts_are_refused_and_leave_nothing() {
                 fs::write(blob, text.replace("sha256:", "sha256:0")).expect("written");
             }
         }),
-        ("an index that is none", "index.json", |space| {
+        ("an index that is none", "layout", |space| {
             space.write("layout/index.json", "[1, 2");
         }),
         ("an index of nothing", "layout", |space| {
@@ -256,10 +256,10 @@ fn broken_image_layouts_are_refused_and_leave_nothing() {
             );
             space.write("layout/index.json", wrong);
         }),
-        ("no index", "index.json", |space| {
+        ("no index", "layout", |space| {
             fs::remove_file(space.project().join("layout/index.json")).expect("removed");
         }),
-        ("a version that is none", "oci-layout", |space| {
+        ("a version that is none", "layout", |space| {
             space.write("layout/oci-layout", r#"{"imageLayoutVersion":"9.0.0"}"#);
         }),
     ];
