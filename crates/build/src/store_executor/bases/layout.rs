@@ -85,17 +85,22 @@ fn choose<'a>(
 
 fn failure(workspace: &Workspace, oci: &OciBase, error: &ImageError) -> Failure {
     let problem = |message| Problem::new(workspace, oci.path.span, message);
-    match error {
-        ImageError::Store(StoreError::Missing { what, name }) => problem(format!(
-            "`{}` has no {what} `{name}`",
-            oci.path.value.as_str()
-        ))
-        .user(),
-        // What is checked on its way in is the project's, and so are its mistakes.
-        ImageError::Store(StoreError::Verify { .. } | StoreError::TooLarge { .. }) => {
-            problem(chain(error)).user()
-        }
-        ImageError::Store(_) => problem(chain(error)).environment(),
-        _ => problem(chain(error)).user(),
+    let ImageError::Store(of_store) = error else {
+        return problem(chain(error)).user();
+    };
+    if let StoreError::Missing { what, name } = of_store {
+        let path = oci.path.value.as_str();
+        return problem(format!("`{path}` has no {what} `{name}`")).user();
+    }
+    // What is checked on its way in is the project's, and so are its mistakes.
+    let is_users = matches!(
+        of_store,
+        StoreError::Verify { .. } | StoreError::TooLarge { .. }
+    );
+    let problem = problem(chain(error));
+    if is_users {
+        problem.user()
+    } else {
+        problem.environment()
     }
 }
