@@ -3,9 +3,6 @@
 mod bad_input;
 mod build;
 mod command_line;
-mod containers;
-mod crashes;
-mod guarantees;
 mod insight;
 mod interrupted;
 mod peers;

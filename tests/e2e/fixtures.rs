@@ -4,7 +4,6 @@
 mod project;
 mod registry;
 mod rootfs;
-pub(crate) mod tar;
 
 pub(crate) use project::{busybox_project, rewrite_busybox_project};
 pub(crate) use registry::Registry;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![expect(
     dead_code,
+    unused_imports,
     reason = "the tests that use the rest land with their verbs"
 )]
 #![expect(
@@ -16,5 +17,4 @@ mod any_user;
 mod events;
 mod fixtures;
 mod leaks;
-mod root;
 mod space;

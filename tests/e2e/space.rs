@@ -199,11 +199,6 @@ fn ended(text: &str) -> String {
     }
 }
 
-/// Whether the tests run as root.
-pub(crate) fn is_root() -> bool {
-    host(Command::new("id").arg("-u")).trim() == "0"
-}
-
 /// The checkout's top folder. `cargo xtask test` names a copy where the real
 /// one is out of an ordinary user's reach.
 pub(crate) fn checkout() -> PathBuf {

@@ -14,7 +14,6 @@ mod forecast;
 mod git;
 mod lines;
 mod lock_file;
-mod mask;
 mod pinning;
 mod pool;
 mod problem;

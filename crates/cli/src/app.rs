@@ -79,6 +79,7 @@ fn parse_assignment(text: &str) -> Result<(String, String), String> {
 
 /// Runs the command line of this process.
 pub(crate) fn run() -> ExitCode {
+    crate::open_files::raise_limit();
     let environment = Environment::read();
     let cli = match command()
         .try_get_matches()

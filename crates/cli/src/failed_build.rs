@@ -15,9 +15,6 @@ use miette::{Diagnostic, LabeledSpan, NamedSource, Report, SourceCode};
 use crate::errors::{Class, Failure};
 use crate::text;
 
-/// Longest message that is shown whole.
-const MESSAGE_COLUMNS: usize = 300;
-
 /// The last lines of failed steps, collected from events.
 #[derive(Debug, Default)]
 pub(crate) struct LastLines(BTreeMap<String, Vec<String>>);
@@ -104,13 +101,6 @@ fn class(kind: FailureKind) -> Class {
     }
 }
 
-/// The first line of a message, not too long: a message may end in all that a
-/// program wrote, and that is in the log.
-fn brief(message: &str) -> String {
-    let first = message.lines().next().unwrap_or_default();
-    text::cut(&text::harmless(first), MESSAGE_COLUMNS)
-}
-
 /// One failed step, base or image.
 #[derive(Debug)]
 struct FailedPart {
@@ -133,7 +123,7 @@ impl FailedPart {
             summary,
             diagnostic,
         } = failure;
-        let words = brief(&summary.message);
+        let words = text::harmless(&summary.message);
         Self {
             name,
             label: span.map(|span| LabeledSpan::new_with_span(Some(words), span)),
@@ -160,7 +150,7 @@ impl fmt::Display for FailedPart {
             formatter,
             "`{}` failed: {}",
             self.name,
-            brief(&self.summary.message)
+            text::harmless(&self.summary.message)
         )
     }
 }

@@ -10,6 +10,7 @@ mod errors;
 mod failed_build;
 mod launch;
 mod local;
+mod open_files;
 mod printer;
 mod progress;
 mod project;

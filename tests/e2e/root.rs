@@ -1,4 +1,0 @@
-//! Tests that only root can make: other users, full disks.
-
-mod disk;
-mod users;
