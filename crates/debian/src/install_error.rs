@@ -61,12 +61,6 @@ pub enum InstallError {
         /// The other.
         other: String,
     },
-    /// The base cannot take packages.
-    #[error("packages cannot be installed over this base: {problem}")]
-    Base {
-        /// What is missing.
-        problem: String,
-    },
     /// The file system failed.
     #[error("cannot {action} `{}`", path.display())]
     File {

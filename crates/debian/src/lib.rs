@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod architecture;
+mod base;
 mod bootstrap;
 mod catalog;
 mod compression;
@@ -38,6 +39,7 @@ mod staging;
 pub mod version;
 
 pub use architecture::Architecture;
+pub use base::{Base, BaseError};
 pub use bootstrap::bootstrap;
 pub use catalog::{Catalog, CatalogError};
 pub use deb::DebError;

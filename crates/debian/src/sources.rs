@@ -13,6 +13,7 @@ use crate::lock::SnapshotTime;
 
 mod apt;
 
+pub(crate) use apt::os_release_value;
 pub use apt::{HostSources, HostSourcesError};
 
 /// The public archive of everything Debian ever published; below it come an archive's name and a
