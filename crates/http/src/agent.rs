@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, RustlsConnector};
 
 use crate::error::Error;
+use crate::names::Names;
 use crate::proxy::{ProxyAddress, Route};
 use crate::settings::Settings;
 use crate::tls;
@@ -102,7 +103,10 @@ fn make(settings: &Settings, url: &Url, route: &Route) -> Result<ureq::Agent, Er
     Ok(ureq::Agent::with_parts(
         builder.build(),
         connector,
-        LookUp { forward },
+        LookUp {
+            forward,
+            names: Names::default(),
+        },
     ))
 }
 

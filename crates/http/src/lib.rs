@@ -23,6 +23,7 @@ mod client;
 mod download;
 mod error;
 mod exchange;
+mod names;
 mod proxy;
 mod request;
 mod retry;

@@ -21,6 +21,7 @@ use ureq::unversioned::transport::{
 use ureq::{Error, Timeout};
 
 use crate::cancel::{Cancel, Cancelled, POLL};
+use crate::names::Names;
 use crate::proxy::ProxyAddress;
 
 /// The most addresses of one host that are tried.
@@ -90,6 +91,8 @@ fn limit(timeout: NextTimeout) -> Duration {
 #[derive(Debug)]
 pub(crate) struct LookUp {
     pub(crate) forward: Option<ProxyAddress>,
+    /// ureq asks before each request, also where it has a connection already.
+    pub(crate) names: Names,
 }
 
 impl Resolver for LookUp {
@@ -120,13 +123,17 @@ impl Resolver for LookUp {
             addresses.push(SocketAddr::new(address, port));
             return Ok(addresses);
         }
-        let found = in_thread(timeout, move || {
-            (bare.as_str(), port)
-                .to_socket_addrs()
-                .map(|found| found.take(MOST_ADDRESSES).collect::<Vec<_>>())
-        })?;
-        // The system tells a name that does not exist from a silent name server only in words.
-        for address in found.map_err(|_look_up| Error::HostNotFound)? {
+        let ask = || {
+            let name = bare.clone();
+            let found = in_thread(timeout, move || {
+                (name.as_str(), port)
+                    .to_socket_addrs()
+                    .map(|found| found.take(MOST_ADDRESSES).collect::<Vec<_>>())
+            })?;
+            // The system tells a name that does not exist from a silent name server only in words.
+            found.map_err(|_look_up| Error::HostNotFound)
+        };
+        for address in self.names.get(&bare, port, check, ask)? {
             addresses.push(address);
         }
         if addresses.is_empty() {
