@@ -3,6 +3,7 @@
 mod bad_input;
 mod build;
 mod command_line;
+mod hello;
 mod insight;
 mod interrupted;
 mod peers;

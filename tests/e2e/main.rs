@@ -15,6 +15,8 @@
 
 mod any_user;
 mod events;
+mod examples;
 mod fixtures;
 mod leaks;
+mod root;
 mod space;
