@@ -12,6 +12,10 @@
     clippy::panic,
     reason = "how a test says that its surroundings are broken"
 )]
+#![expect(
+    clippy::print_stdout,
+    reason = "how a test says that it cannot run here"
+)]
 
 mod any_user;
 mod events;
