@@ -3,7 +3,9 @@
 mod bad_input;
 mod build;
 mod command_line;
-mod hello;
+mod containers;
+mod crashes;
+mod guarantees;
 mod insight;
 mod interrupted;
 mod peers;

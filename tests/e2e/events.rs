@@ -1,5 +1,7 @@
 //! What happened in a build, from `--progress json`.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::space::{Run, TestSpace};
@@ -28,8 +30,9 @@ impl Build {
         build
     }
 
+    /// Reads the events of a run that was made in another way.
     #[track_caller]
-    fn from(run: Run) -> Self {
+    pub(crate) fn from(run: Run) -> Self {
         // Diagnostics follow the events on standard error.
         let events = run
             .stderr
@@ -79,9 +82,60 @@ impl Build {
         }
     }
 
+    /// The steps and bases that really ran, sorted.
+    pub(crate) fn ran(&self) -> Vec<String> {
+        self.steps("started")
+    }
+
+    /// Where the first `event` of `step` stands in the stream.
+    #[track_caller]
+    pub(crate) fn position(&self, step: &str, event: &str) -> usize {
+        self.events
+            .iter()
+            .position(|candidate| candidate["event"] == event && candidate["step"] == step)
+            .unwrap_or_else(|| panic!("`{step}` has no `{event}`\n{}", self.run.shown()))
+    }
+
+    /// The digests of the images that were built, by name.
+    pub(crate) fn images(&self) -> BTreeMap<String, String> {
+        self.of_kind("image")
+            .map(|event| (text(&event["image"]), text(&event["digest"])))
+            .collect()
+    }
+
+    /// The layers of every step and base, by name.
+    pub(crate) fn layers(&self) -> BTreeMap<String, Vec<String>> {
+        self.of_kind("done")
+            .chain(self.of_kind("hit"))
+            .map(|event| {
+                let layers = event["layers"].as_array().expect("a list of layers");
+                (text(&event["step"]), layers.iter().map(text).collect())
+            })
+            .collect()
+    }
+
+    /// All lines that `step` wrote.
+    pub(crate) fn output(&self, step: &str) -> Vec<String> {
+        self.of_kind("output")
+            .filter(|event| event["step"] == step)
+            .map(|event| text(&event["line"]))
+            .collect()
+    }
+
+    /// Every event of a kind.
+    pub(crate) fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Value> {
+        self.events
+            .iter()
+            .filter(move |candidate| candidate["event"] == kind)
+    }
+
     fn find(&self, step: &str, event: &str) -> Option<&Value> {
         self.events
             .iter()
             .find(|candidate| candidate["event"] == event && candidate["step"] == step)
     }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("a text").to_owned()
 }

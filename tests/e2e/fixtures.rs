@@ -4,6 +4,7 @@
 mod project;
 mod registry;
 mod rootfs;
+pub(crate) mod tar;
 
 pub(crate) use project::{busybox_project, rewrite_busybox_project};
 pub(crate) use registry::Registry;

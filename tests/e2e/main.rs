@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 #![expect(
     dead_code,
-    unused_imports,
     reason = "the tests that use the rest land with their verbs"
 )]
 #![expect(
@@ -19,7 +18,6 @@
 
 mod any_user;
 mod events;
-mod examples;
 mod fixtures;
 mod leaks;
 mod root;

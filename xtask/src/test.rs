@@ -54,6 +54,12 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome {
     let mut report = Report::new(allowed_skips()?);
 
     let is_root = accounts::is_root()?;
+    // Before anything runs: a few tests of root compare with an ordinary user.
+    let accounts = if is_root {
+        Account::ensure_both()?
+    } else {
+        Vec::new()
+    };
     let mut everything = cargo([
         "test",
         "--workspace",
@@ -67,10 +73,8 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome {
         .env("TMPDIR", scratch.temporary_folder("all")?);
     report.add(if is_root { "root" } else { "user" }, &mut everything)?;
 
-    if is_root {
-        for account in Account::ensure_both()? {
-            as_ordinary_user(&account, &programs, arguments, &scratch, &mut report)?;
-        }
+    for account in &accounts {
+        as_ordinary_user(account, &programs, arguments, &scratch, &mut report)?;
     }
 
     let left = Leftovers::in_folder(scratch.path())?.since(&before);

@@ -14,6 +14,7 @@ mod forecast;
 mod git;
 mod lines;
 mod lock_file;
+mod mask;
 mod pinning;
 mod pool;
 mod problem;

@@ -146,8 +146,9 @@ impl Classify for StoreError {
 impl Classify for ImageError {
     fn class(&self) -> Class {
         match self {
-            Self::Store(error) => error.class(),
-            Self::NotFound(_)
+            // Bytes that are checked on their way in come from the user's archive.
+            Self::Store(StoreError::Verify { .. } | StoreError::TooLarge { .. })
+            | Self::NotFound(_)
             | Self::Ambiguous { .. }
             | Self::NoPlatform { .. }
             | Self::TooManyLayers { .. }
@@ -166,6 +167,7 @@ impl Classify for ImageError {
             | Self::OtherTar { .. }
             | Self::Scratch { .. }
             | Self::Write(_) => Class::Environment,
+            Self::Store(error) => error.class(),
         }
     }
 }

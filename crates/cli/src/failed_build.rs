@@ -15,6 +15,9 @@ use miette::{Diagnostic, LabeledSpan, NamedSource, Report, SourceCode};
 use crate::errors::{Class, Failure};
 use crate::text;
 
+/// Longest message that is shown whole.
+const MESSAGE_COLUMNS: usize = 300;
+
 /// The last lines of failed steps, collected from events.
 #[derive(Debug, Default)]
 pub(crate) struct LastLines(BTreeMap<String, Vec<String>>);
@@ -101,6 +104,13 @@ fn class(kind: FailureKind) -> Class {
     }
 }
 
+/// The first line of a message, not too long: a message may end in all that a
+/// program wrote, and that is in the log.
+fn brief(message: &str) -> String {
+    let first = message.lines().next().unwrap_or_default();
+    text::cut(&text::harmless(first), MESSAGE_COLUMNS)
+}
+
 /// One failed step, base or image.
 #[derive(Debug)]
 struct FailedPart {
@@ -123,7 +133,7 @@ impl FailedPart {
             summary,
             diagnostic,
         } = failure;
-        let words = text::harmless(&summary.message);
+        let words = brief(&summary.message);
         Self {
             name,
             label: span.map(|span| LabeledSpan::new_with_span(Some(words), span)),
@@ -150,7 +160,7 @@ impl fmt::Display for FailedPart {
             formatter,
             "`{}` failed: {}",
             self.name,
-            text::harmless(&self.summary.message)
+            brief(&self.summary.message)
         )
     }
 }

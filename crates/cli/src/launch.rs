@@ -98,7 +98,6 @@ impl Ready {
         if states.any(|(_, state)| *state == StepState::Built) {
             local::warn_of_one_owner(&workspace.host, printer);
         }
-        build::finish(&workspace)?;
         let missing = || Failure::message(Class::Bug, "what was built is not there", None);
         let (layers, config) = match target {
             BuildTarget::Step { image, step } => {
@@ -152,6 +151,7 @@ impl Ready {
         &self,
         overrides: &Overrides,
         wants_terminal: Option<bool>,
+        printer: &mut Printer,
     ) -> Outcome<ExitCode> {
         let project_name = self
             .project
@@ -184,7 +184,14 @@ impl Ready {
             .map_err(launch_failure)?;
         let exit = Container::start(&launch, &plan)
             .and_then(|mut container| container.foreground(&signals, io::stdin(), io::stdout()))
-            .map_err(launch_failure)?;
+            .map_err(launch_failure);
+        // Its writable layer may be large, and nobody else may come to clear it away for long.
+        if let Err(error) = self.session.store().tidy() {
+            printer.warning(format!(
+                "what the container left cannot be removed: {error}"
+            ));
+        }
+        let exit = exit?;
         if exit.out_of_memory && !exit.success() {
             // Told apart from a kill by hand, which ends with the same code.
             let message = "the container used more memory than its limit";

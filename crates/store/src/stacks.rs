@@ -8,6 +8,7 @@
 //! checks/<hex>                 empty; the stack of that key was found free of conflicts
 //! ```
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use kiln_oci::DiffId;
@@ -84,9 +85,18 @@ impl Stacks<'_> {
 
     /// Returns the directories of `layers` (oldest first) as overlay wants them, topmost first,
     /// without asking whether they need a fix-up.
+    ///
+    /// A layer that is in the stack several times, as the one of steps that change nothing often
+    /// is, comes once: overlay refuses to stack a directory on itself, and the topmost hides all
+    /// that the others could show.
     pub fn plain_lowers(&self, layers: &[DiffId]) -> Vec<PathBuf> {
-        let place = |diff_id| self.store.layers().path(diff_id);
-        layers.iter().rev().map(place).collect()
+        let mut seen = BTreeSet::new();
+        layers
+            .iter()
+            .rev()
+            .filter(|diff_id| seen.insert(**diff_id))
+            .map(|diff_id| self.store.layers().path(diff_id))
+            .collect()
     }
 
     /// Records that a stack needs no fix-up directory.

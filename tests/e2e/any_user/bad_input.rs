@@ -5,7 +5,10 @@
 //! output stays empty, that no message is a panic, and that no file of the
 //! project changes.
 
+mod archives;
 mod manifest;
+mod registry;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::fs;

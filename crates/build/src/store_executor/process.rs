@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::event::{FailureKind, OutputStream};
 use crate::executor::{Failure, Task};
+use crate::mask::Mask;
 use crate::workspace::Workspace;
 
 /// How a step's process ended.
@@ -66,12 +67,13 @@ pub(crate) fn run(
     task: &Task<'_>,
     spec: &SandboxSpec,
     deadline: Option<Instant>,
+    mask: Mask,
     log: &mut Option<kiln_store::Name>,
 ) -> Result<Ended, ProcessError> {
     let mut writer = workspace.store().logs().create(&workspace.session)?;
     *log = Some(writer.name().clone());
     let mut child = workspace.host.spawn(spec)?;
-    let stopped = listen(workspace, task, &mut child, deadline, &mut writer)?;
+    let stopped = listen(workspace, task, &mut child, deadline, mask, &mut writer)?;
     let exit = child.wait()?;
     Ok(match (stopped, exit.status) {
         (Some(stopped), _) => stopped,
@@ -89,13 +91,16 @@ fn listen(
     task: &Task<'_>,
     child: &mut Child,
     deadline: Option<Instant>,
+    mut mask: Mask,
     log: &mut LogWriter,
 ) -> Result<Option<Ended>, ProcessError> {
     let mut lines = task.output(OutputStream::Stdout);
-    let stopped = follow(workspace, child, deadline, |bytes| {
+    let mut show = |bytes: &[u8]| -> Result<(), ProcessError> {
         log.add(bytes)?;
         lines.write_all(bytes).map_err(ProcessError::Output)
-    })?;
+    };
+    let stopped = follow(workspace, child, deadline, |bytes| show(&mask.add(bytes)))?;
+    show(&mask.finish())?;
     lines.flush().map_err(ProcessError::Output)?;
     Ok(stopped)
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use kiln_manifest::Spanned;
-use kiln_manifest::model::{Limits, Run, SecretTarget, Step};
+use kiln_manifest::model::{Limits, Run, SecretTarget, SecretUse, Step};
 use kiln_manifest::value::{ContainerPath, Name};
 use kiln_sandbox::{
     Access, BindSource, Mount, MountSource, Network, OwnerEmulation, PidsLimit, Privileges,
@@ -25,6 +25,7 @@ use super::sources;
 use super::stack::Stack;
 use crate::event::FailureKind;
 use crate::executor::{Failure, Task};
+use crate::mask::Mask;
 use crate::problem::Problem;
 use crate::workspace::{OnFailure, SecretValue, Workspace};
 
@@ -48,7 +49,7 @@ pub(crate) fn make(
     spec.mounts.extend(caches.iter().map(Cache::mount));
     let began = Instant::now();
     let deadline = run.timeout.map(|timeout| began + timeout);
-    let ended = process::run(workspace, task, &spec, deadline, log)
+    let ended = process::run(workspace, task, &spec, deadline, mask(workspace, run), log)
         .map_err(|error| start_failure(workspace, step, &error));
     // Caches are closed whatever became of the step: a failed compilation has warmed them too.
     for cache in caches {
@@ -222,6 +223,15 @@ fn add_secret(
         }
     }
     Ok(())
+}
+
+/// Hides the step's secrets in what it writes.
+fn mask(workspace: &Workspace, run: &Run) -> Mask {
+    let value = |used: &SecretUse| match workspace.secrets.get(&used.secret.value) {
+        Some(SecretValue::Present(value)) => Some(value.as_slice()),
+        _ => None,
+    };
+    Mask::new(run.secrets.iter().filter_map(value))
 }
 
 fn add_agent(workspace: &Workspace, run: &Run, spec: &mut SandboxSpec) -> Result<(), Failure> {

@@ -151,7 +151,6 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         &graph,
         Telling::Everything,
     )?;
-    finish(&workspace)?;
     for (name, built) in &built.images {
         let digest = built.image.descriptor.digest;
         match built.references.first() {
@@ -185,6 +184,8 @@ pub(crate) fn build_graph(
         progress.finish();
         built
     })?;
+    // Also after a failure: what finished is to last, and what a failed step wrote may be large.
+    let finished = finish(workspace);
     let built = built.map_err(Failure::environment)?;
     if !built.is_complete() {
         let failure = failed_build::failure(graph, built, &last_lines);
@@ -192,6 +193,7 @@ pub(crate) fn build_graph(
             Failure::message(Class::Bug, "the build has no result and no failure", None)
         }));
     }
+    finished?;
     if built.lock_written {
         printer.note("kiln.lock was updated: commit it");
     }

@@ -48,6 +48,10 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         }
     };
     let archive = Archive::open(&session, &path)?;
+    if archive.images().is_empty() {
+        let message = format!("`{}` holds no image", path.display());
+        return Err(Failure::message(Class::User, message, None));
+    }
     if args.name.is_some() && archive.images().len() != 1 {
         return Err(Failure::message(
             Class::User,

@@ -58,6 +58,9 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let overrides =
         args.container
             .overrides(command, &settings.directory, &settings.environment)?;
-    Ready::make(target, &args.how, settings, printer)?
-        .start(&overrides, args.container.wants_terminal())
+    Ready::make(target, &args.how, settings, printer)?.start(
+        &overrides,
+        args.container.wants_terminal(),
+        printer,
+    )
 }

@@ -47,6 +47,9 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         Some(program) => vec![program.clone()],
         None => ["/bin/sh", "-c", BEST_SHELL].map(String::from).to_vec(),
     });
-    Ready::make(args.target.as_deref(), &args.how, settings, printer)?
-        .start(&overrides, args.container.wants_terminal())
+    Ready::make(args.target.as_deref(), &args.how, settings, printer)?.start(
+        &overrides,
+        args.container.wants_terminal(),
+        printer,
+    )
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use kiln_image::{Archive, ArchiveImage, Image, ImageError};
 use kiln_manifest::model::OciBase;
 use kiln_oci::{Digest, Reference};
+use kiln_store::StoreError;
 
 use super::super::layers::Made;
 use super::{made, unpack_settings};
@@ -83,10 +84,23 @@ fn choose<'a>(
 }
 
 fn failure(workspace: &Workspace, oci: &OciBase, error: &ImageError) -> Failure {
-    let problem = Problem::new(workspace, oci.path.span, chain(error));
-    if let ImageError::Store(_) = error {
-        problem.environment()
-    } else {
+    let problem = |message| Problem::new(workspace, oci.path.span, message);
+    let ImageError::Store(of_store) = error else {
+        return problem(chain(error)).user();
+    };
+    if let StoreError::Missing { what, name } = of_store {
+        let path = oci.path.value.as_str();
+        return problem(format!("`{path}` has no {what} `{name}`")).user();
+    }
+    // What is checked on its way in is the project's, and so are its mistakes.
+    let is_users = matches!(
+        of_store,
+        StoreError::Verify { .. } | StoreError::TooLarge { .. }
+    );
+    let problem = problem(chain(error));
+    if is_users {
         problem.user()
+    } else {
+        problem.environment()
     }
 }

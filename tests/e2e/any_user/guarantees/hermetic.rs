@@ -1,0 +1,263 @@
+//! A step sees what the manifest says, and a secret is nowhere afterwards.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use super::built;
+use crate::events::Build;
+use crate::fixtures::busybox_project;
+use crate::space::{TestSpace, host};
+
+#[test]
+fn a_step_has_no_network_unless_it_asks() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let server = thread::spawn(move || {
+        // Ends with the first request, which only the step with a network can make.
+        let (mut stream, _) = listener.accept().expect("a request");
+        let mut request = [0; 1024];
+        let read = stream.read(&mut request).expect("readable");
+        stream
+            .write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nhi\n")
+            .expect("answered");
+        read
+    });
+    let space = busybox_project(&format!(
+        "[image.app.step.closed]\n\
+         run = \"! wget -q -O - http://127.0.0.1:{port}/ && ! ping -c 1 -W 1 192.0.2.1\"\n\
+         [image.app.step.open]\nneeds = [\"closed\"]\nnetwork = true\n\
+         run = \"wget -q -O /got http://127.0.0.1:{port}/\"\n"
+    ));
+    space.kiln_ok(["build"]);
+    assert!(server.join().expect("no panic") > 0);
+    let run = space.kiln_ok(["run", "app", "cat", "/got"]);
+    assert_eq!(run.stdout, "hi\n");
+}
+
+#[test]
+fn a_step_sees_no_file_process_name_or_variable_of_the_host() {
+    let space = busybox_project(
+        r#"
+[image.app.step.look]
+files = ["in"]
+workdir = "/work"
+run = '''
+echo "work: $(ls -A)"
+echo "above: $(ls -A /)"
+echo "processes: $(ls -d /proc/[0-9]* | wc -l)"
+echo "host: $(hostname)"
+echo "descriptors: $(ls /proc/self/fd | wc -l)"
+env | cut -d= -f1 | sort
+'''
+"#,
+    );
+    space.write("in", "in");
+    space.write("out", "out");
+    let mut command = space.command();
+    command
+        .args(["build", "--progress", "json"])
+        .env("HOST_ONLY", "leak")
+        .env("LD_PRELOAD_X", "leak")
+        .env("http_proxy", "");
+    let run = space.run(&mut command);
+    run.assert_code(0);
+    let output = Build::from(run).output("app.look");
+    assert_eq!(output.first().map(String::as_str), Some("work: in"));
+    let text = output.join("\n");
+    for leak in ["HOST_ONLY", "LD_PRELOAD_X", "KILN_HOME", "TMPDIR", "out"] {
+        assert!(!output.iter().any(|line| line == leak), "{leak}: {text}");
+    }
+    assert!(text.contains("host: kiln"), "{text}");
+    // Its own shell, and those of the command substitution and the pipe in it.
+    assert!(
+        text.contains("processes: 3") || text.contains("processes: 4"),
+        "{text}"
+    );
+    for folder in ["home", "usr", "var", "work/out", "boot"] {
+        assert!(!output.contains(&folder.to_owned()), "{folder}: {text}");
+    }
+    // What the host's folders are called is not to be found in any table of the kernel either.
+    let run = space.kiln_ok(["run", "app", "cat", "/proc/self/mountinfo"]);
+    assert!(!run.stdout.contains("[SPACE]/project"), "{}", run.stdout);
+}
+
+const SECRET: &str = "hunter2-7f3a9c-very-secret";
+const FILE_SECRET: &str = "swordfish-55b1e0-very-secret";
+
+#[test]
+fn a_secret_is_seen_by_its_step_and_is_nowhere_afterwards() {
+    let space = busybox_project(
+        r#"
+[secret.token]
+env = "TOKEN"
+[secret.key]
+file = "key.txt"
+[secret.missing]
+env = "NOT_SET"
+optional = true
+[image.app.step.use]
+secrets = ["key", { secret = "token", env = "THE_TOKEN" }, { secret = "missing", env = "NONE" }]
+run = '''
+echo "${#THE_TOKEN} $(wc -c < /run/secrets/key) ${NONE-unset}" > /lengths
+echo "$THE_TOKEN $(cat /run/secrets/key)" | sha256sum | cut -c 1-8 > /hash
+ls -l /run/secrets/key
+'''
+[image.app.step.other]
+run = "[ ! -e /run/secrets ] && [ -z \"$THE_TOKEN\" ]"
+[image.app.step.failing]
+needs = ["use"]
+secrets = ["key", { secret = "token", env = "THE_TOKEN" }]
+run = "test -s /run/secrets/key; exit 5"
+"#,
+    );
+    space.write("key.txt", FILE_SECRET);
+    let mut command = space.command();
+    command
+        .args(["build", "--keep-going", "--progress", "json"])
+        .env("TOKEN", SECRET);
+    let failed = Build::from(space.run(&mut command));
+    failed.run.assert_code(1);
+    assert_eq!(failed.steps("failed"), ["app.failing"]);
+    let manifest = fs::read_to_string(space.project().join("kiln.toml"))
+        .expect("there")
+        .replace("exit 5", "exit 0");
+    space.write("kiln.toml", manifest);
+    let mut command = space.command();
+    command
+        .args(["build", "--progress", "json"])
+        .env("TOKEN", SECRET);
+    let run = space.run(&mut command);
+    run.assert_code(0);
+    let lengths = space.kiln_ok(["run", "app", "cat", "/lengths"]);
+    assert_eq!(
+        lengths.stdout,
+        format!("{} {} unset\n", SECRET.len(), FILE_SECRET.len())
+    );
+    // Nor the folder they were mounted in.
+    space.kiln_ok(["run", "app", "sh", "-c", "[ ! -e /run ]"]);
+    let mut said = failed.run.shown() + &run.shown();
+    for arguments in [
+        &["log", "app.use"][..],
+        &["history", "app", "--format", "json"],
+        &["inspect", "app"],
+    ] {
+        said += &space.kiln_ok(arguments).shown();
+    }
+    for secret in [SECRET, FILE_SECRET] {
+        assert!(!said.contains(secret), "{said}");
+        assert_nowhere(&space, secret);
+    }
+    // A value is no part of the key; the control shows that it is another value.
+    space.write("key.txt", "another value");
+    let mut command = space.command();
+    command
+        .args(["build", "--progress", "json"])
+        .env("TOKEN", "also another");
+    let run = space.run(&mut command);
+    assert_eq!(Build::from(run).ran(), Vec::<String>::new());
+}
+
+/// No file below the store holds this text, nor a name or a link.
+#[track_caller]
+fn assert_nowhere(space: &TestSpace, text: &str) {
+    let store = space.store();
+    let found = space.run(
+        Command::new("grep")
+            .args([
+                "--recursive",
+                "--binary-files=text",
+                "--files-with-matches",
+                "--fixed-strings",
+            ])
+            .arg(text)
+            .arg(&store)
+            .env("LC_ALL", "C"),
+    );
+    assert_eq!(
+        (found.code, &*found.stdout),
+        (Some(1), ""),
+        "{}",
+        found.shown()
+    );
+    assert_no_name(&store, text);
+}
+
+fn assert_no_name(folder: &Path, text: &str) {
+    let names = host(Command::new("find").arg(folder));
+    assert!(!names.contains(text), "{names}");
+}
+
+#[test]
+fn a_step_that_writes_its_secret_to_the_log_writes_stars() {
+    let space = busybox_project(
+        r#"
+[secret.token]
+env = "TOKEN"
+[image.app.step.use]
+secrets = [{ secret = "token", env = "THE_TOKEN" }]
+run = "echo \"it is $THE_TOKEN.\"; printf '%s' \"$THE_TOKEN\" | cut -c 1-5 | tr -d '\\n'; printf '%s\\n' \"$THE_TOKEN\" | cut -c 6-"
+"#,
+    );
+    let mut command = space.command();
+    command
+        .args(["build", "--progress", "json"])
+        .env("TOKEN", SECRET);
+    let run = space.run(&mut command);
+    run.assert_code(0);
+    assert_eq!(Build::from(run).output("app.use"), ["it is ***.", "***"]);
+    assert_eq!(
+        space.kiln_ok(["log", "app.use"]).stdout,
+        "it is ***.\n***\n"
+    );
+    assert_nowhere(&space, SECRET);
+}
+
+#[test]
+fn a_missing_secret_is_an_error_for_who_uses_it_only() {
+    let space = busybox_project(
+        r#"
+[secret.token]
+env = "TOKEN"
+[image.app.step.use]
+secrets = ["token"]
+run = "true"
+[image.app.step.other]
+run = "true"
+"#,
+    );
+    space.kiln_ok(["build", "app.other"]);
+    space
+        .kiln(["build", "app.use"])
+        .assert_code(1)
+        .assert_says("token")
+        .assert_says("TOKEN");
+}
+
+#[test]
+fn what_a_step_does_outside_its_layer_is_gone() {
+    let space = busybox_project(
+        r#"
+[image.app.step.one]
+files = ["in"]
+workdir = "/work"
+run = "echo changed > in; touch junk /tmp/kept /dev/shm/gone; echo x > /kept"
+"#,
+    );
+    space.write("in", "in");
+    built(&space, &[]);
+    assert_eq!(
+        fs::read_to_string(space.project().join("in")).expect("there"),
+        "in"
+    );
+    let run = space.kiln_ok([
+        "run", "app", "find", "/", "-xdev", "-name", "[wjgk]*", "-not", "-name", "group", "-not",
+        "-path", "/bin/*",
+    ]);
+    let mut found: Vec<&str> = run.stdout.lines().collect();
+    found.sort_unstable();
+    assert_eq!(found, ["/kept", "/tmp/kept"], "{}", run.shown());
+}
