@@ -132,6 +132,10 @@ impl Layers<'_> {
         // session's folder.
         let work = session.draft_path("work")?;
         disk::make_new_directory(&work, 0o700)?;
+        let work = WorkDirectory {
+            session: session.clone(),
+            path: work,
+        };
         Ok(LayerDraft { draft, work })
     }
 
@@ -274,7 +278,23 @@ impl Drop for Draft {
 #[derive(Debug)]
 pub struct LayerDraft {
     draft: Draft,
-    work: PathBuf,
+    work: WorkDirectory,
+}
+
+/// What overlay needs beside an upper directory. Of no use afterwards, and its owner cannot even
+/// look into it without being root in a namespace: it must not outlive the draft.
+#[derive(Debug)]
+struct WorkDirectory {
+    session: Session,
+    path: PathBuf,
+}
+
+impl Drop for WorkDirectory {
+    fn drop(&mut self) {
+        if let Err(error) = self.session.discard(&self.path) {
+            tracing::warn!("the work of an overlay stays until the session ends: {error}");
+        }
+    }
 }
 
 impl LayerDraft {
@@ -286,7 +306,7 @@ impl LayerDraft {
 
     /// An empty directory on the same file system, as overlay wants one beside the upper directory.
     pub fn work(&self) -> &Path {
-        &self.work
+        &self.work.path
     }
 
     /// Publishes the layer, pinned. If the store has it already, that one stays and the draft is
