@@ -191,7 +191,6 @@ workdir = "/tmp"
 secrets = ["token"]
 read-only = true
 mounts = { "/data" = { volume = "data" }, "/conf" = { bind = "conf", read-only = true }, "/mem" = { tmpfs = "8MiB" } }
-limits = { pids = 50 }
 "#,
     );
     space.write("conf/a", "configured\n");
