@@ -6,6 +6,7 @@ mod command_line;
 mod containers;
 mod crashes;
 mod guarantees;
+mod hello;
 mod insight;
 mod interrupted;
 mod peers;

@@ -18,6 +18,7 @@
 
 mod any_user;
 mod events;
+mod examples;
 mod fixtures;
 mod leaks;
 mod root;

@@ -1,4 +1,134 @@
-//! Tests that only root can make: other users, full disks.
+//! Tests that need root: they become other users, or look at limits.
 
 mod disk;
-mod users;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use crate::events::Build;
+use crate::fixtures::busybox_project;
+use crate::space::{TestSpace, host};
+
+/// Whether this is root; says so if not.
+pub(crate) fn is_root() -> bool {
+    let is_root = fs::metadata("/proc/self").expect("proc is mounted").uid() == 0;
+    if !is_root {
+        println!("SKIP: needs root");
+    }
+    is_root
+}
+
+/// Ids of a user that `cargo xtask test` has made.
+fn account(name: &str) -> (u32, u32) {
+    let passwd = fs::read_to_string("/etc/passwd").expect("the user database");
+    let line = passwd
+        .lines()
+        .find(|line| line.starts_with(&format!("{name}:")))
+        .unwrap_or_else(|| panic!("no user `{name}`: run `cargo xtask test`, which makes it"));
+    let id = |field: usize| {
+        let text = line.split(':').nth(field).unwrap_or_default();
+        text.parse().expect("an id in the user database")
+    };
+    (id(2), id(3))
+}
+
+const STEPS: &str = r#"
+[image.app.step.owners]
+run = "mkdir /d; for i in 0 1 33 1000 65534; do echo $i > /d/$i; chown $i:$i /d/$i; done; chmod 4755 /d/33"
+[image.app.step.user]
+account = { name = "app", uid = 10001 }
+[image.app.step.files]
+copy = [{ files = ["kept.txt"], to = "/srv/", owner = "app" }]
+"#;
+
+#[test]
+fn root_and_an_ordinary_user_make_the_same_image() {
+    if !is_root() {
+        return;
+    }
+    let own = busybox_project(STEPS);
+    own.write("kept.txt", "kept\n");
+    let digest = Build::ok(&own, &[]).digest();
+
+    let theirs = busybox_project(STEPS);
+    theirs.write("kept.txt", "kept\n");
+    let (uid, gid) = account("kiln-test");
+    let program = theirs.path().join("kiln");
+    fs::copy(crate::space::kiln_program(), &program).expect("a copy of the program");
+    host(
+        Command::new("chown")
+            .arg("-R")
+            .arg(format!("{uid}:{gid}"))
+            .arg(theirs.path()),
+    );
+    let mut command = Command::new(&program);
+    let template = theirs.command();
+    command.env_clear().current_dir(theirs.project());
+    for (name, value) in template.get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    command
+        .uid(uid)
+        .gid(gid)
+        .args(["build", "--progress", "json"]);
+    let run = theirs.run(&mut command);
+    run.assert_code(0);
+    assert!(run.stderr.contains(&digest), "{digest}\n{}", run.shown());
+    // Back to root, which has to clear away.
+    host(Command::new("chown").args(["-R", "0:0"]).arg(theirs.path()));
+}
+
+#[test]
+fn a_step_that_uses_more_memory_than_it_may_is_told_so() {
+    if !is_root() {
+        return;
+    }
+    let space = busybox_project(
+        r#"
+        [image.app.step.greedy]
+        limits = { memory = "16MB" }
+        run = "head -c 200000000 /dev/zero | tail -c 190000000 > /dev/null"
+        "#,
+    );
+    space
+        .kiln(["build"])
+        .assert_code(1)
+        .assert_says("used more memory than its limit");
+}
+
+#[test]
+fn a_container_cannot_have_more_processes_than_it_may() {
+    if !is_root() {
+        return;
+    }
+    let space = busybox_project("");
+    let script = "for i in 1 2 3 4 5 6 7 8 9; do sleep 5 & done; wait";
+    let run = space.kiln(["run", "--pids", "5", "app", "sh", "-c", script]);
+    assert_ne!(run.code, Some(0), "{}", run.shown());
+    run.assert_says("fork");
+}
+
+#[test]
+fn two_builds_at_once_share_a_store() {
+    if !is_root() {
+        return;
+    }
+    let space = busybox_project(STEPS);
+    space.write("kept.txt", "kept\n");
+    let start = |space: &TestSpace| {
+        space
+            .command()
+            .args(["build", "--quiet"])
+            .spawn()
+            .expect("kiln starts")
+    };
+    let mut all: Vec<_> = (0..6).map(|_| start(&space)).collect();
+    for child in &mut all {
+        assert!(child.wait().expect("kiln ends").success());
+    }
+    assert_eq!(Build::ok(&space, &[]).steps("started"), [""; 0]);
+}

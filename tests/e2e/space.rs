@@ -58,9 +58,15 @@ impl TestSpace {
     /// A space whose project is a copy of `examples/<name>`.
     pub(crate) fn with_example(name: &str) -> Self {
         let space = Self::new();
-        let example = checkout().join("examples").join(name);
-        copy_folder(&example, &space.project());
+        space.copy_example(name);
         space
+    }
+
+    /// Copies `examples/<name>` into the project's folder.
+    pub(crate) fn copy_example(&self, name: &str) {
+        let example = checkout().join("examples").join(name);
+        fs::create_dir_all(self.project()).expect("the project's folder");
+        copy_folder(&example, &self.project());
     }
 
     /// The folder of everything below.
@@ -197,11 +203,6 @@ fn ended(text: &str) -> String {
     } else {
         format!("{text}\n")
     }
-}
-
-/// Whether the tests run as root.
-pub(crate) fn is_root() -> bool {
-    host(Command::new("id").arg("-u")).trim() == "0"
 }
 
 /// The checkout's top folder. `cargo xtask test` names a copy where the real

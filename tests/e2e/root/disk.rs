@@ -3,12 +3,12 @@
 use std::process::Command;
 
 use crate::fixtures::busybox_project;
-use crate::space::{is_root, kiln_program};
+use crate::root::is_root;
+use crate::space::kiln_program;
 
 #[test]
 fn a_full_disk_is_said_and_with_more_room_the_build_goes_on() {
     if !is_root() {
-        println!("SKIP: needs root");
         return;
     }
     let space = busybox_project(
