@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kiln_debian::{
     Architecture, ArchiveSet, DownloadError, InstallError, InstallOptions, Installed,
     LockedPackage, MirrorSettings, PackageVersion, Request, SnapshotTime, download, install,
-    resolve,
+    resolve, scrub,
 };
 use kiln_graph::{ImageBase, ImageName, PackagePin};
 use kiln_layer::TreePath;
@@ -223,6 +223,9 @@ pub(crate) fn make(
     let mut tools = PackageTools::new(workspace, lowers, draft.fs(), &scratch);
     let done = install(&files, installed, &options, &mut tools);
     done.map_err(|error| install_failure(workspace, &error))?;
+    // What scripts leave by chance would make another layer of equal packages.
+    scrub(&draft.fs(), workspace.inputs.epoch_seconds)
+        .map_err(|error| Failure::new(FailureKind::Environment, chain(&error)))?;
     commit_draft(workspace, draft, &stack.view, &[])
 }
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use kiln_debian::bootstrap;
+use kiln_debian::{bootstrap, scrub};
 use kiln_graph::BaseInputs;
 use kiln_layer::LowerStack;
 use kiln_manifest::model::DebianBase;
@@ -60,6 +60,7 @@ pub(crate) fn make(
     let mut tools = PackageTools::new(workspace, lowers, root.clone(), &scratch);
     let done = bootstrap(&files, &root, &options, &mut tools);
     done.map_err(|error| install_failure(workspace, &error))?;
+    scrub(&root, workspace.inputs.epoch_seconds).map_err(|error| environment(&error))?;
     let nothing =
         LowerStack::new(&[] as &[std::os::fd::OwnedFd]).map_err(|error| environment(&error))?;
     commit_draft(workspace, draft, &nothing, &[])
