@@ -11,6 +11,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("crun", "crun"),
     ("docker-registry", "docker-registry"),
     ("git", "git"),
+    ("podman", "podman"),
     ("skopeo", "skopeo"),
     ("uidmap", "newuidmap"),
     ("umoci", "umoci"),
