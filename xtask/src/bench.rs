@@ -5,6 +5,7 @@
 //! that are not installed are named and left out.
 
 mod cases;
+mod docker;
 mod projects;
 
 use std::fs;
@@ -13,12 +14,11 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use self::docker::Docker;
 use crate::process::{Failure, Outcome, cargo, find_program, run, say, workspace};
 
 /// One row: the same work done by several programs.
 struct Case {
-    /// What is done.
-    name: &'static str,
     /// What kiln must reach (design, section 9).
     goal: &'static str,
     /// How often each command is measured.
@@ -31,7 +31,7 @@ struct Case {
 struct Contender {
     /// Program, and what is special about its call.
     name: &'static str,
-    /// The program that has to be installed; `None` for kiln itself.
+    /// The program that has to be installed; `None` where it is known to be there.
     program: Option<&'static str>,
     /// Shell command before each measurement; not measured.
     prepare: String,
@@ -45,6 +45,8 @@ struct Place {
     folder: PathBuf,
     /// The release build.
     kiln: PathBuf,
+    /// The engine to compare with, if there is one.
+    docker: Option<Docker>,
 }
 
 /// Measures the cases whose names contain one of `filters`, or all.
@@ -72,10 +74,9 @@ pub(crate) fn measure(filters: &[&str]) -> Outcome {
 
 fn measure_in(place: &Place, filters: &[&str]) -> Outcome {
     let mut rows = Vec::new();
-    for make in cases::ALL {
-        let case = make(place)?;
-        if filters.is_empty() || filters.iter().any(|filter| case.name.contains(filter)) {
-            rows.push(measure_case(place, &case)?);
+    for (name, make) in cases::ALL {
+        if filters.is_empty() || filters.iter().any(|filter| name.contains(filter)) {
+            rows.push(measure_case(place, name, &make(place)?)?);
         }
     }
     let mut table = String::from(
@@ -91,7 +92,7 @@ fn measure_in(place: &Place, filters: &[&str]) -> Outcome {
     fs::write(&file, table).map_err(|error| Failure::io(&file, &error))
 }
 
-fn measure_case(place: &Place, case: &Case) -> Outcome<String> {
+fn measure_case(place: &Place, name: &str, case: &Case) -> Outcome<String> {
     let (there, missing): (Vec<&Contender>, Vec<&Contender>) =
         case.contenders.iter().partition(|contender| {
             contender
@@ -101,7 +102,7 @@ fn measure_case(place: &Place, case: &Case) -> Outcome<String> {
     for contender in missing {
         say(&format!(
             "{}: {} is not installed and left out",
-            case.name, contender.name
+            name, contender.name
         ));
     }
     let export = place.folder.join("hyperfine.json");
@@ -120,7 +121,7 @@ fn measure_case(place: &Place, case: &Case) -> Outcome<String> {
     hyperfine.args(there.iter().map(|contender| &contender.command));
     run(&mut hyperfine)?;
     let medians = medians(&export)?;
-    Ok(row(case, &medians))
+    Ok(row(name, case, &medians))
 }
 
 /// A command line for hyperfine without a shell of its own.
@@ -147,7 +148,7 @@ fn medians(export: &Path) -> Outcome<Vec<(String, f64)>> {
         .collect())
 }
 
-fn row(case: &Case, medians: &[(String, f64)]) -> String {
+fn row(name: &str, case: &Case, medians: &[(String, f64)]) -> String {
     let times: Vec<String> = medians
         .iter()
         .map(|(name, milliseconds)| format!("{name} {milliseconds:.1} ms"))
@@ -163,7 +164,7 @@ fn row(case: &Case, medians: &[(String, f64)]) -> String {
     };
     format!(
         "| {} | {} | {ratio} | {} |\n",
-        case.name,
+        name,
         times.join(", "),
         case.goal
     )
@@ -183,12 +184,19 @@ impl Place {
             .map_err(|error| Failure(format!("`cargo metadata` wrote no JSON: {error}")))?;
         let target = metadata["target_directory"].as_str().unwrap_or("target");
         Ok(Self {
+            docker: Docker::start(&folder.join("docker"))?,
             folder,
             kiln: Path::new(target).join("release/kiln"),
         })
     }
 
-    fn remove(self) -> Outcome {
+    fn remove(mut self) -> Outcome {
+        drop(self.docker.take());
+        // podman keeps its storage mounted onto itself.
+        let storage = self.folder.join("podman/root/overlay");
+        if is_mounted(&storage)? {
+            run(Command::new("umount").arg(&storage))?;
+        }
         fs::remove_dir_all(&self.folder).map_err(|error| Failure::io(&self.folder, &error))
     }
 
@@ -200,4 +208,12 @@ impl Place {
             self.kiln.display()
         )
     }
+}
+
+fn is_mounted(path: &Path) -> Outcome<bool> {
+    let table = "/proc/self/mounts";
+    let mounts = fs::read_to_string(table).map_err(|error| Failure::io(table, &error))?;
+    Ok(mounts
+        .lines()
+        .any(|line| line.split(' ').nth(1).map(Path::new) == Some(path)))
 }

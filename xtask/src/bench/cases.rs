@@ -5,18 +5,24 @@ use std::path::Path;
 use super::{Case, Contender, Place, projects};
 use crate::process::Outcome;
 
-/// Every case.
-pub(super) const ALL: &[fn(&Place) -> Outcome<Case>] = &[
-    chained_cold,
-    chained_cached,
-    hundred_layers,
-    files_cached,
-    one_file_changed,
-    independent,
-    large_layer,
-    run_ready,
-    debian_cold,
-    debian_downloaded,
+/// Prepares a case.
+type Make = fn(&Place) -> Outcome<Case>;
+
+/// Every case: what is done, and how it is prepared.
+pub(super) const ALL: &[(&str, Make)] = &[
+    ("20 chained trivial steps, cold", chained_cold),
+    ("the same, all cached", chained_cached),
+    ("100 chained steps, cold", hundred_layers),
+    ("20,000-file project, all cached", files_cached),
+    (
+        "the same, one file changed, image complete",
+        one_file_changed,
+    ),
+    ("8 independent 2 s steps", independent),
+    ("a layer of 1 GiB", large_layer),
+    ("run `true` from a ready image, --rm, no network", run_ready),
+    ("Debian bookworm minimal root file system", debian_cold),
+    ("the same, packages already downloaded", debian_downloaded),
 ];
 
 fn kiln(prepare: String, command: String) -> Contender {
@@ -54,42 +60,66 @@ fn buildah(place: &Place, project: &Path, forget: &str, jobs: u32) -> Contender 
 /// Forgets images and layers of earlier runs.
 const FORGET_ALL: &str = "rmi --all --force";
 
+/// BuildKit in docker's engine; `cold` forgets its cache before each build.
+fn buildkit(place: &Place, project: &Path, cold: bool) -> Option<Contender> {
+    let docker = place.docker.as_ref()?;
+    let prepare = if cold {
+        docker.command("builder prune --all --force")
+    } else {
+        String::new()
+    };
+    Some(Contender {
+        name: "BuildKit (docker)",
+        program: None,
+        prepare,
+        command: docker.command(&format!(
+            "build --quiet --network none --tag bench --file {0}/Containerfile {0}",
+            project.display()
+        )),
+    })
+}
+
+/// The contenders that are there.
+fn among(contenders: impl IntoIterator<Item = Option<Contender>>) -> Vec<Contender> {
+    contenders.into_iter().flatten().collect()
+}
+
 fn chained_cold(place: &Place) -> Outcome<Case> {
     let project = projects::chained(place, 20)?;
     let store = place.folder.join("store-chained");
     Ok(Case {
-        name: "20 chained trivial steps, cold",
         goal: "1/10 of BuildKit",
         runs: 5,
-        contenders: vec![
-            kiln(
+        contenders: among([
+            Some(kiln(
                 format!("rm -rf {}", store.display()),
                 place.kiln(
                     "store-chained",
                     &format!("build --quiet -C {}", project.display()),
                 ),
-            ),
-            buildah(place, &project, FORGET_ALL, 1),
-        ],
+            )),
+            Some(buildah(place, &project, FORGET_ALL, 1)),
+            buildkit(place, &project, true),
+        ]),
     })
 }
 
 fn chained_cached(place: &Place) -> Outcome<Case> {
     let project = projects::chained(place, 20)?;
     Ok(Case {
-        name: "the same, all cached",
         goal: "20 ms",
         runs: 20,
-        contenders: vec![
-            kiln(
+        contenders: among([
+            Some(kiln(
                 String::new(),
                 place.kiln(
                     "store-chained",
                     &format!("build --quiet -C {}", project.display()),
                 ),
-            ),
-            buildah(place, &project, "", 1),
-        ],
+            )),
+            Some(buildah(place, &project, "", 1)),
+            buildkit(place, &project, false),
+        ]),
     })
 }
 
@@ -97,7 +127,6 @@ fn hundred_layers(place: &Place) -> Outcome<Case> {
     let project = projects::chained(place, 100)?;
     let store = place.folder.join("store-hundred");
     Ok(Case {
-        name: "100 chained steps, cold",
         goal: "works",
         runs: 2,
         contenders: vec![kiln(
@@ -113,41 +142,43 @@ fn hundred_layers(place: &Place) -> Outcome<Case> {
 fn files_cached(place: &Place) -> Outcome<Case> {
     let project = projects::many_files(place, 20_000)?;
     Ok(Case {
-        name: "20,000-file project, all cached",
         goal: "1/10 of BuildKit",
         runs: 10,
-        contenders: vec![
-            kiln(
+        contenders: among([
+            Some(kiln(
                 String::new(),
                 place.kiln(
                     "store-files",
                     &format!("build --quiet -C {}", project.display()),
                 ),
-            ),
-            buildah(place, &project, "", 1),
-        ],
+            )),
+            Some(buildah(place, &project, "", 1)),
+            buildkit(place, &project, false),
+        ]),
     })
 }
 
 fn one_file_changed(place: &Place) -> Outcome<Case> {
     let project = projects::many_files(place, 20_000)?;
     let change = format!("date +%N > {}/src/007/700.txt", project.display());
-    let mut peer = buildah(place, &project, "", 1);
-    peer.prepare.clone_from(&change);
+    let changing = |mut peer: Contender| {
+        peer.prepare.clone_from(&change);
+        peer
+    };
     Ok(Case {
-        name: "the same, one file changed, image complete",
         goal: "1/10 of BuildKit",
         runs: 5,
-        contenders: vec![
-            kiln(
-                change,
+        contenders: among([
+            Some(changing(kiln(
+                String::new(),
                 place.kiln(
                     "store-files",
                     &format!("build --quiet -C {}", project.display()),
                 ),
-            ),
-            peer,
-        ],
+            ))),
+            Some(changing(buildah(place, &project, "", 1))),
+            buildkit(place, &project, false).map(changing),
+        ]),
     })
 }
 
@@ -155,19 +186,19 @@ fn independent(place: &Place) -> Outcome<Case> {
     let project = projects::independent(place, 8, 2)?;
     let store = place.folder.join("store-independent");
     Ok(Case {
-        name: "8 independent 2 s steps",
         goal: "2.2 s",
         runs: 3,
-        contenders: vec![
-            kiln(
+        contenders: among([
+            Some(kiln(
                 format!("rm -rf {}", store.display()),
                 place.kiln(
                     "store-independent",
                     &format!("build --quiet -C {}", project.display()),
                 ),
-            ),
-            buildah(place, &project, FORGET_ALL, 8),
-        ],
+            )),
+            Some(buildah(place, &project, FORGET_ALL, 8)),
+            buildkit(place, &project, true),
+        ]),
     })
 }
 
@@ -175,57 +206,71 @@ fn large_layer(place: &Place) -> Outcome<Case> {
     let project = projects::large_layer(place, 1024)?;
     let store = place.folder.join("store-large");
     Ok(Case {
-        name: "a layer of 1 GiB",
         goal: "commit at 500 MB/s",
         runs: 2,
-        contenders: vec![
-            kiln(
+        contenders: among([
+            Some(kiln(
                 format!("rm -rf {}", store.display()),
                 place.kiln(
                     "store-large",
                     &format!("build --quiet -C {}", project.display()),
                 ),
-            ),
-            buildah(place, &project, FORGET_ALL, 1),
-        ],
+            )),
+            Some(buildah(place, &project, FORGET_ALL, 1)),
+            buildkit(place, &project, true),
+        ]),
     })
 }
 
 fn run_ready(place: &Place) -> Outcome<Case> {
     let project = projects::chained(place, 1)?;
     let rootfs = project.join("rootfs");
+    if let Some(docker) = &place.docker {
+        docker.import(&project.join("rootfs.tar"), "ready")?;
+    }
+    let run = |name, program, command| Contender {
+        name,
+        program: Some(program),
+        prepare: String::new(),
+        command,
+    };
     Ok(Case {
-        name: "run `true` from a ready image, --rm, no network",
-        goal: "8.4 ms",
-        runs: 40,
-        contenders: vec![
-            kiln(
+        goal: "8.4 ms, with bubblewrap at 6.7 ms",
+        runs: 100,
+        contenders: among([
+            Some(kiln(
                 String::new(),
                 place.kiln(
                     "store-run",
                     &format!("run --rm --network none -C {} app true", project.display()),
                 ),
-            ),
-            Contender {
-                name: "bubblewrap",
-                program: Some("bwrap"),
-                prepare: String::new(),
-                command: format!(
+            )),
+            Some(run(
+                "bubblewrap",
+                "bwrap",
+                format!(
                     "bwrap --unshare-all --ro-bind {} / --proc /proc --dev /dev true",
                     rootfs.display()
                 ),
-            },
-            Contender {
-                name: "podman",
-                program: Some("podman"),
-                prepare: String::new(),
-                command: format!(
-                    "podman --root {0}/root --runroot {0}/run run --rm --network none --rootfs {1} true",
+            )),
+            // crun refuses hybrid cgroups, and limits cannot be raised everywhere.
+            Some(run(
+                "podman with runc",
+                "podman",
+                format!(
+                    "podman --runtime runc --root {0}/root --runroot {0}/run run --rm --network none \
+                     --ulimit nofile=1024:1024 --ulimit nproc=1000:1000 --rootfs {1} true",
                     place.folder.join("podman").display(),
                     rootfs.display()
                 ),
-            },
-        ],
+            )),
+            place.docker.as_ref().map(|docker| Contender {
+                name: "docker",
+                program: None,
+                prepare: String::new(),
+                command: docker.command("run --rm --network none ready true"),
+            }),
+        ]),
     })
 }
 
@@ -234,7 +279,6 @@ fn debian_cold(place: &Place) -> Outcome<Case> {
     let store = place.folder.join("store-debian");
     let chroot = place.folder.join("chroot");
     Ok(Case {
-        name: "Debian bookworm minimal root file system",
         goal: "10 s",
         runs: 1,
         contenders: vec![
@@ -267,7 +311,6 @@ fn debian_cold(place: &Place) -> Outcome<Case> {
 fn debian_downloaded(place: &Place) -> Outcome<Case> {
     let project = projects::debian(place)?;
     Ok(Case {
-        name: "the same, packages already downloaded",
         goal: "6 s",
         runs: 2,
         contenders: vec![kiln(
