@@ -115,8 +115,7 @@ fn layer_blob(
         Compression::Zstd => Wanted::Zstd,
     };
     let writer = session.store().blobs().writer(session)?;
-    let mut encoder = Encoder::new(wanted, io::BufWriter::with_capacity(128 << 10, writer))
-        .map_err(ImageError::Write)?;
+    let mut encoder = Encoder::new(wanted, io::BufWriter::with_capacity(128 << 10, writer));
     write_layer_tar(session.store(), diff_id, &mut encoder)?;
     let writer = encoder
         .finish()

@@ -227,7 +227,7 @@ fn compressed(space: &Path) {
     kiln_layer::write_tar(open(&upper).as_fd(), &made.index, &mut tar).unwrap();
     for compression in [Compression::Gzip, Compression::Zstd] {
         let (time, bytes) = best(|| {
-            let mut encoder = Encoder::new(compression, Vec::new()).unwrap();
+            let mut encoder = Encoder::new(compression, Vec::new());
             encoder.write_all(&tar).unwrap();
             encoder.finish().unwrap()
         });

@@ -15,6 +15,7 @@ mod conflict;
 mod content;
 mod disk;
 mod draft;
+mod encoder;
 mod entry;
 mod fixup;
 mod index;
@@ -27,12 +28,13 @@ mod unpack;
 mod write;
 
 pub use commit::{CommitError, CommitOptions, Ownership, commit};
-pub use compression::{BombError, Compression, Decoder, Encoder};
+pub use compression::{BombError, Compression, Decoder};
 pub use conflict::{Conflict, ConflictKind, conflicts};
 pub use disk::{FileError, remove_tree};
 pub use draft::{
     Attributes, CopyOverrides, Draft, DraftError, DraftOptions, FileCopy, prepare_upper,
 };
+pub use encoder::Encoder;
 pub use entry::{
     ContentHash, DEFAULT_DIRECTORY_MODE, Entry, MAX_XATTR_BYTES, Metadata, Node, Xattrs, xattr_kept,
 };

@@ -1,0 +1,243 @@
+//! Compression on the way out, by all processors at once.
+//!
+//! What is written is cut into blocks of [`BLOCK_BYTES`], and each becomes a gzip member or zstd
+//! frame of its own: both formats say that a reader joins them. So blocks are compressed side by
+//! side, and the bytes depend on nothing but what is written: not on how it is split into writes,
+//! nor on the number of processors.
+//!
+//! ```text
+//! write ─full block→ rayon's pool ┄ several at once ┄→ in order → sink
+//! ```
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::mpsc::{self, Receiver};
+
+use flate2::GzBuilder;
+
+use crate::Compression;
+
+/// Length of a block before compression. Longer ones hardly compress better: the window of gzip is
+/// 32 KiB, that of zstd at this level 2 MiB. Changing this changes the digests of compressed layers.
+const BLOCK_BYTES: usize = 1 << 20;
+/// Blocks under way at once: enough for as many processors, and a bound for memory.
+const MOST_BLOCKS: usize = 8;
+/// gzip's own default.
+const GZIP_LEVEL: u32 = 6;
+/// zstd's own default.
+const ZSTD_LEVEL: i32 = 3;
+
+/// Compresses what is written to it; the bytes depend on nothing but what is written.
+///
+/// Must not be used on a thread of rayon's pool, which it waits for.
+pub struct Encoder<W: Write> {
+    sink: W,
+    compression: Compression,
+    block: Vec<u8>,
+    /// Whether anything went to the sink or is under way: the end of nothing is a block, too.
+    started: bool,
+    under_way: VecDeque<Receiver<io::Result<Vec<u8>>>>,
+}
+
+impl<W: Write> std::fmt::Debug for Encoder<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoder")
+            .field("compression", &self.compression)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<W: Write> Encoder<W> {
+    /// Starts compressing into `sink`, at the usual level of the format.
+    pub fn new(compression: Compression, sink: W) -> Self {
+        Self {
+            sink,
+            compression,
+            block: Vec::new(),
+            started: false,
+            under_way: VecDeque::new(),
+        }
+    }
+
+    /// Writes what is still held back and returns the sink.
+    ///
+    /// # Errors
+    /// What writing to the sink says.
+    pub fn finish(mut self) -> io::Result<W> {
+        let is_compressed = self.compression != Compression::None;
+        if is_compressed && (!self.block.is_empty() || !self.started) {
+            if self.started {
+                self.start_block()?;
+            } else {
+                // The only one: not worth another thread.
+                let bytes = compress(self.compression, &self.block)?;
+                self.sink.write_all(&bytes)?;
+            }
+        }
+        while !self.under_way.is_empty() {
+            self.write_oldest()?;
+        }
+        Ok(self.sink)
+    }
+
+    /// Hands the block that is full to the pool.
+    fn start_block(&mut self) -> io::Result<()> {
+        if self.under_way.len() >= MOST_BLOCKS {
+            self.write_oldest()?;
+        }
+        let block = std::mem::take(&mut self.block);
+        let compression = self.compression;
+        let (done, receiver) = mpsc::sync_channel(1);
+        rayon::spawn(move || {
+            // Nobody waits any more when writing failed.
+            drop(done.send(compress(compression, &block)));
+        });
+        self.under_way.push_back(receiver);
+        self.started = true;
+        Ok(())
+    }
+
+    fn write_oldest(&mut self) -> io::Result<()> {
+        let Some(oldest) = self.under_way.pop_front() else {
+            return Ok(());
+        };
+        let bytes = oldest
+            .recv()
+            .map_err(|_gone| io::Error::other("a thread that compresses panicked"))??;
+        self.sink.write_all(&bytes)
+    }
+}
+
+impl<W: Write> Write for Encoder<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.compression == Compression::None {
+            return self.sink.write(bytes);
+        }
+        if self.block.len() == BLOCK_BYTES {
+            self.start_block()?;
+        }
+        if self.block.capacity() == 0 {
+            self.block.reserve_exact(BLOCK_BYTES);
+        }
+        let room = BLOCK_BYTES - self.block.len();
+        let taken = room.min(bytes.len());
+        self.block.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    /// Does not end a block: its bytes would then depend on who flushes.
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}
+
+/// Compresses one block.
+fn compress(compression: Compression, block: &[u8]) -> io::Result<Vec<u8>> {
+    match compression {
+        Compression::None => Ok(block.to_vec()),
+        // No name, no time, "unknown" system: a header that says nothing of where it was made.
+        Compression::Gzip => {
+            let mut encoder = GzBuilder::new().mtime(0).operating_system(255).write(
+                Vec::with_capacity(block.len() / 2),
+                flate2::Compression::new(GZIP_LEVEL),
+            );
+            encoder.write_all(block)?;
+            encoder.finish()
+        }
+        Compression::Zstd => {
+            let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
+            compressor.include_checksum(true)?;
+            compressor.compress(block)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::Decoder;
+
+    fn compressed(compression: Compression, content: &[u8], chunk: usize) -> Vec<u8> {
+        let mut encoder = Encoder::new(compression, Vec::new());
+        for part in content.chunks(chunk) {
+            encoder.write_all(part).unwrap();
+            encoder.flush().unwrap();
+        }
+        encoder.finish().unwrap()
+    }
+
+    fn content(bytes: usize) -> Vec<u8> {
+        (0..bytes as u32 / 4)
+            .flat_map(|it| (it % 1000).wrapping_mul(it).to_le_bytes())
+            .collect()
+    }
+
+    #[test]
+    fn many_blocks_read_back_in_order() {
+        let content = content(BLOCK_BYTES * (2 * MOST_BLOCKS + 1) + 5000);
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let bytes = compressed(compression, &content, 100_000);
+            let mut back = Vec::new();
+            let mut decoder = Decoder::new(&bytes[..]).unwrap();
+            decoder.read_to_end(&mut back).unwrap();
+            assert!(back == content, "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_do_not_depend_on_how_they_are_written_or_on_processors() {
+        let content = content(3 * BLOCK_BYTES);
+        let one = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .build()
+            .unwrap();
+        for compression in [Compression::Gzip, Compression::Zstd] {
+            let whole = compressed(compression, &content, content.len());
+            assert!(whole == compressed(compression, &content, 777));
+            let serial: Vec<u8> = content
+                .chunks(BLOCK_BYTES)
+                .flat_map(|block| one.install(|| compress(compression, block).unwrap()))
+                .collect();
+            assert!(whole == serial);
+        }
+    }
+
+    #[test]
+    fn the_header_says_nothing_of_where_it_was_made() {
+        let bytes = compressed(Compression::Gzip, b"x", 1);
+        assert_eq!(bytes[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
+    }
+
+    #[test]
+    fn compressed_bytes_are_pinned() {
+        let content: Vec<u8> = (0..800_000u32)
+            .flat_map(|it| it.wrapping_mul(it).to_le_bytes())
+            .collect();
+        let digest = |compression| {
+            let digest = kiln_oci::Digest::of(&compressed(compression, &content, 5000));
+            digest.hex()[..16].to_owned()
+        };
+        assert_eq!(
+            [digest(Compression::Gzip), digest(Compression::Zstd)],
+            ["9e131425ec824a2a", "40f249960ec1b520"]
+        );
+    }
+
+    #[test]
+    fn a_sink_that_fails_is_told() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+                Err(io::Error::from(io::ErrorKind::StorageFull))
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut encoder = Encoder::new(Compression::Gzip, Full);
+        let error = io::copy(&mut io::repeat(7).take(64 << 20), &mut encoder).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
+}
