@@ -37,11 +37,16 @@ impl Client {
         &self.0.agents
     }
 
+    /// Starts counting tries at `request` for a caller that decides by itself what to ask next.
+    pub fn attempts(&self, request: &Request) -> Attempts<'_> {
+        Attempts::new(&self.settings().retry, request)
+    }
+
     /// Asks and returns the whole reply. Blocks.
     ///
     /// Any status that asking again would not change is a success here: see
     /// [`Response::success`]. A successful body may have `limit_bytes`; of another, the first 64 KiB
-    /// are kept.
+    /// are kept. What is asked must bear being asked again: a `PATCH` is [sent](Self::send).
     ///
     /// # Errors
     /// [`Error::TooLarge`] past the limit; [`Error::RateLimited`], [`Error::Server`],

@@ -198,6 +198,14 @@ pub enum Error {
         /// What the sink said.
         source: io::Error,
     },
+    /// The source of an upload failed, or has another size than it said.
+    #[error("cannot read what is to be sent to `{url}`: {source}")]
+    Source {
+        /// The address asked.
+        url: String,
+        /// What the source said.
+        source: io::Error,
+    },
     /// The work was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),

@@ -12,6 +12,7 @@ use crate::request::{Headers, Method, Request, Response};
 use crate::retry::{Again, Failure, retry_after};
 use crate::tls;
 use crate::transport::cancellable;
+use crate::upload::Stream;
 use crate::url::Url;
 
 /// The most redirects followed in a row.
@@ -38,11 +39,22 @@ impl Client {
         extra: &[(&str, String)],
         cancel: &Cancel,
     ) -> Result<Reply, Failure> {
+        self.exchange_body(request, extra, None, cancel)
+    }
+
+    /// The same, with a body that is streamed.
+    pub(crate) fn exchange_body(
+        &self,
+        request: &Request,
+        extra: &[(&str, String)],
+        mut body: Option<&mut Stream<'_>>,
+        cancel: &Cancel,
+    ) -> Result<Reply, Failure> {
         let mut url = request.url.clone();
         let mut method = request.method;
         let mut followed = 0;
         loop {
-            let reply = self.hop(request, method, &url, extra, cancel)?;
+            let reply = self.hop(request, method, &url, extra, body.as_deref_mut(), cancel)?;
             let Some(location) = reply.redirect() else {
                 return reply.worth_keeping();
             };
@@ -69,14 +81,19 @@ impl Client {
             if url.is_secure() && !to.is_secure() {
                 return Err(refuse(RedirectProblem::Downgrade));
             }
-            if method == Method::Post {
-                if matches!(reply.status, 307 | 308) {
+            match (method, reply.status) {
+                (Method::Get | Method::Head, _) => {}
+                // Forms hold secrets.
+                (Method::Post, 307 | 308) => {
                     if !to.same_origin(&request.url) {
                         return Err(refuse(RedirectProblem::Body));
                     }
-                } else {
+                }
+                (Method::Post, _) | (Method::Put | Method::Patch | Method::Delete, 303) => {
                     method = Method::Get;
                 }
+                // Storage elsewhere, to which the server sends what was meant for it.
+                (Method::Put | Method::Patch | Method::Delete, _) => {}
             }
             // The rest of the body goes with its connection.
             drop(reply);
@@ -91,6 +108,7 @@ impl Client {
         method: Method,
         url: &Url,
         extra: &[(&str, String)],
+        body: Option<&mut Stream<'_>>,
         cancel: &Cancel,
     ) -> Result<Reply, Failure> {
         let settings = self.settings();
@@ -113,6 +131,9 @@ impl Client {
                 Method::Get => http::Method::GET,
                 Method::Head => http::Method::HEAD,
                 Method::Post => http::Method::POST,
+                Method::Put => http::Method::PUT,
+                Method::Patch => http::Method::PATCH,
+                Method::Delete => http::Method::DELETE,
             });
         for (name, value) in &request.headers {
             if method == request.method || !name.eq_ignore_ascii_case("content-type") {
@@ -131,12 +152,28 @@ impl Client {
             value.set_sensitive(true);
             builder = builder.header(http::header::AUTHORIZATION, value);
         }
-        let result = match (method, &request.body) {
-            (Method::Post, Some(body)) => {
+        let same_method = method == request.method;
+        let result = match (body.filter(|_| same_method), &request.body) {
+            (Some(stream), _) => {
+                let patience = stream.answer_time(settings.timeouts.first_byte);
+                let builder = builder.header(http::header::CONTENT_LENGTH, stream.size_bytes);
+                let mut reader = stream.open(url)?;
+                let message = builder
+                    .body(ureq::SendBody::from_reader(&mut reader))
+                    .map_err(malformed)?;
+                let message = agent
+                    .configure_request(message)
+                    .timeout_recv_response(Some(patience))
+                    .build();
+                let result = cancellable(cancel, || agent.run(message));
+                reader.checked(url)?;
+                result
+            }
+            (None, Some(body)) if same_method => {
                 let message = builder.body(body.as_slice()).map_err(malformed)?;
                 cancellable(cancel, || agent.run(message))
             }
-            (Method::Get | Method::Head | Method::Post, _) => {
+            (None, _) => {
                 let message = builder.body(()).map_err(malformed)?;
                 cancellable(cancel, || agent.run(message))
             }

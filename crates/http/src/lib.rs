@@ -1,9 +1,11 @@
 //! One blocking HTTP client: keep-alive, TLS roots, proxies, retries with back-off, resumable
 //! verified downloads, limits on everything a server may send.
 //!
-//! Two operations cover what kiln needs: [`Client::fetch`] keeps a small body in memory,
+//! Four operations cover what kiln needs: [`Client::fetch`] keeps a small body in memory,
 //! [`Client::download`] streams a large one into a [`Sink`] and resumes it after a failure, in the
-//! same process or in a later one. Both stop within a moment when their [`Cancel`] is set.
+//! same process or in a later one, [`Client::open`] hands it out as a reader, and [`Client::send`]
+//! streams one from a [`Source`] to the server. All stop within a moment when their [`Cancel`] is
+//! set.
 //!
 //! Knows nothing of registries, archives or credentials files, reads no environment and no clock:
 //! proxies, certificate files, hosts that may be spoken to without TLS and the seed of the jitter
@@ -29,8 +31,10 @@ mod request;
 mod retry;
 mod settings;
 mod sink;
+mod stream;
 mod tls;
 mod transport;
+mod upload;
 mod url;
 
 pub use cancel::{Cancel, Cancelled};
@@ -38,8 +42,11 @@ pub use client::Client;
 pub use download::{Download, Downloaded, Progress};
 pub use error::{BodyText, Error, Phase, RedirectProblem, TlsProblem};
 pub use request::{Method, Request, Response};
+pub use retry::{Attempts, Failure};
 pub use settings::{
     ClientCertificate, HostSettings, Proxies, RetryPolicy, Roots, Settings, Timeouts,
 };
 pub use sink::Sink;
+pub use stream::Body;
+pub use upload::{Source, Upload};
 pub use url::{Url, UrlError, form};

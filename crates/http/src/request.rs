@@ -12,8 +12,24 @@ pub enum Method {
     Get,
     /// Asks for its headers alone.
     Head,
-    /// Sends a small body and asks for the answer.
+    /// Sends a body and asks for the answer.
     Post,
+    /// Puts a body in the place of a resource.
+    Put,
+    /// Adds a body to a resource.
+    Patch,
+    /// Removes a resource.
+    Delete,
+}
+
+impl Method {
+    /// Tells whether asking twice is as good as asking once (RFC 9110, 9.2.2).
+    pub fn is_idempotent(self) -> bool {
+        match self {
+            Self::Get | Self::Head | Self::Put | Self::Delete => true,
+            Self::Post | Self::Patch => false,
+        }
+    }
 }
 
 /// One request. Redirects are followed by the client.
@@ -29,7 +45,9 @@ pub struct Request {
 }
 
 impl Request {
-    fn new(method: Method, url: Url) -> Self {
+    /// Asks `url` by `method`, without a body of its own: that of an [`Upload`](crate::Upload) may
+    /// be added.
+    pub fn new(method: Method, url: Url) -> Self {
         Self {
             method,
             url,
@@ -56,6 +74,18 @@ impl Request {
         let mut request = Self::new(Method::Post, url).header("content-type", content_type);
         request.body = Some(body);
         request
+    }
+
+    /// Puts `body`, which is small, at `url`.
+    pub fn put(url: Url, content_type: &str, body: Vec<u8>) -> Self {
+        let mut request = Self::new(Method::Put, url).header("content-type", content_type);
+        request.body = Some(body);
+        request
+    }
+
+    /// Removes what is at `url`.
+    pub fn delete(url: Url) -> Self {
+        Self::new(Method::Delete, url)
     }
 
     /// Adds a header. Secrets belong in [`Self::authorization`].

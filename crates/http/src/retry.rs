@@ -7,11 +7,12 @@ use crate::error::Error;
 use crate::request::Request;
 use crate::settings::RetryPolicy;
 
-/// A failed try.
+/// A failed try, and whether another may end better.
 #[derive(Debug)]
-pub(crate) struct Failure {
-    /// Boxed: it is large, and failures are rare.
-    pub(crate) error: Box<Error>,
+#[must_use]
+pub struct Failure {
+    /// What went wrong. Boxed: it is large, and failures are rare.
+    pub error: Box<Error>,
     pub(crate) again: Again,
 }
 
@@ -39,6 +40,11 @@ impl Failure {
     pub(crate) fn last(error: impl Into<Error>) -> Self {
         Self::new(error, Again::Never)
     }
+
+    /// Tells whether another try may end better.
+    pub fn may_pass(&self) -> bool {
+        self.again != Again::Never
+    }
 }
 
 impl<E: Into<Error>> From<E> for Failure {
@@ -47,9 +53,9 @@ impl<E: Into<Error>> From<E> for Failure {
     }
 }
 
-/// Counts the tries of one request.
+/// Counts the tries of one request, or of one piece of work that takes several.
 #[derive(Debug)]
-pub(crate) struct Attempts<'a> {
+pub struct Attempts<'a> {
     policy: &'a RetryPolicy,
     most: u32,
     /// Seed of this request's waits.
@@ -75,7 +81,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Starts counting anew, after a try that made progress.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.failed = 0;
         self.at_once_used = false;
     }
@@ -84,7 +90,7 @@ impl<'a> Attempts<'a> {
     ///
     /// # Errors
     /// The failure, with the number of tries, when there is none; [`Error::Cancelled`].
-    pub(crate) fn wait(&mut self, failure: Failure, cancel: &Cancel) -> Result<(), Error> {
+    pub fn wait(&mut self, failure: Failure, cancel: &Cancel) -> Result<(), Error> {
         // Whatever went wrong after a cancellation was caused by it.
         cancel.check()?;
         self.failed += 1;

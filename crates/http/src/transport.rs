@@ -30,13 +30,21 @@ const MOST_ADDRESSES: usize = 16;
 const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 thread_local! {
-    static CURRENT: RefCell<Cancel> = RefCell::new(Cancel::new());
+    static CURRENT: RefCell<Current> = RefCell::new(Current::default());
+}
+
+/// What the sockets of a thread and the code above ureq tell each other.
+#[derive(Default)]
+struct Current {
+    cancel: Cancel,
+    /// The server takes no more of the request, and has answered already.
+    answered: bool,
 }
 
 /// Runs `work`; its use of sockets on this thread ends within [`POLL`] when `cancel` is set.
 pub(crate) fn cancellable<T>(cancel: &Cancel, work: impl FnOnce() -> T) -> T {
     /// Puts the former flag back, also when `work` panics.
-    struct Restore(Option<Cancel>);
+    struct Restore(Option<Current>);
     impl Drop for Restore {
         fn drop(&mut self) {
             if let Some(former) = self.0.take() {
@@ -44,15 +52,23 @@ pub(crate) fn cancellable<T>(cancel: &Cancel, work: impl FnOnce() -> T) -> T {
             }
         }
     }
-    let _restore = Restore(Some(
-        CURRENT.with(|current| current.replace(cancel.clone())),
-    ));
+    let now = Current {
+        cancel: cancel.clone(),
+        answered: false,
+    };
+    let _restore = Restore(Some(CURRENT.with(|current| current.replace(now))));
     work()
+}
+
+/// Tells whether the server has answered before it took the whole body: the rest goes nowhere, and
+/// need not be read.
+pub(crate) fn answered() -> bool {
+    CURRENT.with(|current| current.borrow().answered)
 }
 
 fn check() -> Result<(), Error> {
     CURRENT
-        .with(|current| current.borrow().check())
+        .with(|current| current.borrow().cancel.check())
         .map_err(|cancelled: Cancelled| Error::Io(io::Error::other(cancelled)))
 }
 
@@ -179,6 +195,7 @@ impl<In: Transport> Connector<In> for Dialer {
             stream,
             buffers,
             forward,
+            deaf: false,
         })))
     }
 }
@@ -220,6 +237,8 @@ pub(crate) struct Socket {
     stream: TcpStream,
     buffers: LazyBuffers,
     forward: Option<Forward>,
+    /// The peer takes nothing any more; what it said before is still to be read.
+    deaf: bool,
 }
 
 /// What a plain request through a proxy looks like (RFC 9112, 3.2.2): ureq knows only tunnels, which
@@ -262,6 +281,19 @@ impl Socket {
         }
         Ok(())
     }
+
+    /// Makes the best of a failed write: a server that refuses a large body answers and closes, and
+    /// ureq would lose the answer. What is still to be sent is then thrown away.
+    fn heard(&mut self, sent: Result<(), Error>) -> Result<(), Error> {
+        let Err(error) = sent else { return Ok(()) };
+        check()?;
+        if !matches!(self.stream.peek(&mut [0]), Ok(1..)) {
+            return Err(error);
+        }
+        self.deaf = true;
+        CURRENT.with(|current| current.borrow_mut().answered = true);
+        Ok(())
+    }
 }
 
 /// Decides after a slice of waiting whether to go on. The clock starts at the first empty slice, so
@@ -290,6 +322,9 @@ impl Transport for Socket {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         check()?;
+        if self.deaf {
+            return Ok(());
+        }
         let timeout = timeout.for_write();
         let output = &self.buffers.output()[..amount];
         if let Some(forward) = &mut self.forward
@@ -300,7 +335,8 @@ impl Transport for Socket {
                 return Self::send(&self.stream, &rewritten, timeout);
             }
         }
-        Self::send(&self.stream, output, timeout)
+        let sent = Self::send(&self.stream, output, timeout);
+        self.heard(sent)
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
@@ -330,7 +366,7 @@ impl Transport for Socket {
             stream.set_nonblocking(false)?;
             io::Result::Ok(silent)
         };
-        probe(&self.stream).unwrap_or(false)
+        !self.deaf && probe(&self.stream).unwrap_or(false)
     }
 }
 

@@ -11,3 +11,4 @@ mod download;
 mod fetch;
 mod server;
 mod tls;
+mod upload;
