@@ -1,8 +1,8 @@
 //! Who asks: tokens and passwords that go with requests, kept until they run out.
 //!
-//! A registry says in a challenge how it wants to know. The answer is kept for the repository, so
-//! that one token serves all requests of a pull; when it runs out, the first request that notices
-//! renews it and the others wait for that.
+//! A registry says in a challenge how it wants to know. The answer is kept for the repository and what
+//! is done there, so that one token serves all requests of a pull or push; when it runs out, the first
+//! request that notices renews it and the others wait for that.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +14,7 @@ use kiln_http::{BodyText, Cancel, Client, Request, Url};
 use kiln_oci::Reference;
 use serde::Deserialize;
 
+use crate::access::Access;
 use crate::challenge::Challenge;
 use crate::credentials::{Credential, CredentialFiles};
 use crate::error::Error;
@@ -29,15 +30,12 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// How kiln calls itself at token servers.
 const CLIENT_ID: &str = "kiln";
 
-/// What to be allowed in a repository. Push comes with its own.
-pub(crate) const PULL: &str = "pull";
-
 /// The authorisations in use, by place.
 #[derive(Debug, Default)]
 pub(crate) struct Auth(Mutex<Sessions>);
 
-/// By authority and repository.
-type Sessions = BTreeMap<(String, String), Arc<Mutex<Session>>>;
+/// By authority, repository and what is done there.
+type Sessions = BTreeMap<(String, String, Access), Arc<Mutex<Session>>>;
 
 /// What is known of one repository.
 #[derive(Default)]
@@ -73,24 +71,38 @@ pub(crate) struct Asker<'a> {
     pub(crate) files: &'a CredentialFiles,
     pub(crate) reference: &'a Reference,
     pub(crate) place: &'a Place,
+    pub(crate) access: &'a Access,
     pub(crate) cancel: &'a Cancel,
 }
 
 impl Auth {
-    fn session(&self, place: &Place) -> Arc<Mutex<Session>> {
-        let key = (place.authority.clone(), place.repository.clone());
+    fn session(&self, place: &Place, access: &Access) -> Arc<Mutex<Session>> {
+        let key = (
+            place.authority.clone(),
+            place.repository.clone(),
+            access.clone(),
+        );
         let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(sessions.entry(key).or_default())
     }
 
     /// Returns what goes with the next request; `None` before the first challenge.
     pub(crate) fn current(&self, asker: Asker<'_>) -> Result<Option<Ticket>, Error> {
-        let session = self.session(asker.place);
+        let session = self.session(asker.place, asker.access);
         let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
         let expired = session
             .expires
             .is_some_and(|expires| expires <= Instant::now());
-        if expired {
+        // The registry has said once how it wants to know.
+        let narrower = asker.access.without_mount();
+        if session.challenge.is_none()
+            && let Some(narrower) = narrower
+        {
+            let known = self.session(asker.place, &narrower);
+            let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            session.challenge.clone_from(&known.challenge);
+        }
+        if expired || (session.ticket.is_none() && session.challenge.is_some()) {
             session.renew(asker)?;
         }
         Ok(session.ticket.clone())
@@ -103,7 +115,7 @@ impl Auth {
         refused: Option<&Ticket>,
         challenge: Option<Challenge>,
     ) -> Result<Option<Ticket>, Error> {
-        let session = self.session(asker.place);
+        let session = self.session(asker.place, asker.access);
         let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = refused.map_or(0, |ticket| ticket.number);
         // Another thread has done it in the meantime.
@@ -176,9 +188,14 @@ impl Session {
 }
 
 impl Asker<'_> {
+    pub(crate) fn failed(&self, user: Option<String>, error: kiln_http::Error) -> Error {
+        Error::of(self.reference, self.access.doing(), user, error)
+    }
+
     pub(crate) fn refused(&self, user: Option<String>, said: BodyText) -> Error {
         Error::Unauthorised {
             reference: Box::new(self.reference.clone()),
+            doing: self.access.doing(),
             user,
             said,
         }
@@ -200,9 +217,9 @@ fn token_request(
 ) -> Result<Request, Error> {
     let realm: Url = realm
         .parse()
-        .map_err(|error| Error::of(asker.reference, None, kiln_http::Error::Url(error)))?;
-    let own_scope = format!("repository:{}:{PULL}", asker.place.repository);
-    let scope = scope.unwrap_or(&own_scope);
+        .map_err(|error| asker.failed(None, kiln_http::Error::Url(error)))?;
+    let scope = asker.access.scope(&asker.place.repository, scope);
+    let scope = scope.as_str();
     let mut pairs: Vec<(&str, &str)> = Vec::new();
     if let Some(service) = service {
         pairs.push(("service", service));
@@ -252,7 +269,7 @@ fn fetch_token(
     request: Request,
     user: &Option<String>,
 ) -> Result<(String, Duration), Error> {
-    let fail = |error| Error::of(asker.reference, user.clone(), error);
+    let fail = |error| asker.failed(user.clone(), error);
     let response = asker
         .http
         .fetch(&request, LARGEST_ANSWER, asker.cancel)

@@ -14,6 +14,15 @@ pub struct Document {
     pub bytes: Vec<u8>,
 }
 
+/// The documents of what is pushed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Documents {
+    /// What the reference is to name: a manifest, or an index.
+    pub root: Document,
+    /// The manifests, and indexes, that an index names; an index after those it names.
+    pub parts: Vec<Document>,
+}
+
 /// What a reference means now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
@@ -59,7 +68,26 @@ pub(crate) enum Kind {
     Other(String),
 }
 
+impl Documents {
+    /// Takes a manifest that stands alone.
+    pub fn single(manifest: Document) -> Self {
+        Self {
+            root: manifest,
+            parts: Vec::new(),
+        }
+    }
+}
+
 impl Document {
+    /// Takes a document that is at hand.
+    pub fn of(media_type: MediaType, bytes: Vec<u8>) -> Self {
+        Self {
+            media_type,
+            digest: Digest::of(&bytes),
+            bytes,
+        }
+    }
+
     /// Returns what points at this document.
     pub fn descriptor(&self) -> Descriptor {
         Descriptor::new(

@@ -1,5 +1,6 @@
 //! What can go wrong between a reference and its image.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,8 +8,30 @@ use kiln_http::BodyText;
 use kiln_oci::{Digest, DocumentError, Platform, Reference};
 
 use crate::sink::SinkError;
+use crate::source::SourceError;
 
-/// Why a reference was not resolved or an image not pulled. Never holds a password or token.
+/// What was to be done with a reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    /// Reading.
+    Pull,
+    /// Writing.
+    Push,
+    /// Removing.
+    Delete,
+}
+
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pull => "pull",
+            Self::Push => "push",
+            Self::Delete => "delete",
+        })
+    }
+}
+
+/// Why a reference was not resolved, or an image neither pulled nor pushed. Never holds a password or token.
 #[derive(Debug, thiserror::Error)]
 #[must_use]
 pub enum Error {
@@ -35,17 +58,19 @@ pub enum Error {
         digest: Digest,
     },
     /// The registry wants to know who asks, or does not accept who does.
-    #[error("`{registry}` does not let {who} read `{repository}`{said}; {advice}", registry = .reference.registry(), repository = .reference.repository(), who = who(.user), advice = advice(.reference, .user))]
+    #[error("`{registry}` does not let {who} {verb} `{repository}`{said}; {advice}", verb = verb(*.doing), registry = .reference.registry(), repository = .reference.repository(), who = who(.user), advice = advice(.reference, .user))]
     Unauthorised {
         /// The image asked for.
         reference: Box<Reference>,
+        /// What for.
+        doing: Doing,
         /// The user whose credentials were refused; `None` if there were none.
         user: Option<String>,
         /// What the registry said.
         said: BodyText,
     },
     /// The registry knows who asks and says no.
-    #[error("`{registry}` denies {who} access to `{repository}`{said}", registry = .reference.registry(), repository = .reference.repository(), who = who(.user))]
+    #[error("`{registry}` denies {who} access to `{repository}`{said}{advice}", advice = if .user.is_none() { format!("; log in with `kiln login {}`", .reference.registry()) } else { String::new() }, registry = .reference.registry(), repository = .reference.repository(), who = who(.user))]
     Denied {
         /// The image asked for.
         reference: Box<Reference>,
@@ -141,11 +166,59 @@ pub enum Error {
         /// What the sink said.
         source: SinkError,
     },
+    /// The source failed.
+    #[error("cannot read the blob `{digest}`, which is to be pushed to `{reference}`: {source}")]
+    Source {
+        /// The image to be pushed.
+        reference: Box<Reference>,
+        /// The blob.
+        digest: Digest,
+        /// What the source said.
+        source: SourceError,
+    },
+    /// The registry does not take, or not remove, something, and asking again would not help.
+    #[error("`{registry}` does not {verb} {what} of `{reference}` (status {status}){said}", registry = .reference.registry(), verb = if *.doing == Doing::Delete { "delete" } else { "take" })]
+    Rejected {
+        /// The image to be pushed.
+        reference: Box<Reference>,
+        /// What was to be done.
+        doing: Doing,
+        /// The blob or manifest.
+        what: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the registry said, with the codes of the distribution specification.
+        said: BodyText,
+    },
+    /// The registry deletes manifests, and no tags.
+    #[error("`{registry}` does not delete tags by themselves{said}; deleting `{registry}/{repository}@{digest}` removes what the tag names, with all its other tags", registry = .reference.registry(), repository = .reference.repository())]
+    TagDeletion {
+        /// The tag.
+        reference: Box<Reference>,
+        /// What it names.
+        digest: Digest,
+        /// What the registry said.
+        said: BodyText,
+    },
+    /// What was stored in the registry is not what was sent.
+    #[error("`{registry}` stored {what} of `{reference}` under the digest `{actual}` instead of `{expected}`; it may be defective", registry = .reference.registry())]
+    Mangled {
+        /// The image pushed.
+        reference: Box<Reference>,
+        /// The blob or manifest.
+        what: String,
+        /// The digest of what was sent.
+        expected: Digest,
+        /// The digest that the registry says.
+        actual: String,
+    },
     /// The network, the server or what it sent: in the words of the HTTP client.
-    #[error("cannot pull `{reference}`: {source}")]
+    #[error("cannot {doing} `{reference}`: {source}")]
     Http {
         /// The image asked for.
         reference: Box<Reference>,
+        /// What for.
+        doing: Doing,
         /// What happened.
         source: Box<kiln_http::Error>,
     },
@@ -191,7 +264,12 @@ pub enum CredentialsError {
 
 impl Error {
     /// Puts an error of the HTTP client into the words of this crate.
-    pub(crate) fn of(reference: &Reference, user: Option<String>, error: kiln_http::Error) -> Self {
+    pub(crate) fn of(
+        reference: &Reference,
+        doing: Doing,
+        user: Option<String>,
+        error: kiln_http::Error,
+    ) -> Self {
         let reference = Box::new(reference.clone());
         if let kiln_http::Error::Cancelled(cancelled) = error {
             return Self::Cancelled(cancelled);
@@ -208,7 +286,11 @@ impl Error {
             };
         }
         let source = Box::new(error);
-        Self::Http { reference, source }
+        Self::Http {
+            reference,
+            doing,
+            source,
+        }
     }
 }
 
@@ -228,12 +310,20 @@ fn who(user: &Option<String>) -> String {
     }
 }
 
+fn verb(doing: Doing) -> &'static str {
+    match doing {
+        Doing::Pull => "read",
+        Doing::Push => "push to",
+        Doing::Delete => "delete from",
+    }
+}
+
 fn advice(reference: &Reference, user: &Option<String>) -> String {
     let registry = reference.registry();
     let check = "check the name of the image";
     match user {
-        Some(_) => format!("{check}, or log in again with `docker login {registry}`"),
-        None => format!("{check}, or log in with `docker login {registry}`"),
+        Some(_) => format!("{check}, or log in again with `kiln login {registry}`"),
+        None => format!("{check}, or log in with `kiln login {registry}`"),
     }
 }
 

@@ -105,7 +105,22 @@ impl Visit<'_> {
     }
 
     /// Returns a reply that is a success.
-    fn successful(&self, response: Response, ticket: Option<&Ticket>) -> Result<Response, Error> {
+    pub(crate) fn successful(
+        &self,
+        response: Response,
+        ticket: Option<&Ticket>,
+    ) -> Result<Response, Error> {
+        self.allowed(response, ticket)?
+            .success()
+            .map_err(|error| self.failed(ticket, error))
+    }
+
+    /// Returns a reply that is no denial.
+    pub(crate) fn allowed(
+        &self,
+        response: Response,
+        ticket: Option<&Ticket>,
+    ) -> Result<Response, Error> {
         if response.status == 403 {
             return Err(Error::Denied {
                 reference: self.name(),
@@ -113,13 +128,11 @@ impl Visit<'_> {
                 said: said(&String::from_utf8_lossy(&response.body)),
             });
         }
-        response
-            .success()
-            .map_err(|error| self.failed(ticket, error))
+        Ok(response)
     }
 
     /// Tells a repository that does not exist from a tag that does not.
-    fn missing(&self, name: &str, response: &Response) -> Error {
+    pub(crate) fn missing(&self, name: &str, response: &Response) -> Error {
         let reference = self.name();
         let unknown = |body: &[u8]| codes(body).iter().any(|code| code == "NAME_UNKNOWN");
         if unknown(&response.body) {

@@ -38,7 +38,8 @@ impl Place {
         Ok(places)
     }
 
-    fn upstream(reference: &Reference) -> Self {
+    /// Returns the registry itself: where things are written.
+    pub(crate) fn upstream(reference: &Reference) -> Self {
         let registry = reference.registry();
         let host = if registry == DEFAULT_REGISTRY {
             DEFAULT_REGISTRY_HOST

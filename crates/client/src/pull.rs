@@ -1,15 +1,13 @@
 //! Pull: the blobs of an image, several at once, into a sink.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::collections::BTreeSet;
 
 use kiln_http::{Cancel, Sink};
 use kiln_oci::{Descriptor, Digest, Platform, Reference};
 
 use crate::document::RemoteImage;
 use crate::error::Error;
+use crate::parallel;
 use crate::registry::Registry;
 use crate::sink::{Begun, BlobSink};
 
@@ -91,46 +89,15 @@ impl Registry {
         cancel: &Cancel,
     ) -> Result<u64, Error> {
         let mut seen = BTreeSet::new();
-        let queue: VecDeque<&Descriptor> = image
+        let layers = image
             .image
             .layers
             .iter()
-            .filter(|layer| seen.insert(layer.digest))
-            .collect();
-        let workers = self
-            .settings()
-            .jobs
-            .min(NonZeroUsize::new(queue.len()).unwrap_or(NonZeroUsize::MIN));
-        let queue = Mutex::new(queue);
-        let outcome = Mutex::new(Ok(0));
-        let stop = cancel.child();
-        thread::scope(|scope| {
-            for _ in 0..workers.get() {
-                scope.spawn(|| {
-                    loop {
-                        // One statement: the lock is not held during the transfer.
-                        let next = queue
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .pop_front();
-                        let Some(layer) = next else { break };
-                        let result = self.pull_blob(image, layer, sink, progress, &stop);
-                        let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-                        match (result, &mut *outcome) {
-                            (Ok(received), Ok(total)) => *total += received,
-                            // The first failure is the cause; the others are of its making.
-                            (Err(error), first @ Ok(_)) => *first = Err(error),
-                            (_, Err(_)) => {}
-                        }
-                        if outcome.is_err() {
-                            stop.cancel();
-                            break;
-                        }
-                    }
-                });
-            }
-        });
-        outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
+            .filter(|layer| seen.insert(layer.digest));
+        let received = parallel::for_each(self.settings().jobs, layers, cancel, |layer, stop| {
+            self.pull_blob(image, layer, sink, progress, stop)
+        })?;
+        Ok(received.into_iter().sum())
     }
 
     fn pull_blob(

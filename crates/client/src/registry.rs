@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use kiln_http::{Cancel, Client};
 use kiln_oci::{Platform, Reference};
 
+use crate::access::Access;
 use crate::auth::Auth;
 use crate::document::{RemoteImage, Resolved};
 use crate::error::Error;
@@ -80,6 +81,23 @@ impl Registry {
         })
     }
 
+    /// Begins an operation at one place.
+    pub(crate) fn visit<'a>(
+        &'a self,
+        reference: &'a Reference,
+        place: &'a Place,
+        access: &'a Access,
+        cancel: &'a Cancel,
+    ) -> Visit<'a> {
+        Visit {
+            registry: self,
+            reference,
+            place,
+            access,
+            cancel,
+        }
+    }
+
     /// Does `work` at the first place, from number `first` on, where it succeeds: mirrors, then the
     /// registry itself, whose error counts.
     pub(crate) fn at_places<T>(
@@ -91,12 +109,7 @@ impl Registry {
     ) -> Result<T, Error> {
         let places = Place::all(&self.0.settings, reference)?;
         let (last, mirrors) = places.split_last().expect("the registry itself is a place");
-        let visit = |place| Visit {
-            registry: self,
-            reference,
-            place,
-            cancel,
-        };
+        let visit = |place| self.visit(reference, place, &Access::Pull, cancel);
         for (number, place) in mirrors.iter().enumerate().skip(first) {
             match work(visit(place), number) {
                 Err(error) if !error.is_ours() => {
@@ -111,10 +124,10 @@ impl Registry {
 
 impl Error {
     /// Tells whether the failure has nothing to do with the place asked.
-    fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         matches!(
             self,
-            Self::Cancelled(_) | Self::Sink { .. } | Self::Credentials(_)
+            Self::Cancelled(_) | Self::Sink { .. } | Self::Source { .. } | Self::Credentials(_)
         )
     }
 }

@@ -25,6 +25,27 @@ pub(crate) fn codes(body: &[u8]) -> Vec<String> {
     errors.errors.into_iter().map(|error| error.code).collect()
 }
 
+/// Takes codes and sentences out of an error body: who pushes may have to look the code up.
+pub(crate) fn coded(body: &[u8]) -> BodyText {
+    let errors: Errors = serde_json::from_slice(body).unwrap_or_default();
+    let lines: Vec<_> = errors
+        .errors
+        .into_iter()
+        .take(5)
+        .map(|error| match error.message {
+            Some(message) if !message.is_empty() && message != error.code => {
+                format!("{}: {message}", error.code)
+            }
+            _ => error.code,
+        })
+        .collect();
+    if lines.is_empty() {
+        BodyText::of(body)
+    } else {
+        BodyText::of(lines.join("; ").as_bytes())
+    }
+}
+
 /// Takes the sentence out of an error body; other bodies stay as they are.
 pub(crate) fn said(body: &str) -> BodyText {
     let errors: Errors = serde_json::from_str(body).unwrap_or_default();
@@ -63,5 +84,7 @@ mod tests {
         assert_eq!(said("<h1>x</h1>").text(), "<h1>x</h1>");
         assert_eq!(said("").text(), "");
         assert_eq!(codes(spec.as_bytes()), ["DENIED", "X"]);
+        assert_eq!(coded(spec.as_bytes()).text(), "DENIED: no\\u{1b} such; X");
+        assert_eq!(coded(b"plain").text(), "plain");
     }
 }

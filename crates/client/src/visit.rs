@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use kiln_http::{BodyText, Cancel, Download, Request, Response, Url};
 use kiln_oci::{Digest, MAX_DOCUMENT_BYTES, Reference};
 
+use crate::access::Access;
 use crate::auth::{Asker, Ticket};
 use crate::challenge::Challenge;
 use crate::error::Error;
@@ -22,20 +23,22 @@ pub(crate) struct Visit<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) reference: &'a Reference,
     pub(crate) place: &'a Place,
+    pub(crate) access: &'a Access,
     pub(crate) cancel: &'a Cancel,
 }
 
 impl Visit<'_> {
-    fn inner(&self) -> &Inner {
+    pub(crate) fn inner(&self) -> &Inner {
         self.registry.inner()
     }
 
-    fn asker(&self) -> Asker<'_> {
+    pub(crate) fn asker(&self) -> Asker<'_> {
         Asker {
             http: &self.inner().http,
             files: &self.inner().settings.credentials,
             reference: self.reference,
             place: self.place,
+            access: self.access,
             cancel: self.cancel,
         }
     }
@@ -46,11 +49,11 @@ impl Visit<'_> {
 
     pub(crate) fn failed(&self, ticket: Option<&Ticket>, error: kiln_http::Error) -> Error {
         let user = ticket.and_then(|ticket| ticket.user.clone());
-        Error::of(self.reference, user, error)
+        self.asker().failed(user, error)
     }
 
     /// Returns the address of `rest` in the repository.
-    fn url(&self, rest: &str) -> Result<Url, Error> {
+    pub(crate) fn url(&self, rest: &str) -> Result<Url, Error> {
         let secure = self.is_secure()?;
         Url::from_parts(secure, &self.place.authority, &self.place.path(rest))
             .map_err(|error| self.failed(None, kiln_http::Error::Url(error)))
@@ -111,9 +114,27 @@ impl Visit<'_> {
         rest: &str,
         make: impl Fn(Url) -> Request,
     ) -> Result<(Response, Option<Ticket>), Error> {
-        let url = self.url(rest)?;
+        self.ask_at(self.url(rest)?, make)
+    }
+
+    /// Returns what goes with a request to `url`: nothing when that is on another host.
+    pub(crate) fn ticket(&self, url: &Url) -> Result<Option<Ticket>, Error> {
+        if url.same_origin(&self.url("")?) {
+            self.inner().auth.current(self.asker())
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// The same, at an address that the registry gave.
+    pub(crate) fn ask_at(
+        &self,
+        url: Url,
+        make: impl Fn(Url) -> Request,
+    ) -> Result<(Response, Option<Ticket>), Error> {
         let auth = &self.inner().auth;
-        let mut ticket = auth.current(self.asker())?;
+        let own = url.same_origin(&self.url("")?);
+        let mut ticket = self.ticket(&url)?;
         let mut challenges = 0;
         loop {
             let request = self.authorised(make(url.clone()), ticket.as_ref());
@@ -127,25 +148,59 @@ impl Visit<'_> {
             }
             challenges += 1;
             let user = || ticket.as_ref().and_then(|ticket| ticket.user.clone());
-            let challenge =
-                Challenge::choose(response.headers("www-authenticate")).map_err(|schemes| {
-                    let wanted = format!("it wants to know who asks by: {}", schemes.join(", "));
-                    let words = if schemes.is_empty() {
-                        String::new()
-                    } else {
-                        wanted
-                    };
-                    self.asker().refused(user(), BodyText::of(words.as_bytes()))
-                })?;
-            if challenges > MOST_CHALLENGES || !response.url.same_origin(&url) {
+            let challenge = self.challenge(&response, ticket.as_ref())?;
+            if challenges > MOST_CHALLENGES || !own || !response.url.same_origin(&url) {
                 let said = said(&String::from_utf8_lossy(&response.body));
                 return Err(self.asker().refused(user(), said));
             }
-            ticket = auth.answer(self.asker(), ticket.as_ref(), Some(challenge))?;
+            ticket = auth.answer(self.asker(), ticket.as_ref(), challenge)?;
         }
     }
 
-    fn authorised(&self, request: Request, ticket: Option<&Ticket>) -> Request {
+    /// Reads how the registry wants to know who asks. `None` if it does not say, which is enough where
+    /// it has said so before.
+    fn challenge(
+        &self,
+        response: &Response,
+        ticket: Option<&Ticket>,
+    ) -> Result<Option<Challenge>, Error> {
+        match Challenge::choose(response.headers("www-authenticate")) {
+            Ok(challenge) => Ok(Some(challenge)),
+            Err(schemes) if schemes.is_empty() && ticket.is_some() => Ok(None),
+            Err(schemes) => {
+                let wanted = format!("it wants to know who asks by: {}", schemes.join(", "));
+                let words = if schemes.is_empty() {
+                    String::new()
+                } else {
+                    wanted
+                };
+                let user = || ticket.and_then(|ticket| ticket.user.clone());
+                Err(self.asker().refused(user(), BodyText::of(words.as_bytes())))
+            }
+        }
+    }
+
+    /// Answers a 401 that something else than [`ask`](Self::ask) got: the token ran out on the way.
+    pub(crate) fn renewed(
+        &self,
+        response: &Response,
+        ticket: Option<&Ticket>,
+    ) -> Result<(), Error> {
+        let user = || ticket.and_then(|ticket| ticket.user.clone());
+        let challenge = Challenge::choose(response.headers("www-authenticate")).ok();
+        // What another host wants to know is none of its business.
+        let own = response.url.same_origin(&self.url("")?);
+        if !own || (ticket.is_none() && challenge.is_none()) {
+            let said = said(&String::from_utf8_lossy(&response.body));
+            return Err(self.asker().refused(user(), said));
+        }
+        self.inner()
+            .auth
+            .answer(self.asker(), ticket, challenge)
+            .map(drop)
+    }
+
+    pub(crate) fn authorised(&self, request: Request, ticket: Option<&Ticket>) -> Request {
         let request = if self.place.is_mirror {
             request.tries(MIRROR_TRIES)
         } else {

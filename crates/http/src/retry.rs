@@ -41,6 +41,11 @@ impl Failure {
         Self::new(error, Again::Never)
     }
 
+    /// Returns the failure of a protocol above HTTP, for which waiting a while may help.
+    pub fn later(error: Error) -> Self {
+        Self::new(error, Again::Later)
+    }
+
     /// Tells whether another try may end better.
     pub fn may_pass(&self) -> bool {
         self.again != Again::Never

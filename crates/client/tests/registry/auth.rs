@@ -109,7 +109,7 @@ fn without_credentials_the_error_says_how_to_log_in() {
     assert!(
         error
             .to_string()
-            .contains(&format!("`docker login {}`", server.address)),
+            .contains(&format!("`kiln login {}`", server.address)),
         "{error}"
     );
 }

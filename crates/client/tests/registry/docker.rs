@@ -19,10 +19,10 @@ use crate::memory::{Memory, TestImage, index};
 const HTPASSWD: &str = "me:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.\n";
 
 /// A running registry; it ends when dropped.
-struct DockerRegistry {
+pub(crate) struct DockerRegistry {
     process: Child,
-    port: u16,
-    folder: tempfile::TempDir,
+    pub(crate) port: u16,
+    pub(crate) folder: tempfile::TempDir,
     /// What skopeo needs to be told to reach it.
     skopeo: Vec<String>,
 }
@@ -35,7 +35,7 @@ impl Drop for DockerRegistry {
 }
 
 /// Says why a test cannot run; `None` if it can.
-fn missing() -> Option<String> {
+pub(crate) fn missing() -> Option<String> {
     ["docker-registry", "skopeo"]
         .into_iter()
         .find(|program| !Path::new("/usr/bin").join(program).exists())
@@ -44,7 +44,7 @@ fn missing() -> Option<String> {
 
 impl DockerRegistry {
     /// Starts one with further lines in its `http` section and at the top level of its config.
-    fn start(http: &str, top: &str, skopeo: &[&str]) -> Self {
+    pub(crate) fn start(http: &str, top: &str, skopeo: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().display().to_string();
         let port = TcpListener::bind("127.0.0.1:0")
@@ -88,17 +88,32 @@ impl DockerRegistry {
         registry
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
-    fn reference(&self, name: &str) -> Reference {
+    pub(crate) fn reference(&self, name: &str) -> Reference {
         format!("localhost:{}/{name}", self.port).parse().unwrap()
     }
 
     /// Copies `tag` of the layout to `name`, bytes unchanged.
     fn fill(&self, layout: &Path, tag: &str, name: &str) {
         self.copy(&["--all", "--preserve-digests"], layout, tag, name);
+    }
+
+    /// Copies `name` into a new layout, checking all of it.
+    pub(crate) fn read_by_skopeo(&self, name: &str, options: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let output = Command::new("/usr/bin/skopeo")
+            .args(["copy", "--insecure-policy", "--all", "--preserve-digests"])
+            .args(options)
+            .arg(format!("docker://localhost:{}/{name}", self.port))
+            .arg(format!("oci:{}:x", folder.path().display()))
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}\n{}", self.log());
+        folder
     }
 
     fn copy(&self, options: &[&str], layout: &Path, tag: &str, name: &str) {
@@ -114,7 +129,7 @@ impl DockerRegistry {
         assert!(output.status.success(), "{errors}\n{}", self.log());
     }
 
-    fn pull(&self, registry: &Registry, name: &str) -> Result<(Pulled, Memory), Error> {
+    pub(crate) fn pull(&self, registry: &Registry, name: &str) -> Result<(Pulled, Memory), Error> {
         let sink = Memory::default();
         let platform = "linux/amd64".parse().unwrap();
         let pulled = registry.pull(
@@ -163,14 +178,14 @@ fn layout(image: &TestImage, other: &TestImage) -> tempfile::TempDir {
     folder
 }
 
-fn images() -> (TestImage, TestImage) {
+pub(crate) fn images() -> (TestImage, TestImage) {
     (
         TestImage::new("linux/amd64", &[3_000_000, 10, 70_000]),
         TestImage::new("linux/arm64", &[500]),
     )
 }
 
-fn assert_whole(image: &TestImage, pulled: &Pulled, sink: &Memory) {
+pub(crate) fn assert_whole(image: &TestImage, pulled: &Pulled, sink: &Memory) {
     assert_eq!(pulled.image.manifest.digest, image.digest());
     for blob in image.blobs().chain([&image.manifest]) {
         assert!(sink.get(Digest::of(blob)).unwrap() == *blob);

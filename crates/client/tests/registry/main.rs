@@ -11,9 +11,13 @@ mod auth;
 #[expect(dead_code, reason = "shared with other tests")]
 mod certificates;
 mod docker;
+mod docker_push;
 mod fake;
 mod memory;
+mod mutable;
+mod proxy;
 mod pull;
+mod push;
 #[path = "../../../http/tests/client/server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod server;

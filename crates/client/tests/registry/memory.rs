@@ -1,14 +1,14 @@
 //! A sink in memory, and images to pull into it.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read};
 use std::sync::Mutex;
 
-use kiln_client::{Begun, BlobSink, PartialBlob, SinkError};
+use kiln_client::{Begun, BlobSink, BlobSource, Document, Documents, PartialBlob, SinkError};
 use kiln_http::Sink;
 use kiln_oci::{
     Compression, Descriptor, DiffId, Digest, ImageConfig, ImageIndex, ImageManifest, MediaType,
-    Platform,
+    Platform, Reference,
 };
 
 /// Keeps blobs, and the beginnings of blobs, in maps.
@@ -94,6 +94,38 @@ impl PartialBlob for Held<'_> {
     }
 }
 
+/// A source in memory that notes what it was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Blobs {
+    pub(crate) blobs: BTreeMap<Digest, Vec<u8>>,
+    /// Size of the blob and first byte.
+    pub(crate) opened: Mutex<Vec<(u64, u64)>>,
+    pub(crate) known_in: Vec<Reference>,
+}
+
+impl Blobs {
+    pub(crate) fn of(images: &[&TestImage]) -> Self {
+        let blobs = images.iter().flat_map(|image| image.blobs());
+        Self {
+            blobs: blobs.map(|blob| (Digest::of(blob), blob.clone())).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+impl BlobSource for Blobs {
+    fn open(&self, blob: &Descriptor, from_byte: u64) -> Result<Box<dyn Read + '_>, SinkError> {
+        let mut opened = self.opened.lock().unwrap();
+        opened.push((blob.size_bytes, from_byte));
+        let bytes = self.blobs.get(&blob.digest).ok_or("no such blob")?;
+        Ok(Box::new(&bytes[usize::try_from(from_byte).unwrap()..]))
+    }
+
+    fn known_in(&self, _blob: &Descriptor) -> Vec<Reference> {
+        self.known_in.clone()
+    }
+}
+
 /// An image for one platform: its blobs and documents.
 #[derive(Debug, Clone)]
 pub(crate) struct TestImage {
@@ -136,6 +168,14 @@ impl TestImage {
         Digest::of(&self.manifest)
     }
 
+    pub(crate) fn document(&self) -> Document {
+        Document::of(MediaType::OciManifest, self.manifest.clone())
+    }
+
+    pub(crate) fn documents(&self) -> Documents {
+        Documents::single(self.document())
+    }
+
     /// All blobs: layers and config.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = &Vec<u8>> {
         self.layers.iter().chain([&self.config])
@@ -149,6 +189,14 @@ pub(crate) fn index(images: &[&TestImage]) -> Vec<u8> {
             .with_platform(image.platform.clone())
     };
     ImageIndex::new(images.iter().map(entry).collect()).to_bytes()
+}
+
+/// The documents of an index of `images`.
+pub(crate) fn indexed(images: &[&TestImage]) -> Documents {
+    Documents {
+        root: Document::of(MediaType::OciIndex, index(images)),
+        parts: images.iter().map(|image| image.document()).collect(),
+    }
 }
 
 /// Bytes without repetition, so that a piece in the wrong place shows.

@@ -393,9 +393,9 @@ fn trouble_at_the_registry_is_named() {
         with(Answer::new(403).body(r#"{"errors":[{"code":"DENIED","message":"not for you"}]}"#));
     assert!(matches!(error, Error::Denied { .. }), "{error}");
     assert!(
-        error
-            .to_string()
-            .ends_with("denies anonymous users access to `app`: not for you"),
+        error.to_string().contains(
+            "denies anonymous users access to `app`: not for you; log in with `kiln login"
+        ),
         "{error}"
     );
 }

@@ -190,7 +190,7 @@ fn the_control_a_good_registry() {
 
 #[test]
 fn a_registry_that_says_no() {
-    failed(Fault::Always(401), 1, &["anonymous", "docker login"]);
+    failed(Fault::Always(401), 1, &["anonymous", "kiln login"]);
     failed(Fault::Manifest(403), 1, &["base"]);
     failed(Fault::Manifest(404), 1, &["base"]);
     failed(Fault::Layers(404), 3, &["sha256:"]);

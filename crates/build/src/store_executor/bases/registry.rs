@@ -79,6 +79,8 @@ fn failure(workspace: &Workspace, at: &Spanned<Reference>, error: &ClientError) 
         | ClientError::Platform { .. }
         | ClientError::Unauthorised { .. }
         | ClientError::Denied { .. }
+        | ClientError::Rejected { .. }
+        | ClientError::TagDeletion { .. }
         | ClientError::NotAnImage { .. }
         | ClientError::Schema1 { .. }
         | ClientError::Mirror { .. }
@@ -89,6 +91,8 @@ fn failure(workspace: &Workspace, at: &Spanned<Reference>, error: &ClientError) 
         | ClientError::TooDeep { .. }
         | ClientError::WrongManifest { .. }
         | ClientError::Sink { .. }
+        | ClientError::Source { .. }
+        | ClientError::Mangled { .. }
         | ClientError::Http { .. } => problem.environment(),
     }
 }
