@@ -40,6 +40,7 @@ mod report;
 mod settings;
 mod sink;
 mod source;
+mod tags;
 mod upload;
 mod visit;
 

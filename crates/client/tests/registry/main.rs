@@ -21,3 +21,4 @@ mod push;
 #[path = "../../../http/tests/client/server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod server;
+mod tags;
