@@ -10,5 +10,6 @@ mod hello;
 mod insight;
 mod interrupted;
 mod peers;
+mod registries;
 mod run;
 mod same_bytes;

@@ -23,7 +23,6 @@ mod reporter;
 mod scheduler;
 mod state;
 mod store_executor;
-mod store_sink;
 mod verify;
 mod workspace;
 
@@ -39,13 +38,12 @@ pub use forecast::{Outlook, forecast};
 pub use lines::LineWriter;
 pub use lock_file::{LockFile, LockFileError, LockPolicy};
 pub use pinning::{Pinned, pin};
-pub use problem::Problem;
+pub use problem::{Problem, chain};
 pub use project::{
     FileCounts, Project, ProjectError, ProjectFiles, SelectedFiles, StatCache, VerifiedFile,
     WantedFiles,
 };
 pub use scheduler::{BuildReport, Refresh, SchedulerOptions, run_graph};
 pub use state::StepState;
-pub use store_sink::{PartialSink, StoreSink};
 pub use verify::{DifferentFile, DifferentStep, Verification, verify};
 pub use workspace::{OnFailure, Remote, SecretValue, Workspace};

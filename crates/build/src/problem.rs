@@ -87,8 +87,8 @@ impl From<LockFileError> for Failure {
     }
 }
 
-/// Returns an error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+/// Returns an error and its causes in one line; a cause that the error has told is not told again.
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

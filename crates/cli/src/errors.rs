@@ -85,12 +85,12 @@ impl Failure {
         Self::new(class, Report::new(Message { message, help }))
     }
 
-    /// Any error of a library, in the class the caller knows it belongs to.
+    /// Any error of a library with its causes, in the class the caller knows it belongs to.
     pub(crate) fn from_error(
         class: Class,
         error: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
-        Self::new(class, Report::from_err(error))
+        Self::message(class, kiln_build::chain(&error), None)
     }
 
     /// The same failure with an exit code of its own.
@@ -168,6 +168,16 @@ impl Classify for ImageError {
             | Self::Scratch { .. }
             | Self::Write(_) => Class::Environment,
             Self::Store(error) => error.class(),
+        }
+    }
+}
+
+impl Classify for kiln_client::Error {
+    fn class(&self) -> Class {
+        if self.is_askers() {
+            Class::User
+        } else {
+            Class::Environment
         }
     }
 }

@@ -5,6 +5,7 @@
 //! own: it draws between events too, and a slow terminal does not stop steps
 //! until [`BACKLOG`] events wait for it.
 
+pub(crate) mod blobs;
 mod json;
 mod live;
 mod plain;

@@ -161,6 +161,26 @@ impl Project {
             .map_err(|error| Failure::from_error(Class::User, error))
     }
 
+    /// The `tags` of an image of the project, or of the image of a service; of the default one
+    /// without a name. None for what is not the project's.
+    ///
+    /// # Errors
+    /// There is no default.
+    pub(crate) fn tags_of(&self, name: Option<&str>) -> Outcome<Vec<Reference>> {
+        let name = match name {
+            Some(name) => name.to_owned(),
+            None => self.default_target()?.to_string(),
+        };
+        let service = self.manifest.services.get(name.as_str());
+        let image = match service.map(|service| &service.image) {
+            Some(ServiceImage::Image(image)) => self.manifest.images.get(&image.value),
+            Some(ServiceImage::From(_)) => None,
+            None => self.manifest.images.get(name.as_str()),
+        };
+        let tags = image.into_iter().flat_map(|image| &image.tags);
+        Ok(tags.map(|tag| tag.value.clone()).collect())
+    }
+
     /// The reference of what a service or image of the project is called, if it
     /// is one.
     ///

@@ -14,12 +14,15 @@ mod inspect;
 mod load;
 mod lock;
 mod log;
+mod pull;
+mod push;
 mod reference;
 mod rmi;
 mod run;
 mod save;
 mod schema;
 mod shell;
+mod tag;
 mod verify;
 mod version;
 
@@ -59,6 +62,9 @@ pub(crate) enum Verb {
     History(history::Args),
     Save(save::Args),
     Load(load::Args),
+    Pull(pull::Args),
+    Push(push::Args),
+    Tag(tag::Args),
     Rmi(rmi::Args),
     Gc(gc::Args),
     Df(df::Args),
@@ -93,6 +99,9 @@ impl Verb {
             Self::History(args) => history::run(&args, settings, printer),
             Self::Save(args) => save::run(&args, settings, printer),
             Self::Load(args) => load::run(&args, settings, printer),
+            Self::Pull(args) => pull::run(&args, settings, printer),
+            Self::Push(args) => push::run(&args, settings, printer),
+            Self::Tag(args) => tag::run(&args, settings, printer),
             Self::Rmi(args) => rmi::run(&args, settings, printer),
             Self::Gc(args) => gc::run(&args, settings, printer),
             Self::Df(args) => df::run(&args, settings, printer),

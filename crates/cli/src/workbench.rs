@@ -5,7 +5,6 @@
 //! before any thread starts; signals are watched last.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -20,12 +19,12 @@ use kiln_manifest::value::Name;
 use kiln_oci::Platform;
 use kiln_sandbox::Host;
 use kiln_store::{Session, Timestamp};
-use kiln_sys::signal::{Signal, SignalPipe};
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
 use crate::project::{LOCK, MANIFEST, Project};
 use crate::settings::Settings;
+use crate::signals;
 
 /// Times in layers are clamped to this unless `SOURCE_DATE_EPOCH` says otherwise:
 /// 1980-01-01T00:00:00Z, the first moment that every archive format can hold.
@@ -33,9 +32,6 @@ const DEFAULT_EPOCH_SECONDS: u64 = 315_532_800;
 
 /// The most bytes of a secret's file.
 const SECRET_LIMIT_BYTES: u64 = 1 << 20;
-
-/// What asks a build to stop.
-const STOP_SIGNALS: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
 
 /// How a verb wants to build.
 #[derive(Clone, Debug)]
@@ -202,58 +198,12 @@ fn read_secret(path: &PathBuf) -> Outcome<Option<Vec<u8>>> {
 
 /// Runs `work` while signals that ask to stop cancel the build.
 ///
-/// The first one lets steps be stopped and the store be put in order; a third one ends kiln at
-/// once, which loses nothing but time.
-///
 /// # Errors
-/// Signals cannot be watched, and those of `work`.
+/// Signals cannot be watched.
 pub(crate) fn with_signals<T>(workspace: &Workspace, work: impl FnOnce() -> T) -> Outcome<T> {
-    let unwatched = |error: &dyn std::fmt::Display| {
-        Failure::message(
-            Class::Environment,
-            format!("cannot watch for signals: {error}"),
-            None,
-        )
+    let stop = || {
+        workspace.cancel.cancel();
+        workspace.remote.cancel.cancel();
     };
-    let signals = SignalPipe::install(&STOP_SIGNALS).map_err(|error| unwatched(&error))?;
-    let done = Cancel::new().map_err(|error| unwatched(&error))?;
-    Ok(std::thread::scope(|scope| {
-        scope.spawn(|| watch(workspace, &signals, &done));
-        // Also when `work` panics, or the scope would wait for the watcher for ever.
-        let _done = CancelOnDrop(&done);
-        work()
-    }))
-}
-
-struct CancelOnDrop<'a>(&'a Cancel);
-
-impl Drop for CancelOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
-fn watch(workspace: &Workspace, signals: &SignalPipe, done: &Cancel) {
-    use rustix::event::{PollFd, PollFlags, poll};
-    let mut asked = 0;
-    loop {
-        let mut fds = [
-            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(done.as_fd(), PollFlags::IN),
-        ];
-        if poll(&mut fds, None).is_err() {
-            continue;
-        }
-        if done.is_cancelled() {
-            return;
-        }
-        for signal in signals.take().unwrap_or_default() {
-            asked += 1;
-            workspace.cancel.cancel();
-            workspace.remote.cancel.cancel();
-            if asked >= 3 {
-                kiln_sys::signal::die_of(signal);
-            }
-        }
-    }
+    signals::with_signals(&stop, work)
 }

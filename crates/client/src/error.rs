@@ -227,6 +227,44 @@ pub enum Error {
     Cancelled(#[from] kiln_http::Cancelled),
 }
 
+impl Error {
+    /// Tells whether whoever asked can mend it, by another name, credential or setting; otherwise it
+    /// is up to the registry, the network or the disk.
+    pub fn is_askers(&self) -> bool {
+        match self {
+            Self::RepositoryNotFound { .. }
+            | Self::ManifestNotFound { .. }
+            | Self::Platform { .. }
+            | Self::Unauthorised { .. }
+            | Self::Denied { .. }
+            | Self::NotAnImage { .. }
+            | Self::Schema1 { .. }
+            | Self::Mirror { .. }
+            | Self::TagDeletion { .. }
+            | Self::Credentials(_) => true,
+            Self::BlobNotFound { .. }
+            | Self::RateLimited { .. }
+            | Self::Document { .. }
+            | Self::TooDeep { .. }
+            | Self::WrongManifest { .. }
+            | Self::Sink { .. }
+            | Self::Source { .. }
+            | Self::Rejected { .. }
+            | Self::Mangled { .. }
+            | Self::Http { .. }
+            | Self::Cancelled(_) => false,
+        }
+    }
+
+    /// Tells whether it was stopped by its [`Cancel`](kiln_http::Cancel).
+    pub fn is_cancelled(&self) -> bool {
+        if let Self::Http { source, .. } = self {
+            return matches!(**source, kiln_http::Error::Cancelled(_));
+        }
+        matches!(self, Self::Cancelled(_))
+    }
+}
+
 /// Why credentials could not be read.
 #[derive(Debug, thiserror::Error)]
 #[must_use]

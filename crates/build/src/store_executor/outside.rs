@@ -15,12 +15,12 @@ use kiln_sandbox::{
     Stdio, UpperDirectory,
 };
 use kiln_store::{LogWriter, Pin, Resume, Scratch, StoreError, Wait};
+use kiln_transfer::PartialSink;
 
 use super::process;
 use crate::event::OutputStream;
 use crate::executor::Task;
 use crate::lines::LineWriter;
-use crate::store_sink::PartialSink;
 use crate::workspace::Workspace;
 
 /// The doors of one step to the outside.

@@ -1,15 +1,14 @@
 //! An image of a registry as a base: pinned by digest, pulled once.
 
 use kiln_client::{Error as ClientError, Progress};
-use kiln_image::{for_each_layer, unpack_layer};
 use kiln_manifest::Spanned;
 use kiln_oci::{Digest, Reference};
+use kiln_transfer::{Transfer, TransferError};
 
 use super::super::layers::Made;
-use super::{load_image, made, unpack_settings};
+use super::{made, unpack_settings};
 use crate::executor::{Failure, Task};
 use crate::problem::{Problem, chain};
-use crate::store_sink::StoreSink;
 use crate::workspace::Workspace;
 
 /// Returns the manifest that `reference` means: from the lock, else what the registry says now.
@@ -40,59 +39,36 @@ pub(crate) fn pull(
     reference: &Spanned<Reference>,
     manifest: Digest,
 ) -> Result<Made, Failure> {
-    let remote = &workspace.remote;
-    let sink = StoreSink::new(workspace.store(), &workspace.session, &remote.cancel);
     let progress = |progress: Progress| {
         let what = progress.digest.to_string();
         task.progress(&what, progress.done_bytes, Some(progress.total_bytes));
     };
+    let transfer = Transfer {
+        session: &workspace.session,
+        registry: &workspace.remote.registry,
+        cancel: &workspace.remote.cancel,
+    };
     let pinned = reference.value.clone().with_digest(manifest);
-    remote
-        .registry
-        .pull(
-            &pinned,
-            &workspace.inputs.platform,
-            &sink,
-            &progress,
-            &remote.cancel,
-        )
-        .map_err(|error| failure(workspace, reference, &error))?;
-    let image = load_image(workspace, manifest)?;
-    let settings = unpack_settings(workspace);
-    for_each_layer(&image, |layer| {
-        unpack_layer(&workspace.session, layer, &settings).map(drop)
-    })
-    .map_err(|error| Problem::new(workspace, reference.span, chain(&error)).environment())?;
+    let platform = &workspace.inputs.platform;
+    let image = transfer
+        .pull(&pinned, platform, &unpack_settings(workspace), &progress)
+        .map_err(|error| match error {
+            TransferError::Client(error) => failure(workspace, reference, &error),
+            TransferError::Image(_) | TransferError::Store(_) => {
+                Problem::new(workspace, reference.span, chain(&error)).environment()
+            }
+        })?;
     Ok(made(&image))
 }
 
 /// Says whose fault a failed pull is.
 fn failure(workspace: &Workspace, at: &Spanned<Reference>, error: &ClientError) -> Failure {
     let problem = Problem::new(workspace, at.span, chain(error)).label("needed from here");
-    match error {
-        ClientError::Cancelled(_) => Failure::cancelled(),
-        ClientError::Http { source, .. } if matches!(**source, kiln_http::Error::Cancelled(_)) => {
-            Failure::cancelled()
-        }
-        ClientError::RepositoryNotFound { .. }
-        | ClientError::ManifestNotFound { .. }
-        | ClientError::Platform { .. }
-        | ClientError::Unauthorised { .. }
-        | ClientError::Denied { .. }
-        | ClientError::Rejected { .. }
-        | ClientError::TagDeletion { .. }
-        | ClientError::NotAnImage { .. }
-        | ClientError::Schema1 { .. }
-        | ClientError::Mirror { .. }
-        | ClientError::Credentials(_) => problem.user(),
-        ClientError::BlobNotFound { .. }
-        | ClientError::RateLimited { .. }
-        | ClientError::Document { .. }
-        | ClientError::TooDeep { .. }
-        | ClientError::WrongManifest { .. }
-        | ClientError::Sink { .. }
-        | ClientError::Source { .. }
-        | ClientError::Mangled { .. }
-        | ClientError::Http { .. } => problem.environment(),
+    if error.is_cancelled() {
+        Failure::cancelled()
+    } else if error.is_askers() {
+        problem.user()
+    } else {
+        problem.environment()
     }
 }

@@ -8,31 +8,26 @@ use std::io;
 use kiln_client::{Begun, BlobSink, PartialBlob, SinkError};
 use kiln_http::{Cancel, Sink};
 use kiln_oci::{Descriptor, Digest};
-use kiln_store::{Partial, Resume, Session, Store, Wait};
+use kiln_store::{Partial, Resume, Session, Wait};
 
 /// Puts pulled blobs into a store, pinned by a session.
 #[derive(Debug, Clone, Copy)]
 pub struct StoreSink<'a> {
-    store: &'a Store,
     session: &'a Session,
     cancel: &'a Cancel,
 }
 
 impl<'a> StoreSink<'a> {
     /// Returns the sink; `cancel` ends waits for blobs that another process is fetching.
-    pub fn new(store: &'a Store, session: &'a Session, cancel: &'a Cancel) -> Self {
-        Self {
-            store,
-            session,
-            cancel,
-        }
+    pub fn new(session: &'a Session, cancel: &'a Cancel) -> Self {
+        Self { session, cancel }
     }
 }
 
 impl BlobSink for StoreSink<'_> {
     fn begin(&self, blob: &Descriptor) -> Result<Begun<'_>, SinkError> {
         let cancelled = || self.cancel.is_cancelled();
-        let resumed = self.store.blobs().resume(
+        let resumed = self.session.store().blobs().resume(
             self.session,
             blob.digest,
             blob.size_bytes,
@@ -85,7 +80,7 @@ mod tests {
     use std::io::Read as _;
 
     use kiln_oci::{Compression, MediaType};
-    use kiln_store::Timestamp;
+    use kiln_store::{Store, Timestamp};
 
     use super::*;
 
@@ -102,7 +97,7 @@ mod tests {
         let store = Store::open(&folder.path().join("store")).unwrap();
         let session = Session::begin(&store, Timestamp::from_seconds(1_800_000_000)).unwrap();
         let cancel = Cancel::new();
-        let sink = StoreSink::new(&store, &session, &cancel);
+        let sink = StoreSink::new(&session, &cancel);
         let blob = Descriptor::of(MediaType::OciLayer(Compression::None), b"hello world");
         begin(&sink, &blob).append(b"hello").unwrap();
         let mut partial = begin(&sink, &blob);
@@ -127,7 +122,7 @@ mod tests {
         let store = Store::open(&folder.path().join("store")).unwrap();
         let session = Session::begin(&store, Timestamp::from_seconds(1_800_000_000)).unwrap();
         let cancel = Cancel::new();
-        let sink = StoreSink::new(&store, &session, &cancel);
+        let sink = StoreSink::new(&session, &cancel);
         let blob = Descriptor::of(MediaType::OciLayer(Compression::None), b"hello");
         let _held = begin(&sink, &blob);
         cancel.cancel();

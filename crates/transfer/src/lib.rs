@@ -1,0 +1,39 @@
+//! Images on their way between the store and registries.
+//!
+//! The seam between `store`, which knows nothing of the network, and `client`, which knows nothing
+//! of files: [`StoreSink`] takes pulled blobs in, [`StoreSource`] hands out what is pushed. On top of
+//! them a [`Transfer`] pulls an image until it can be started, and pushes one that was built.
+//!
+//! Knows nothing of manifests, builds or terminals.
+//!
+//! ```text
+//! pull: registry ─blobs, several at once→ store ─each as soon as it is there→ unpacked layers
+//! push: unpacked layers ─compressed, several at once→ store ─what is missing→ registry
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod pull;
+mod push;
+mod sink;
+mod source;
+
+use kiln_client::Registry;
+use kiln_http::Cancel;
+use kiln_store::Session;
+
+pub use error::TransferError;
+pub use sink::{PartialSink, StoreSink};
+pub use source::StoreSource;
+
+/// A store in use and the registries it is filled from and sent to.
+#[derive(Debug, Clone, Copy)]
+pub struct Transfer<'a> {
+    /// The use of the store; what is transferred is pinned by it.
+    pub session: &'a Session,
+    /// The registries.
+    pub registry: &'a Registry,
+    /// Ends what is under way.
+    pub cancel: &'a Cancel,
+}

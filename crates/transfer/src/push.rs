@@ -1,0 +1,44 @@
+//! Push: an image of the store to a registry, compressed.
+
+use kiln_client::{Document, Documents, PushProgress, Pushed};
+use kiln_image::{Image, export};
+use kiln_oci::{Compression, Reference};
+
+use crate::Transfer;
+use crate::error::TransferError;
+use crate::source::StoreSource;
+
+impl Transfer<'_> {
+    /// Pushes an image of the store to `reference`; layers that were built here are compressed as told.
+    /// Blocks.
+    ///
+    /// The same image becomes the same bytes everywhere, and only what the registry lacks is sent.
+    /// `progress` is called from several threads.
+    ///
+    /// # Errors
+    /// [`TransferError::Image`] for layers that are damaged or missing, [`TransferError::Client`] for
+    /// what the registry says. The same call sends what is missing.
+    pub fn push(
+        &self,
+        image: &Image,
+        reference: &Reference,
+        compression: Compression,
+        progress: &(dyn Fn(PushProgress) + Sync),
+    ) -> Result<Pushed, TransferError> {
+        let store = self.session.store();
+        let image = export(self.session, image, compression)?;
+        let documents = Documents {
+            root: Document {
+                media_type: image.descriptor.media_type.clone(),
+                digest: image.descriptor.digest,
+                bytes: store.blobs().read(&image.descriptor)?,
+            },
+            parts: Vec::new(),
+        };
+        let source = StoreSource::new(store, reference);
+        let pushed = self
+            .registry
+            .push(reference, &documents, &source, progress, self.cancel)?;
+        Ok(pushed)
+    }
+}

@@ -1,0 +1,198 @@
+//! Images to registries and back.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::fixtures::{Registry, busybox_project};
+use crate::space::{TestSpace, host};
+
+const STEPS: &str = r#"
+[image.app.step.tree]
+run = "mkdir /tree; echo text > /tree/file; ln -s file /tree/soft"
+[image.app.config]
+entrypoint = ["/bin/cat"]
+cmd        = ["/tree/file"]
+"#;
+
+/// The digest behind the `@` of the only line.
+fn digest(stdout: &str) -> &str {
+    stdout
+        .trim_end()
+        .split_once('@')
+        .map(|(_, digest)| digest)
+        .unwrap_or_else(|| panic!("no digest in {stdout:?}"))
+}
+
+fn inspect(space: &TestSpace, registry: &Registry, name: &str) -> serde_json::Value {
+    let inspected = host(
+        Command::new("skopeo")
+            .args(["inspect", "--tls-verify=false"])
+            .arg(format!("docker://{}/{name}", registry.host()))
+            .env("HOME", space.path()),
+    );
+    serde_json::from_str(&inspected).expect("what skopeo says")
+}
+
+/// How often a string is in the lines.
+fn count(text: &str, what: &str) -> usize {
+    text.matches(what).count()
+}
+
+#[test]
+fn what_is_pushed_is_pulled_and_runs() {
+    let space = busybox_project(STEPS);
+    let registry = Registry::start(&space);
+    let name = format!("{}/team/app:1", registry.host());
+    space.kiln_ok(["build"]);
+    let pushed = space.kiln_ok(["push", "app", &name]);
+    assert_eq!(count(&pushed.stderr, " pushed "), 3, "{}", pushed.shown());
+    assert!(pushed.stdout.starts_with(&format!("{name}@sha256:")));
+    let seen = inspect(&space, &registry, "team/app:1");
+    assert_eq!(seen["Digest"], digest(&pushed.stdout));
+
+    // The same again sends nothing, and says the same.
+    let again = space.kiln_ok(["push", "app", &name]);
+    assert_eq!(
+        (again.stdout, again.stderr),
+        (pushed.stdout.clone(), String::new())
+    );
+
+    let other = TestSpace::new();
+    let pulled = other.kiln_ok(["pull", &name]);
+    assert_eq!(digest(&pulled.stdout), digest(&pushed.stdout));
+    assert_eq!(count(&pulled.stderr, " pulled "), 2, "{}", pulled.shown());
+    let run = other.kiln_ok(["run", &name]);
+    assert_eq!(run.stdout, "text\n");
+    let again = other.kiln_ok(["pull", &name]);
+    assert_eq!(count(&again.stderr, "already here"), 2, "{}", again.shown());
+
+    // A pulled image leaves with the digest it came with, and its blobs are not sent a second time.
+    let third = format!("{}/other/app", registry.host());
+    other.kiln_ok(["tag", &name, &third]);
+    let moved = other.kiln_ok(["push", &third]);
+    assert_eq!(digest(&moved.stdout), digest(&pushed.stdout));
+    assert_eq!(
+        count(&moved.stderr, "taken from team/app"),
+        2,
+        "{}",
+        moved.shown()
+    );
+}
+
+#[test]
+fn an_image_goes_to_the_tags_it_has_in_the_manifest() {
+    let space = busybox_project("");
+    let registry = Registry::start(&space);
+    let manifest = std::fs::read_to_string(space.project().join("kiln.toml")).expect("a manifest");
+    let tags = format!("tags = [\"{0}/a/app:1\", \"{0}/b/app\"]\n", registry.host());
+    let manifest = manifest.replace("[image.app]\n", &format!("[image.app]\n{tags}"));
+    space.write("kiln.toml", manifest);
+    space.kiln_ok(["build"]);
+    let pushed = space.kiln_ok(["push", "app"]);
+    assert_eq!(pushed.stdout.lines().count(), 2, "{}", pushed.shown());
+    for name in ["a/app:1", "b/app:latest"] {
+        assert!(pushed.stdout.contains(name), "{}", pushed.shown());
+        inspect(&space, &registry, name);
+    }
+}
+
+#[test]
+fn two_compressions_are_one_image() {
+    let space = busybox_project(STEPS);
+    let registry = Registry::start(&space);
+    space.kiln_ok(["build"]);
+    let mut ids = Vec::new();
+    for method in ["gzip", "zstd"] {
+        let name = format!("{}/{method}/app", registry.host());
+        space.kiln_ok(["push", "--compress", method, "app", &name]);
+        let other = TestSpace::new();
+        other.kiln_ok(["pull", &name]);
+        assert_eq!(other.kiln_ok(["run", &name]).stdout, "text\n");
+        let inspected = other.kiln_ok(["inspect", &name]).stdout;
+        let inspected: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
+        ids.push(inspected["id"].clone());
+    }
+    assert!(ids[0].is_string() && ids[0] == ids[1], "{ids:?}");
+}
+
+#[test]
+fn mistakes_are_told_with_what_to_do() {
+    let space = busybox_project("");
+    let registry = Registry::start(&space);
+    space.kiln_ok(["build"]);
+    let nowhere = space.kiln(["push", "app"]);
+    nowhere.assert_code(1);
+    nowhere.assert_says("nothing says where to push the image to");
+    let missing = space.kiln(["pull", &format!("{}/no/such", registry.host())]);
+    missing.assert_code(1);
+    missing.assert_says("has no repository");
+    let closed = space.kiln(["pull", "127.0.0.1:1/no/such"]);
+    closed.assert_code(3);
+    closed.assert_says("cannot connect to `127.0.0.1:1`");
+    assert_eq!(count(&closed.stderr, "refused"), 1, "{}", closed.shown());
+    let pinned = format!("localhost/x@sha256:{}", "0".repeat(64));
+    let tagged = space.kiln(["tag", "app", &pinned]);
+    tagged.assert_code(1);
+    tagged.assert_says("leave out everything from the `@` on");
+    // Nothing of it has left a name.
+    assert_eq!(space.kiln_ok(["images"]).stdout.lines().count(), 2);
+}
+
+#[test]
+fn a_short_name_is_not_guessed_in_silence() {
+    let space = TestSpace::new();
+    let settings = space.path().join("home/.config/kiln");
+    std::fs::create_dir_all(&settings).expect("a folder for settings");
+    let registry = Registry::start(&space);
+    let mirror = format!(
+        "[registry.\"docker.io\"]\nmirrors = [\"{}\"]\n",
+        registry.host()
+    );
+    std::fs::write(settings.join("config.toml"), mirror).expect("settings");
+    let image = busybox_project(STEPS);
+    image.kiln_ok(["build"]);
+    image.kiln_ok(["push", "app", &format!("{}/library/tool", registry.host())]);
+    let pulled = space.kiln_ok(["pull", "tool"]);
+    assert!(
+        pulled
+            .stderr
+            .starts_with("pulling docker.io/library/tool:latest\n")
+    );
+    assert!(
+        pulled
+            .stdout
+            .starts_with("docker.io/library/tool:latest@sha256:")
+    );
+    assert_eq!(space.kiln_ok(["run", "tool"]).stdout, "text\n");
+}
+
+#[test]
+fn an_interrupted_pull_goes_on() {
+    let space = busybox_project(
+        "[image.app.step.large]\nrun = \"dd if=/dev/urandom of=/large bs=1M count=64\"\n",
+    );
+    let registry = Registry::start(&space);
+    let name = format!("{}/large/app", registry.host());
+    space.kiln_ok(["build"]);
+    space.kiln_ok(["push", "app", &name]);
+    let other = TestSpace::new();
+    let partial = other.store().join("partial/blobs");
+    let mut killed = other.command().args(["pull", &name]).spawn().expect("kiln");
+    let begun = |folder: &Path| {
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        files
+            .filter_map(|file| file.metadata().ok())
+            .any(|it| it.len() > 1 << 20)
+    };
+    let mut waited = 0;
+    while !begun(&partial) && waited < 2000 && killed.try_wait().expect("a child").is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        waited += 1;
+    }
+    killed.kill().expect("kiln can be killed");
+    killed.wait().expect("a child");
+    other.kiln_ok(["pull", &name]);
+    let verified = other.kiln_ok(["run", &name, "sha256sum", "/large"]).stdout;
+    let expected = space.kiln_ok(["run", "app", "sha256sum", "/large"]).stdout;
+    assert_eq!(verified, expected);
+}
