@@ -100,7 +100,8 @@ fn draw(all: &MultiProgress, blobs: &mut BTreeMap<Digest, ProgressBar>, report: 
             all.remove(&bar);
         }
         // A terminal that is gone cannot be told that it is gone.
-        if all.println(format!("✓ {}", finished(report))).is_err() {}
+        all.println(format!("✓ {}", finished(report)))
+            .unwrap_or_default();
         return;
     }
     let bar = blobs.entry(report.digest).or_insert_with(|| {
