@@ -25,6 +25,7 @@
 mod access;
 mod auth;
 mod challenge;
+mod copy;
 mod credentials;
 mod document;
 mod error;

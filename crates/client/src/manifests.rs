@@ -13,7 +13,7 @@ use crate::report::{codes, said};
 use crate::visit::Visit;
 
 /// How many indexes may stand between a reference and its manifest.
-const MOST_INDEXES: usize = 3;
+pub(crate) const MOST_INDEXES: usize = 3;
 
 impl Visit<'_> {
     pub(crate) fn resolve(&self, platform: &Platform) -> Result<Resolved, Error> {
@@ -59,7 +59,7 @@ impl Visit<'_> {
     }
 
     /// Fetches what the reference names.
-    fn root(&self) -> Result<(Document, Kind), Error> {
+    pub(crate) fn root(&self) -> Result<(Document, Kind), Error> {
         match (self.reference.digest(), self.reference.tag()) {
             (Some(digest), _) => {
                 self.document(&digest.to_string(), Some((digest, "the reference")))
@@ -69,7 +69,7 @@ impl Visit<'_> {
     }
 
     /// Fetches a manifest or index by tag or digest and verifies it.
-    fn document(
+    pub(crate) fn document(
         &self,
         name: &str,
         expected: Option<(Digest, &'static str)>,
@@ -220,30 +220,34 @@ impl Visit<'_> {
         }
     }
 
-    pub(crate) fn fetch(&self, platform: &Platform, place: usize) -> Result<RemoteImage, Error> {
+    /// Fetches the manifest for `platform`, and what names it.
+    fn manifest(&self, platform: &Platform) -> Result<(Vec<Document>, Document), Error> {
         let root = self.root()?;
         let ((indexes, manifest), resolved) = self.descend(root, platform)?;
+        if let Some(manifest) = manifest {
+            return Ok((indexes, manifest));
+        }
+        let digest = resolved.manifest;
+        match self.document(&digest.to_string(), Some((digest, "its index")))? {
+            (manifest, Kind::Manifest) => Ok((indexes, manifest)),
+            (_, Kind::Schema1) => Err(Error::Schema1 {
+                reference: self.name(),
+            }),
+            (other, Kind::Index | Kind::Other(_)) => Err(Error::NotAnImage {
+                reference: self.name(),
+                what: other.media_type.to_string(),
+            }),
+        }
+    }
+
+    /// Fetches the manifest for `platform` alone.
+    pub(crate) fn manifest_for(&self, platform: &Platform) -> Result<Document, Error> {
+        Ok(self.manifest(platform)?.1)
+    }
+
+    pub(crate) fn fetch(&self, platform: &Platform, place: usize) -> Result<RemoteImage, Error> {
+        let (indexes, manifest) = self.manifest(platform)?;
         let reference = || self.name();
-        let manifest = match manifest {
-            Some(manifest) => manifest,
-            None => {
-                let digest = resolved.manifest;
-                match self.document(&digest.to_string(), Some((digest, "its index")))? {
-                    (manifest, Kind::Manifest) => manifest,
-                    (_, Kind::Schema1) => {
-                        return Err(Error::Schema1 {
-                            reference: reference(),
-                        });
-                    }
-                    (other, Kind::Index | Kind::Other(_)) => {
-                        return Err(Error::NotAnImage {
-                            reference: reference(),
-                            what: other.media_type.to_string(),
-                        });
-                    }
-                }
-            }
-        };
         let unusable = |digest, source| Error::Document {
             reference: reference(),
             digest,

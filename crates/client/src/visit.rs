@@ -1,8 +1,9 @@
 //! One operation at one place: addresses, authorised requests, blobs.
 
+use std::io::{self, Read as _};
 use std::sync::PoisonError;
 
-use kiln_http::{BodyText, Cancel, Download, Request, Response, Url};
+use kiln_http::{Body, BodyText, Cancel, Download, Failure, Request, Response, Url};
 use kiln_oci::{Digest, MAX_DOCUMENT_BYTES, Reference};
 
 use crate::access::Access;
@@ -267,4 +268,79 @@ impl Visit<'_> {
             }
         }
     }
+
+    /// Opens a blob at `from_byte`, unverified, for a receiver that verifies it.
+    pub(crate) fn open_blob(&self, digest: Digest, from_byte: u64) -> Result<Body, Error> {
+        let rest = format!("blobs/{digest}");
+        let url = self.url(&rest)?;
+        let auth = &self.inner().auth;
+        let mut ticket = auth.current(self.asker())?;
+        let mut challenges = 0;
+        loop {
+            let mut request = self.authorised(Request::get(url.clone()), ticket.as_ref());
+            if from_byte > 0 {
+                request = request.header("range", &format!("bytes={from_byte}-"));
+            }
+            let mut body = self
+                .inner()
+                .http
+                .open(&request, self.cancel)
+                .map_err(|error| self.failed(ticket.as_ref(), error))?;
+            match body.status() {
+                200 => {
+                    self.skip(&mut body, from_byte)?;
+                    return Ok(body);
+                }
+                206 if from_byte > 0 && starts_at(&body, from_byte) => return Ok(body),
+                401 if challenges < MOST_CHALLENGES => {
+                    challenges += 1;
+                    ticket = match &ticket {
+                        Some(_) => auth.answer(self.asker(), ticket.as_ref(), None)?,
+                        None => self.ask(&rest, Request::head)?.1,
+                    };
+                }
+                404 => {
+                    let reference = self.name();
+                    return Err(Error::BlobNotFound { reference, digest });
+                }
+                _ => return Err(self.failed(ticket.as_ref(), body.refusal())),
+            }
+        }
+    }
+
+    /// Passes over the start of a body, of a registry that knows no ranges.
+    fn skip(&self, body: &mut Body, bytes: u64) -> Result<(), Error> {
+        let skipped = io::copy(&mut body.by_ref().take(bytes), &mut io::sink());
+        match skipped {
+            Ok(skipped) if skipped == bytes => Ok(()),
+            Ok(_) => Err(self.failed(
+                None,
+                kiln_http::Error::Protocol {
+                    url: body.url().shown(),
+                    reason: "the blob is shorter than it was".to_owned(),
+                },
+            )),
+            Err(source) => {
+                let url = body.url().shown();
+                let broken = |failure: Failure| *failure.error;
+                let error = body.failure().map_or_else(
+                    || kiln_http::Error::Broken {
+                        url,
+                        tries: 1,
+                        source,
+                    },
+                    broken,
+                );
+                Err(self.failed(None, error))
+            }
+        }
+    }
+}
+
+/// Tells whether a part starts where it was asked to.
+fn starts_at(body: &Body, byte: u64) -> bool {
+    body.header("content-range")
+        .and_then(|range| range.trim().strip_prefix("bytes "))
+        .and_then(|range| range.split('-').next())
+        .is_some_and(|start| start.parse() == Ok(byte))
 }

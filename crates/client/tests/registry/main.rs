@@ -10,6 +10,7 @@ mod auth;
 #[path = "../../../http/tests/client/certificates.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod certificates;
+mod copy;
 mod docker;
 mod docker_push;
 mod fake;
