@@ -200,6 +200,14 @@ pub enum Error {
         /// What the registry said.
         said: BodyText,
     },
+    /// A list of referrers is written by others all the time.
+    #[error("the list of referrers `{registry}/{repository}:{tag}` is overwritten by others each time; push again", registry = .reference.registry(), repository = .reference.repository())]
+    ReferrersList {
+        /// What was pushed.
+        reference: Box<Reference>,
+        /// The tag of the list.
+        tag: String,
+    },
     /// What was stored in the registry is not what was sent.
     #[error("`{registry}` stored {what} of `{reference}` under the digest `{actual}` instead of `{expected}`; it may be defective", registry = .reference.registry())]
     Mangled {
@@ -240,6 +248,7 @@ impl Error {
             | Self::NotAnImage { .. }
             | Self::Schema1 { .. }
             | Self::Mirror { .. }
+            | Self::Rejected { .. }
             | Self::TagDeletion { .. }
             | Self::Credentials(_) => true,
             Self::BlobNotFound { .. }
@@ -249,8 +258,8 @@ impl Error {
             | Self::WrongManifest { .. }
             | Self::Sink { .. }
             | Self::Source { .. }
-            | Self::Rejected { .. }
             | Self::Mangled { .. }
+            | Self::ReferrersList { .. }
             | Self::Http { .. }
             | Self::Cancelled(_) => false,
         }

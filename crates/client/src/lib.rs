@@ -36,6 +36,7 @@ mod parallel;
 mod place;
 mod pull;
 mod push;
+mod referrers;
 mod registry;
 mod report;
 mod settings;

@@ -10,6 +10,7 @@ use crate::document::{ACCEPTED, Document, Documents};
 use crate::error::Error;
 use crate::parallel;
 use crate::place::Place;
+use crate::referrers::referring;
 use crate::registry::Registry;
 use crate::report::{coded, codes};
 use crate::source::BlobSource;
@@ -56,6 +57,9 @@ pub struct Pushed {
 impl Registry {
     /// Pushes an image, and gives it the tag of `reference`, or no tag where that has none. Blocks.
     ///
+    /// A document with a subject also comes into that one's list of referrers, which older registries
+    /// do not keep by themselves.
+    ///
     /// What the registry has is not sent: nothing but one `HEAD` goes out when the name stands for the
     /// image already. Blobs go several at once, then manifests, then indexes: a document is never
     /// there before what it names. Mirrors are not asked. `progress` is called from several threads.
@@ -63,7 +67,8 @@ impl Registry {
     /// # Errors
     /// [`Error::Unauthorised`] and [`Error::Denied`]; [`Error::Rejected`] with what the registry says;
     /// [`Error::Source`]; [`Error::Mangled`]; [`Error::Document`] for a manifest that is none;
-    /// [`Error::WrongManifest`] for a reference with another digest; [`Error::Http`] for the network.
+    /// [`Error::WrongManifest`] for a reference with another digest; [`Error::ReferrersList`];
+    /// [`Error::Http`] for the network.
     /// The name stands for what it stood for before, and the same call sends what is missing.
     pub fn push(
         &self,
@@ -119,7 +124,8 @@ impl Push<'_> {
             pushed.changed = false;
             return Ok(pushed);
         }
-        if visit.standing_digest(&named)? == Some(root.digest) {
+        // A list of referrers may still lack a document that is there.
+        if referring(root).is_none() && visit.standing_digest(&named)? == Some(root.digest) {
             let Some(tag) = tag else {
                 pushed.changed = false;
                 return Ok(pushed);
@@ -136,6 +142,7 @@ impl Push<'_> {
         self.push_parts(&absent)?;
         let response = visit.put_manifest(root, tag.unwrap_or(&named))?;
         visit.accepted(root, &response)?;
+        visit.list_referrer(root, &response)?;
         Ok(pushed)
     }
 
@@ -232,7 +239,8 @@ impl Push<'_> {
         let put = |part: &Document, cancel: &Cancel| {
             let visit = Visit { cancel, ..*visit };
             let response = visit.put_manifest(part, &part.digest.to_string())?;
-            visit.accepted(part, &response)
+            visit.accepted(part, &response)?;
+            visit.list_referrer(part, &response)
         };
         let manifests = parts.iter().copied().filter(|part| !is_index(part));
         parallel::for_each(self.jobs(), manifests, visit.cancel, put)?;

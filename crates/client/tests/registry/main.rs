@@ -19,6 +19,7 @@ mod mutable;
 mod proxy;
 mod pull;
 mod push;
+mod referrers;
 #[path = "../../../http/tests/client/server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod server;
