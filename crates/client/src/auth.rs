@@ -6,29 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use kiln_http::{BodyText, Cancel, Client, Request, Url};
+use kiln_http::{BodyText, Cancel, Client};
 use kiln_oci::Reference;
-use serde::Deserialize;
 
 use crate::access::Access;
 use crate::challenge::Challenge;
 use crate::credentials::{Credential, CredentialFiles};
 use crate::error::Error;
 use crate::place::Place;
-use crate::report::said;
-
-/// The largest answer of a token server, in bytes.
-const LARGEST_ANSWER: u64 = 1 << 20;
-/// How long a token lives if its server does not say (distribution specification, token).
-const TOKEN_LIFE: Duration = Duration::from_secs(60);
-/// A token is renewed this long before its end.
-const MARGIN: Duration = Duration::from_secs(10);
-/// How kiln calls itself at token servers.
-const CLIENT_ID: &str = "kiln";
+use crate::token::{Answer, Wanted, basic};
 
 /// The authorisations in use, by place.
 #[derive(Debug, Default)]
@@ -166,16 +154,22 @@ impl Session {
                 },
                 credential,
             ) => {
-                let request = token_request(
-                    asker,
+                let wanted = Wanted {
                     realm,
-                    service.as_deref(),
-                    scope.as_deref(),
-                    credential,
-                )?;
-                let (token, life) = fetch_token(asker, request, &user)?;
-                self.expires = Instant::now().checked_add(life);
-                format!("Bearer {token}")
+                    service: service.as_deref(),
+                    scope: &asker.access.scope(&place.repository, scope.as_deref()),
+                    lasting: false,
+                };
+                let answer = wanted
+                    .fetch(asker.http, credential.as_ref(), asker.cancel)
+                    .map_err(|error| asker.failed(user.clone(), error))?;
+                match answer {
+                    Answer::Token(token) => {
+                        self.expires = Instant::now().checked_add(token.life);
+                        format!("Bearer {}", token.access.reveal())
+                    }
+                    Answer::Refused(said) => return Err(asker.refused(user, said)),
+                }
             }
         };
         self.ticket = Some(Ticket {
@@ -200,103 +194,4 @@ impl Asker<'_> {
             said,
         }
     }
-}
-
-fn basic(user: &str, password: &str) -> String {
-    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
-}
-
-/// Asks for a token: with the password or anonymously by `GET`, with an identity token by `POST`
-/// (the OAuth 2 form of the distribution specification).
-fn token_request(
-    asker: Asker<'_>,
-    realm: &str,
-    service: Option<&str>,
-    scope: Option<&str>,
-    credential: Option<Credential>,
-) -> Result<Request, Error> {
-    let realm: Url = realm
-        .parse()
-        .map_err(|error| asker.failed(None, kiln_http::Error::Url(error)))?;
-    let scope = asker.access.scope(&asker.place.repository, scope);
-    let scope = scope.as_str();
-    let mut pairs: Vec<(&str, &str)> = Vec::new();
-    if let Some(service) = service {
-        pairs.push(("service", service));
-    }
-    if let Some(Credential::Identity(token)) = &credential {
-        pairs.extend([
-            ("grant_type", "refresh_token"),
-            ("client_id", CLIENT_ID),
-            ("scope", scope),
-            ("refresh_token", token.reveal()),
-        ]);
-        let form = kiln_http::form(pairs).into_bytes();
-        return Ok(Request::post(
-            realm,
-            "application/x-www-form-urlencoded",
-            form,
-        ));
-    }
-    pairs.extend(
-        scope
-            .split(' ')
-            .filter(|scope| !scope.is_empty())
-            .map(|scope| ("scope", scope)),
-    );
-    let request = match &credential {
-        Some(Credential::Password { user, password }) => {
-            pairs.push(("account", user));
-            Request::get(realm.with_query(pairs)).authorization(basic(user, password.reveal()))
-        }
-        Some(Credential::Identity(_) | Credential::Access(_)) | None => {
-            Request::get(realm.with_query(pairs))
-        }
-    };
-    Ok(request)
-}
-
-/// What token servers answer; the two names are of two specifications.
-#[derive(Deserialize)]
-struct Answer {
-    token: Option<String>,
-    access_token: Option<String>,
-    expires_in: Option<u64>,
-}
-
-fn fetch_token(
-    asker: Asker<'_>,
-    request: Request,
-    user: &Option<String>,
-) -> Result<(String, Duration), Error> {
-    let fail = |error| asker.failed(user.clone(), error);
-    let response = asker
-        .http
-        .fetch(&request, LARGEST_ANSWER, asker.cancel)
-        .map_err(fail)?;
-    if matches!(response.status, 400 | 401 | 403) {
-        let body = String::from_utf8_lossy(&response.body);
-        return Err(asker.refused(user.clone(), said(&body)));
-    }
-    let response = response.success().map_err(fail)?;
-    let unusable = |reason: &str| {
-        fail(kiln_http::Error::Protocol {
-            url: response.url.shown(),
-            reason: format!("the token server {reason}"),
-        })
-    };
-    let answer: Answer = serde_json::from_slice(&response.body)
-        .map_err(|_secret| unusable("did not answer with a token"))?;
-    let token = [answer.token, answer.access_token]
-        .into_iter()
-        .flatten()
-        .find(|token| !token.is_empty())
-        .ok_or_else(|| unusable("answered without a token"))?;
-    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(unusable("answered with a token that is not one"));
-    }
-    let life = answer.expires_in.map_or(TOKEN_LIFE, Duration::from_secs);
-    // Some servers say 0, or less than a request takes.
-    let life = life.saturating_sub(MARGIN).max(MARGIN);
-    Ok((token, life))
 }

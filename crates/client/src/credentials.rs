@@ -18,6 +18,11 @@ use serde::Deserialize;
 use crate::error::CredentialsError;
 use crate::helper::{self, Answer};
 
+mod edit;
+mod keep;
+
+pub use keep::Kept;
+
 /// The largest credentials file read, in bytes.
 const LARGEST_FILE: u64 = 4 << 20;
 /// What docker calls its default registry in these files, and to helpers.
@@ -169,6 +174,21 @@ impl CredentialFiles {
         }
     }
 
+    /// Finds the program of a helper that the file `path` names.
+    fn helper(&self, path: &Path, helper: &str) -> Result<PathBuf, CredentialsError> {
+        let program = format!("docker-credential-{helper}");
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        self.helper_folders
+            .iter()
+            .filter(|_| helper.chars().all(plain))
+            .map(|folder| folder.join(&program))
+            .find(|path| path.is_file())
+            .ok_or_else(|| CredentialsError::NoHelper {
+                path: path.to_owned(),
+                program: program.escape_debug().collect(),
+            })
+    }
+
     fn ask(
         &self,
         path: &Path,
@@ -176,40 +196,59 @@ impl CredentialFiles {
         registry: &str,
         cancel: &Cancel,
     ) -> Result<Option<Credential>, CredentialsError> {
-        // Docker keeps its own registry under an old address.
-        let server = if registry == kiln_oci::DEFAULT_REGISTRY {
-            DOCKER_HUB
-        } else {
-            registry
-        };
-        let program = format!("docker-credential-{helper}");
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let found = self
-            .helper_folders
-            .iter()
-            .filter(|_| helper.chars().all(plain))
-            .map(|folder| folder.join(&program))
-            .find(|path| path.is_file());
-        let Some(found) = found else {
-            return Err(CredentialsError::NoHelper {
-                path: path.to_owned(),
-                program: program.escape_debug().collect(),
-            });
-        };
-        let answer = helper::get(&found, server, cancel).map_err(|failure| match failure {
-            helper::Failure::Cancelled(cancelled) => CredentialsError::Cancelled(cancelled),
-            helper::Failure::Reason(reason) => CredentialsError::Helper {
-                program,
-                server: server.to_owned(),
-                reason,
-            },
-        })?;
+        let found = self.helper(path, helper)?;
+        let server = server(registry);
+        let answer = helper::get(&found, server, cancel)
+            .map_err(|failure| helper_failed(&found, server, failure))?;
         Ok(answer.map(|Answer { user, secret }| Credential::of(user, secret)))
+    }
+}
+
+/// Returns the name under which helpers, and docker's files, have a registry: docker keeps its own
+/// under an old address.
+fn server(registry: &str) -> &str {
+    if registry == kiln_oci::DEFAULT_REGISTRY {
+        DOCKER_HUB
+    } else {
+        registry
+    }
+}
+
+fn helper_failed(program: &Path, server: &str, failure: helper::Failure) -> CredentialsError {
+    match failure {
+        helper::Failure::Cancelled(cancelled) => CredentialsError::Cancelled(cancelled),
+        helper::Failure::Reason(reason) => CredentialsError::Helper {
+            program: program
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            server: server.to_owned(),
+            reason,
+        },
     }
 }
 
 /// Reads a file; `None` if there is none.
 fn read(path: &Path) -> Result<Option<File>, CredentialsError> {
+    match read_bytes(path)? {
+        None => Ok(None),
+        // The reader's own words would quote the file, which holds secrets.
+        Some(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| malformed(path, &error)),
+    }
+}
+
+fn malformed(path: &Path, error: &serde_json::Error) -> CredentialsError {
+    let (line, column) = (error.line(), error.column());
+    CredentialsError::File {
+        path: path.to_owned(),
+        reason: format!("it is not a credentials file (line {line}, column {column})"),
+    }
+}
+
+/// Reads the bytes of a file; `None` if there is none, or nothing in it.
+fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>, CredentialsError> {
     let fail = |reason: String| CredentialsError::File {
         path: path.to_owned(),
         reason,
@@ -235,16 +274,7 @@ fn read(path: &Path) -> Result<Option<File>, CredentialsError> {
         return Err(fail("it is larger than 4 MiB".to_owned()));
     }
     // Podman writes an empty file before the first login.
-    if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Ok(None);
-    }
-    // The reader's own words would quote the file, which holds secrets.
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        fail(format!(
-            "it is not a credentials file (line {line}, column {column})"
-        ))
-    })
+    Ok(Some(bytes).filter(|bytes| !bytes.iter().all(u8::is_ascii_whitespace)))
 }
 
 /// The keys under which a credential may stand, the closest first.

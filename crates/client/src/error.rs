@@ -274,13 +274,21 @@ impl Error {
     }
 }
 
-/// Why credentials could not be read.
+/// Why credentials could not be read or kept.
 #[derive(Debug, thiserror::Error)]
 #[must_use]
 pub enum CredentialsError {
     /// A credentials file cannot be read or is malformed.
     #[error("cannot read credentials from `{}`: {reason}", path.display())]
     File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A credentials file cannot be written. It is as it was.
+    #[error("cannot write credentials to `{}`: {reason}", path.display())]
+    Write {
         /// The file.
         path: PathBuf,
         /// Why.

@@ -1,7 +1,7 @@
 //! Credential helpers: programs that keep passwords, asked through docker's protocol.
 //!
 //! `docker-credential-NAME get` reads the registry's address from its input and writes JSON with
-//! user and secret.
+//! user and secret; `store` reads such JSON, and `erase` an address.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kiln_http::{BodyText, Cancel, Cancelled};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// How long a helper may take: it may wait for the user to unlock something.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,8 +31,10 @@ pub(crate) enum Failure {
     Reason(String),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 struct Written {
+    #[serde(rename = "ServerURL", default)]
+    server: String,
     #[serde(rename = "Username")]
     user: String,
     #[serde(rename = "Secret")]
@@ -45,19 +47,61 @@ pub(crate) fn get(
     server: &str,
     cancel: &Cancel,
 ) -> Result<Option<Answer>, Failure> {
+    let Some(output) = run(program, "get", format!("{server}\n").as_bytes(), cancel)? else {
+        return Ok(None);
+    };
+    let written: Written = serde_json::from_slice(&output)
+        .map_err(|_secret| Failure::Reason("its answer is not what helpers write".to_owned()))?;
+    Ok(Some(Answer {
+        user: written.user,
+        secret: written.secret,
+    }))
+}
+
+/// Gives the helper something to keep. Blocks, up to a minute.
+pub(crate) fn store(
+    program: &Path,
+    server: &str,
+    user: &str,
+    secret: &str,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
+    let written = Written {
+        server: server.to_owned(),
+        user: user.to_owned(),
+        secret: secret.to_owned(),
+    };
+    let input = serde_json::to_vec(&written)
+        .map_err(|_secret| Failure::Reason("it cannot be told".to_owned()))?;
+    run(program, "store", &input, cancel).map(drop)
+}
+
+/// Makes the helper forget; whether it knew anything is told. Blocks, up to a minute.
+pub(crate) fn erase(program: &Path, server: &str, cancel: &Cancel) -> Result<bool, Failure> {
+    let input = format!("{server}\n");
+    Ok(run(program, "erase", input.as_bytes(), cancel)?.is_some())
+}
+
+/// Runs `program` with `input` and returns what it writes; `None` if it has no entry.
+fn run(
+    program: &Path,
+    action: &str,
+    input: &[u8],
+    cancel: &Cancel,
+) -> Result<Option<Vec<u8>>, Failure> {
     let failed = |error: io::Error| Failure::Reason(error.to_string());
     let mut child = Command::new(program)
-        .arg("get")
+        .arg(action)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
-    let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (stdin, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let output = thread::spawn(move || limited(output));
     let errors = thread::spawn(move || limited(errors));
-    if let Some(mut input) = input {
-        let written = writeln!(input, "{server}");
+    if let Some(mut stdin) = stdin {
+        let written = stdin.write_all(input);
         // A helper that does not want to know has closed its input, and its answer says more.
         if let Err(error) = written
             && error.kind() != io::ErrorKind::BrokenPipe
@@ -73,13 +117,7 @@ pub(crate) fn get(
         return Err(Failure::Reason("its answer is too long".to_owned()));
     }
     if success {
-        let written: Written = serde_json::from_slice(&output).map_err(|_secret| {
-            Failure::Reason("its answer is not what helpers write".to_owned())
-        })?;
-        return Ok(Some(Answer {
-            user: written.user,
-            secret: written.secret,
-        }));
+        return Ok(Some(output));
     }
     let said = if output.is_empty() { &errors } else { &output };
     let said = BodyText::of(said);

@@ -9,6 +9,15 @@ use crate::settings::{Mirror, Settings};
 /// The host that serves the default registry; its name is a web page.
 const DEFAULT_REGISTRY_HOST: &str = "registry-1.docker.io";
 
+/// Returns the host that serves a registry.
+pub(crate) fn host(registry: &str) -> &str {
+    if registry == DEFAULT_REGISTRY {
+        DEFAULT_REGISTRY_HOST
+    } else {
+        registry
+    }
+}
+
 /// A repository on one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -41,13 +50,8 @@ impl Place {
     /// Returns the registry itself: where things are written.
     pub(crate) fn upstream(reference: &Reference) -> Self {
         let registry = reference.registry();
-        let host = if registry == DEFAULT_REGISTRY {
-            DEFAULT_REGISTRY_HOST
-        } else {
-            registry
-        };
         Self {
-            authority: host.to_owned(),
+            authority: host(registry).to_owned(),
             repository: reference.repository().to_owned(),
             credentials: registry.to_owned(),
             is_mirror: false,

@@ -1,10 +1,10 @@
 //! Registries as seen by one kiln process.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use kiln_http::{Cancel, Client};
-use kiln_oci::{Platform, Reference};
+use kiln_http::{Cancel, Client, Request, Url};
+use kiln_oci::{MAX_DOCUMENT_BYTES, Platform, Reference};
 
 use crate::access::Access;
 use crate::auth::Auth;
@@ -96,6 +96,51 @@ impl Registry {
             access,
             cancel,
         }
+    }
+
+    /// Tells whether a host is asked over TLS: always, except where the settings say otherwise and on
+    /// this machine, where it is tried out.
+    pub(crate) fn is_secure(
+        &self,
+        authority: &str,
+        cancel: &Cancel,
+    ) -> Result<bool, kiln_http::Error> {
+        let http = &self.0.http;
+        let url = |secure| Url::from_parts(secure, authority, "/v2/");
+        let plain = url(false)?;
+        let allowed = http
+            .settings()
+            .host(&url(true)?)
+            .or_else(|| http.settings().host(&plain))
+            .is_some_and(|(_, host)| host.plain_http);
+        if allowed {
+            return Ok(false);
+        }
+        if !plain.is_loopback() {
+            return Ok(true);
+        }
+        let known = &self.0.secure;
+        let found = known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(authority)
+            .copied();
+        if let Some(secure) = found {
+            return Ok(secure);
+        }
+        // Servers that want TLS answer 400 to plain words, or nothing that is HTTP.
+        let secure = match http.fetch(&Request::get(plain).tries(1), MAX_DOCUMENT_BYTES, cancel) {
+            Ok(response) => response.status == 400,
+            Err(kiln_http::Error::Protocol { .. } | kiln_http::Error::Broken { .. }) => true,
+            // The request itself will tell, with its tries.
+            Err(kiln_http::Error::Server { .. } | kiln_http::Error::RateLimited { .. }) => false,
+            Err(error) => return Err(error),
+        };
+        known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(authority.to_owned(), secure);
+        Ok(secure)
     }
 
     /// Does `work` at the first place, from number `first` on, where it succeeds: mirrors, then the

@@ -1,7 +1,6 @@
 //! One operation at one place: addresses, authorised requests, blobs.
 
 use std::io::{self, Read as _};
-use std::sync::PoisonError;
 
 use kiln_http::{Body, BodyText, Cancel, Download, Failure, Request, Response, Url};
 use kiln_oci::{Digest, MAX_DOCUMENT_BYTES, Reference};
@@ -55,58 +54,12 @@ impl Visit<'_> {
 
     /// Returns the address of `rest` in the repository.
     pub(crate) fn url(&self, rest: &str) -> Result<Url, Error> {
-        let secure = self.is_secure()?;
+        let secure = self
+            .registry
+            .is_secure(&self.place.authority, self.cancel)
+            .map_err(|error| self.failed(None, error))?;
         Url::from_parts(secure, &self.place.authority, &self.place.path(rest))
             .map_err(|error| self.failed(None, kiln_http::Error::Url(error)))
-    }
-
-    /// Tells whether the place is asked over TLS: always, except where the settings say otherwise
-    /// and on this machine, where it is tried out.
-    fn is_secure(&self) -> Result<bool, Error> {
-        let http = &self.inner().http;
-        let authority = &self.place.authority;
-        let url = |secure| {
-            Url::from_parts(secure, authority, "/v2/")
-                .map_err(|error| self.failed(None, kiln_http::Error::Url(error)))
-        };
-        let plain = url(false)?;
-        let allowed = http
-            .settings()
-            .host(&url(true)?)
-            .or_else(|| http.settings().host(&plain))
-            .is_some_and(|(_, host)| host.plain_http);
-        if allowed {
-            return Ok(false);
-        }
-        if !plain.is_loopback() {
-            return Ok(true);
-        }
-        let known = &self.inner().secure;
-        let found = known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(authority)
-            .copied();
-        if let Some(secure) = found {
-            return Ok(secure);
-        }
-        // Servers that want TLS answer 400 to plain words, or nothing that is HTTP.
-        let secure = match http.fetch(
-            &Request::get(plain).tries(1),
-            MAX_DOCUMENT_BYTES,
-            self.cancel,
-        ) {
-            Ok(response) => response.status == 400,
-            Err(kiln_http::Error::Protocol { .. } | kiln_http::Error::Broken { .. }) => true,
-            // The request itself will tell, with its tries.
-            Err(kiln_http::Error::Server { .. } | kiln_http::Error::RateLimited { .. }) => false,
-            Err(error) => return Err(self.failed(None, error)),
-        };
-        known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(authority.clone(), secure);
-        Ok(secure)
     }
 
     /// Sends a request that `make` writes, with what the registry wants to know of who asks.

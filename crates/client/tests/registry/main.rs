@@ -14,6 +14,7 @@ mod copy;
 mod docker;
 mod docker_push;
 mod fake;
+mod login;
 mod memory;
 mod mutable;
 mod proxy;
