@@ -9,6 +9,7 @@ mod guarantees;
 mod hello;
 mod insight;
 mod interrupted;
+mod outputs;
 mod peers;
 mod registries;
 mod run;

@@ -165,6 +165,7 @@ impl Classify for ImageError {
             | Self::MissingBlob { .. }
             | Self::DamagedLayer { .. }
             | Self::OtherTar { .. }
+            | Self::Flatten(_)
             | Self::Scratch { .. }
             | Self::Write(_) => Class::Environment,
             Self::Store(error) => error.class(),

@@ -11,6 +11,7 @@ mod failed_build;
 mod launch;
 mod local;
 mod open_files;
+mod output;
 mod printer;
 mod progress;
 mod project;

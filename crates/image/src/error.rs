@@ -151,6 +151,9 @@ pub enum ImageError {
         /// The reason given.
         source: io::Error,
     },
+    /// The tree of an image cannot be written.
+    #[error("cannot write the root file system: {0}")]
+    Flatten(#[source] Box<kiln_layer::DraftError>),
     /// The archive cannot be written.
     #[error("cannot write the archive: {0}")]
     Write(io::Error),

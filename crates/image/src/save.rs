@@ -1,4 +1,4 @@
-//! Writes images into one tar that OCI tools and Docker read.
+//! Writes images into one tar, or folder, that OCI tools and Docker read.
 //!
 //! ```text
 //! blobs/sha256/<hex>   manifests, configs, layers
@@ -9,7 +9,9 @@
 //! The same images give the same bytes: files are sorted, times, owners and modes are constant.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
 
 use kiln_oci::{Compression, Descriptor, Digest, ImageIndex, Reference, canonical};
 use kiln_store::{REFERENCE_NAME, Session};
@@ -52,6 +54,42 @@ pub fn save(
     compression: Compression,
     out: &mut dyn Write,
 ) -> Result<(), ImageError> {
+    write(session, &files(session, images, compression)?, out)
+}
+
+/// Writes `images`, each with its names, as an image layout into the empty folder `folder`. Built
+/// layers are compressed as told.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_layout(
+    session: &Session,
+    images: &[(Image, Vec<Reference>)],
+    compression: Compression,
+    folder: &Path,
+) -> Result<(), ImageError> {
+    for (path, content) in files(session, images, compression)? {
+        let path = folder.join(path);
+        match content {
+            Content::Folder => fs::create_dir(&path),
+            Content::Bytes(bytes) => fs::write(&path, bytes),
+            Content::Blob { digest, size_bytes } => {
+                let mut blob = session.store().blobs().open(&digest, size_bytes)?;
+                File::create_new(&path)
+                    .and_then(|mut file| io::copy(&mut blob, &mut file).map(drop))
+            }
+        }
+        .map_err(ImageError::Write)?;
+    }
+    Ok(())
+}
+
+/// What the archive or layout holds, by path; folders come before what is in them.
+fn files(
+    session: &Session,
+    images: &[(Image, Vec<Reference>)],
+    compression: Compression,
+) -> Result<BTreeMap<String, Content>, ImageError> {
     let mut files = BTreeMap::new();
     let mut index = ImageIndex::new(Vec::new());
     let mut docker = Vec::new();
@@ -80,7 +118,7 @@ pub fn save(
     files.insert("index.json".to_owned(), Content::Bytes(index.to_bytes()));
     files.insert("manifest.json".to_owned(), Content::Bytes(docker));
     files.insert("oci-layout".to_owned(), Content::Bytes(LAYOUT.to_vec()));
-    write(session, &files, out)
+    Ok(files)
 }
 
 /// The entries of an image in the index: one for each name, or one without.

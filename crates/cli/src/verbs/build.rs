@@ -11,6 +11,7 @@ use kiln_graph::{BuildGraph, BuildTarget, StepId};
 use crate::errors::{Class, Failure, Outcome};
 use crate::failed_build::{self, LastLines};
 use crate::local;
+use crate::output::Output;
 use crate::printer::Printer;
 use crate::progress::{Progress, Telling};
 use crate::project::Project;
@@ -25,7 +26,8 @@ use crate::workbench::{self, BuildWishes};
   kiln build app worker             two images, and what they need
   kiln build app.compile            one step, and what it needs
   kiln build --no-cache=app.test    run that step again
-  kiln build --on-failure shell     look around in a step that fails")]
+  kiln build --on-failure shell     look around in a step that fails
+  kiln build -o type=dir,dest=root  and put its root file system into a folder")]
 pub(crate) struct Args {
     /// Images, services or steps (image.step); what `default` names if there are none
     targets: Vec<String>,
@@ -33,6 +35,10 @@ pub(crate) struct Args {
     /// Build every image of the manifest
     #[arg(long, conflicts_with = "targets")]
     all: bool,
+
+    /// Write what was built: PATH, or type=oci|layout|tar|dir,dest=PATH[,compression=gzip|zstd|none]
+    #[arg(short, long, value_name = "OUTPUT")]
+    output: Vec<Output>,
 
     #[command(flatten)]
     how: BuildArgs,
@@ -151,6 +157,19 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         &graph,
         Telling::Everything,
     )?;
+    let images: Vec<_> = built
+        .images
+        .values()
+        .map(|built| (built.image.clone(), built.references.clone()))
+        .collect();
+    for output in &args.output {
+        output.write(&workspace.session, &workspace.host, &images)?;
+        workspace.session.sync()?;
+    }
+    // Standard output is the archive's, if one goes there.
+    if args.output.iter().any(Output::is_stdout) {
+        return Ok(ExitCode::SUCCESS);
+    }
     for (name, built) in &built.images {
         let digest = built.image.descriptor.digest;
         match built.references.first() {

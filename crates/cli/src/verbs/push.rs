@@ -1,12 +1,12 @@
 //! `kiln push`: images of the store to registries.
 
-use clap::ValueEnum;
 use kiln_client::{Outcome as Ending, PushProgress};
 use kiln_image::Image;
 use kiln_oci::{Compression, Reference};
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
+use crate::output::Method;
 use crate::printer::Printer;
 use crate::progress::blobs::{BlobReport, BlobView};
 use crate::project::Project;
@@ -38,15 +38,6 @@ pub(crate) struct Args {
     how: TransferArgs,
 }
 
-/// How layers are compressed.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Method {
-    /// What every tool reads
-    Gzip,
-    /// Smaller and faster, for tools of the last years
-    Zstd,
-}
-
 /// Pushes to one name after the other.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let store = local::open(settings)?;
@@ -55,10 +46,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let found = local::find(settings, &store, args.image.as_deref())?;
     let image = found.load(&store)?;
     let names = destinations(args, settings, found.reference.as_ref())?;
-    let compression = match args.compress {
-        Method::Gzip => Compression::Gzip,
-        Method::Zstd => Compression::Zstd,
-    };
+    let compression = args.compress.into();
     for reference in &names {
         let digest = push_to(args, settings, &session, &image, reference, compression)?;
         printer.line(super::pull::pinned(reference, &digest))?;

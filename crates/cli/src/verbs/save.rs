@@ -1,53 +1,50 @@
-//! `kiln save`: images of the store as one archive.
+//! `kiln save`: images of the store as an archive, a layout or a root file system.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clap::ValueEnum;
-use kiln_image::ImageError;
-use kiln_oci::{Compression, Reference};
+use kiln_oci::Reference;
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
+use crate::output::{Form, Method, Output};
 use crate::printer::Printer;
 use crate::settings::Settings;
 
 /// Write images into an archive that any OCI tool reads
 ///
-/// The archive is an OCI image layout, with what docker load wants beside it.
+/// The archive is an OCI image layout, with what docker load wants beside it. Other forms are a
+/// folder of the same, and the root file system that a container sees.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln save -o app.tar app
   kiln save app | ssh host kiln load
+  kiln save app | docker load
+  kiln save --form dir -o root app
   kiln save -o app.tar app && skopeo copy oci-archive:app.tar docker://registry.example.com/app")]
 pub(crate) struct Args {
     /// Images or services of the project, references, or ids
     images: Vec<String>,
 
-    /// Write to this file instead of standard output
-    #[arg(short, long, value_name = "FILE")]
+    /// Write to this file or folder instead of standard output
+    #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
+
+    /// Choose what is written
+    #[arg(long, value_name = "FORM", default_value = "oci")]
+    form: Form,
 
     /// Choose how layers are compressed
     #[arg(long, value_name = "METHOD", default_value = "gzip")]
     compress: Method,
 }
 
-/// How layers are compressed.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Method {
-    /// What every tool reads
-    Gzip,
-    /// Smaller and faster, for tools of the last years
-    Zstd,
-    /// Not at all
-    None,
-}
-
-/// Writes the archive.
+/// Writes it.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
-    if args.output.is_none() && settings.stdout_is_terminal {
+    let output = Output::new(args.form, args.output.clone(), args.compress).map_err(|message| {
+        let help = Some("name a place: kiln save -o PATH".to_owned());
+        Failure::message(Class::User, message, help)
+    })?;
+    if output.is_stdout() && settings.stdout_is_terminal {
         return Err(Failure::message(
             Class::User,
             "an archive is nothing to read on a terminal",
@@ -55,7 +52,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         ));
     }
     let store = local::open(settings)?;
-    let _host = local::enter(&store)?;
+    let host = local::enter(&store)?;
     let session = local::session(settings)?;
     let names: Vec<Option<&str>> = match args.images.as_slice() {
         [] => vec![None],
@@ -67,55 +64,10 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         let references: Vec<Reference> = found.reference.clone().into_iter().collect();
         images.push((found.load(&store)?, references));
     }
-    let compression = match args.compress {
-        Method::Gzip => Compression::Gzip,
-        Method::Zstd => Compression::Zstd,
-        Method::None => Compression::None,
-    };
-    let mut save = |out: &mut dyn Write| kiln_image::save(&session, &images, compression, out);
-    match &args.output {
-        Some(path) => {
-            save_to_file(path, &mut save)?;
-            printer.note(format!("wrote {}", path.display()));
-        }
-        None => {
-            let mut stdout = BufWriter::new(io::stdout().lock());
-            let saved = save(&mut stdout);
-            match saved.and_then(|()| stdout.flush().map_err(ImageError::Write)) {
-                Err(ImageError::Write(error)) => return Err(Failure::output(error)),
-                saved => saved?,
-            }
-        }
+    output.write(&session, &host, &images)?;
+    if let Some(path) = &output.place {
+        printer.note(format!("wrote {}", path.display()));
     }
-    Ok(session.finish()?)
-}
-
-/// Writes beside the file and puts it in place when it is whole.
-fn save_to_file(
-    path: &Path,
-    save: &mut dyn FnMut(&mut dyn Write) -> Result<(), ImageError>,
-) -> Outcome {
-    let failed = |error: &io::Error| {
-        Failure::message(
-            Class::Environment,
-            format!("cannot write `{}`: {error}", path.display()),
-            None,
-        )
-    };
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".{}.draft", std::process::id()));
-    let draft = PathBuf::from(draft);
-    let mut file = BufWriter::new(File::create_new(&draft).map_err(|error| failed(&error))?);
-    let saved = match save(&mut file) {
-        Ok(()) => file
-            .flush()
-            .and_then(|()| fs::rename(&draft, path))
-            .map_err(|error| failed(&error)),
-        Err(ImageError::Write(error)) => Err(failed(&error)),
-        Err(error) => Err(error.into()),
-    };
-    if saved.is_err() && fs::remove_file(&draft).is_err() {
-        // The failure itself is what the user has to know.
-    }
-    saved
+    session.finish()?;
+    Ok(store.tidy()?)
 }

@@ -1,0 +1,294 @@
+//! Images as files: archives, layouts and root file systems.
+//!
+//! ```text
+//! --output out.tar                  an archive, as `kiln save` writes it
+//! --output type=oci,dest=out.tar    the same; it is docker's archive, too
+//! --output type=layout,dest=out     the same as a folder
+//! --output type=tar,dest=root.tar   what a container sees, as one tar; `dest=-` is standard output
+//! --output type=dir,dest=root       the same as a folder
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use kiln_image::{Image, ImageError, flatten, save, save_layout};
+use kiln_layer::Ownership;
+use kiln_oci::{Compression, Reference};
+use kiln_sandbox::{Host, Privileges};
+use kiln_store::{Scratch, Session};
+
+use crate::errors::{Class, Failure, Outcome};
+
+/// What an image becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// An archive of an OCI image layout, which docker load reads, too
+    #[value(alias = "docker")]
+    Oci,
+    /// An OCI image layout in a folder
+    Layout,
+    /// The root file system as a tar
+    Tar,
+    /// The root file system in a folder
+    #[value(alias = "local")]
+    Dir,
+}
+
+/// How layers in archives and layouts are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Method {
+    /// What every tool reads
+    #[default]
+    Gzip,
+    /// Smaller and faster, for tools of the last years
+    Zstd,
+    /// Not at all
+    None,
+}
+
+impl From<Method> for Compression {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Gzip => Self::Gzip,
+            Method::Zstd => Self::Zstd,
+            Method::None => Self::None,
+        }
+    }
+}
+
+/// What to write, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Output {
+    pub(crate) form: Form,
+    /// `None` is standard output.
+    pub(crate) place: Option<PathBuf>,
+    pub(crate) compression: Method,
+}
+
+impl FromStr for Output {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_plain = !text.contains('=');
+        let text = if is_plain {
+            format!("type=oci,dest={text}")
+        } else {
+            text.to_owned()
+        };
+        let (mut form, mut place, mut compression) = (None, None, Method::Gzip);
+        for part in text.split(',') {
+            let (key, value) = part
+                .split_once('=')
+                .ok_or_else(|| format!("`{part}` is not KEY=VALUE"))?;
+            match key {
+                "type" => {
+                    form = Some(
+                        Form::from_str(value, false)
+                            .map_err(|_unknown| unknown("type", value, "oci, layout, tar, dir"))?,
+                    )
+                }
+                "dest" => place = Some(value.to_owned()),
+                "compression" => {
+                    let method = Method::from_str(value, false);
+                    compression = method
+                        .map_err(|_unknown| unknown("compression", value, "gzip, zstd, none"))?;
+                }
+                _ => return Err(unknown("key", key, "type, dest, compression")),
+            }
+        }
+        let form = form.ok_or("say what to write: type=oci, layout, tar or dir")?;
+        let place = place.ok_or("say where to: dest=PATH")?;
+        Self::new(form, Some(place.into()), compression)
+    }
+}
+
+fn unknown(what: &str, value: &str, known: &str) -> String {
+    format!("there is no {what} `{value}`; there are {known}")
+}
+
+impl Output {
+    /// Puts it together; the place `-` is standard output.
+    ///
+    /// # Errors
+    /// A folder cannot be written to standard output.
+    pub(crate) fn new(
+        form: Form,
+        place: Option<PathBuf>,
+        compression: Method,
+    ) -> Result<Self, String> {
+        let place = place.filter(|place| place.as_os_str() != "-");
+        if place.is_none() && matches!(form, Form::Layout | Form::Dir) {
+            return Err("a folder cannot be written to standard output".to_owned());
+        }
+        Ok(Self {
+            form,
+            place,
+            compression,
+        })
+    }
+
+    /// Whether it goes to standard output.
+    pub(crate) fn is_stdout(&self) -> bool {
+        self.place.is_none()
+    }
+
+    /// Writes `images`, each with its names; nothing half-written is left in place.
+    ///
+    /// # Errors
+    /// Several images for a root file system, a place that is taken or cannot be written, layers
+    /// that are damaged.
+    pub(crate) fn write(
+        &self,
+        session: &Session,
+        host: &Host,
+        images: &[(Image, Vec<Reference>)],
+    ) -> Outcome {
+        let ownership = match host.privileges() {
+            Privileges::Root => Ownership::Keep,
+            // In a folder of an ordinary user all files are that user's.
+            Privileges::Mapped { .. } | Privileges::Single { .. } => Ownership::Flatten,
+        };
+        match self.form {
+            Form::Oci => {
+                self.to_file(&mut |out| save(session, images, self.compression.into(), out))
+            }
+            Form::Layout => self.to_folder(&mut |folder| {
+                save_layout(session, images, self.compression.into(), folder)
+            }),
+            Form::Tar => {
+                let image = only(images)?;
+                let kept = match host.privileges() {
+                    Privileges::Root | Privileges::Mapped { .. } => Ownership::Keep,
+                    Privileges::Single { .. } => Ownership::Flatten,
+                };
+                let scratch = Scratch::new(session, "flat")?;
+                self.to_file(&mut |out| flatten(session, image, scratch.path(), kept, Some(out)))
+            }
+            Form::Dir => {
+                let image = only(images)?;
+                self.to_folder(&mut |folder| flatten(session, image, folder, ownership, None))
+            }
+        }
+    }
+
+    /// Writes beside the file and puts it in place when it is whole.
+    fn to_file(&self, write: &mut dyn FnMut(&mut dyn Write) -> Result<(), ImageError>) -> Outcome {
+        let Some(path) = &self.place else {
+            let mut stdout = BufWriter::new(io::stdout().lock());
+            let written = write(&mut stdout);
+            return match written.and_then(|()| stdout.flush().map_err(ImageError::Write)) {
+                Err(ImageError::Write(error)) => Err(Failure::output(error)),
+                written => Ok(written?),
+            };
+        };
+        let draft = draft(path);
+        let mut file =
+            BufWriter::new(File::create_new(&draft).map_err(|error| cannot_write(path, &error))?);
+        let written = match write(&mut file) {
+            Ok(()) => file
+                .flush()
+                .and_then(|()| fs::rename(&draft, path))
+                .map_err(|error| cannot_write(path, &error)),
+            Err(ImageError::Write(error)) => Err(cannot_write(path, &error)),
+            Err(error) => Err(error.into()),
+        };
+        if written.is_err() && fs::remove_file(&draft).is_err() {
+            // The failure itself is what the user has to know.
+        }
+        written
+    }
+
+    /// Fills a folder beside the place and puts it there when it is whole.
+    fn to_folder(&self, fill: &mut dyn FnMut(&Path) -> Result<(), ImageError>) -> Outcome {
+        let Some(path) = &self.place else {
+            return Err(Failure::message(
+                Class::Bug,
+                "a folder is to be written to standard output",
+                None,
+            ));
+        };
+        // What is there may be dear to somebody: only an empty folder is replaced.
+        let is_taken = fs::read_dir(path).map_or(path.exists(), |mut in_it| in_it.next().is_some());
+        if is_taken {
+            return Err(Failure::message(
+                Class::User,
+                format!(
+                    "`{}` is there already, and not an empty folder",
+                    path.display()
+                ),
+                Some("name another place, or remove it".to_owned()),
+            ));
+        }
+        let draft = draft(path);
+        fs::create_dir(&draft).map_err(|error| cannot_write(path, &error))?;
+        let filled = match fill(&draft) {
+            Ok(()) => fs::rename(&draft, path).map_err(|error| cannot_write(path, &error)),
+            Err(ImageError::Write(error)) => Err(cannot_write(path, &error)),
+            Err(error) => Err(error.into()),
+        };
+        if filled.is_err() && fs::remove_dir_all(&draft).is_err() {
+            // The failure itself is what the user has to know.
+        }
+        filled
+    }
+}
+
+/// The name beside `path` under which it is written first.
+fn draft(path: &Path) -> PathBuf {
+    let mut draft = path.to_owned().into_os_string();
+    draft.push(format!(".{}.draft", std::process::id()));
+    PathBuf::from(draft)
+}
+
+fn only(images: &[(Image, Vec<Reference>)]) -> Outcome<&Image> {
+    match images {
+        [(image, _)] => Ok(image),
+        _ => Err(Failure::message(
+            Class::User,
+            format!(
+                "a root file system is that of one image, and there are {}",
+                images.len()
+            ),
+            Some("name one".to_owned()),
+        )),
+    }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::message(
+        Class::Environment,
+        format!("cannot write `{}`: {error}", path.display()),
+        None,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_typed_is_understood_or_answered() {
+        let parsed = |text: &str| text.parse::<Output>();
+        let oci = parsed("out.tar").unwrap();
+        assert_eq!(oci, parsed("type=oci,dest=out.tar").unwrap());
+        assert_eq!(oci, parsed("type=docker,dest=out.tar").unwrap());
+        assert!(parsed("type=tar,dest=-").unwrap().is_stdout());
+        let zstd = parsed("type=layout,dest=x,compression=zstd").unwrap();
+        assert_eq!((zstd.form, zstd.compression), (Form::Layout, Method::Zstd));
+        assert_eq!(parsed("type=local,dest=x").unwrap().form, Form::Dir);
+        for (wrong, answer) in [
+            ("type=zip,dest=x", "there is no type `zip`"),
+            ("type=tar", "dest=PATH"),
+            ("dest=x", "type=oci"),
+            ("type=dir,dest=-", "standard output"),
+            ("type=tar,dst=x", "there is no key `dst`"),
+            ("type=tar,x", "not KEY=VALUE"),
+        ] {
+            let said = parsed(wrong).unwrap_err();
+            assert!(said.contains(answer), "{wrong}: {said}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Images as files: archives, layouts, root file systems.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+use crate::fixtures::busybox_project;
+use crate::space::{TestSpace, host};
+
+const STEPS: &str = r#"
+[image.app.step.base]
+run = "mkdir -p /tree/old; echo one > /tree/file; echo gone > /tree/gone; ln -s file /tree/soft; chmod 0700 /tree/old"
+[image.app.step.top]
+needs = ["base"]
+run = "rm -r /tree/gone; echo two > /tree/file; ln /tree/file /tree/hard"
+"#;
+
+fn paths(space: &TestSpace, command: &mut Command) -> Vec<String> {
+    let listed = host(command.current_dir(space.project()));
+    let mut paths: Vec<String> = listed
+        .lines()
+        .map(|line| {
+            line.trim_start_matches("./")
+                .trim_end_matches('/')
+                .to_owned()
+        })
+        .filter(|path| !path.is_empty() && path != ".")
+        .collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn the_root_file_system_is_written_as_a_container_sees_it() {
+    let space = busybox_project(STEPS);
+    space.kiln_ok([
+        "build",
+        "-o",
+        "type=dir,dest=root",
+        "-o",
+        "type=tar,dest=root.tar",
+    ]);
+    let root = space.project().join("root");
+    let read = |path: &str| fs::read_to_string(root.join(path)).expect("a file");
+    assert_eq!(read("tree/file"), "two\n");
+    assert_eq!(read("tree/soft"), "two\n");
+    assert!(!root.join("tree/gone").exists());
+    let stat = |path: &str| fs::metadata(root.join(path)).expect("a file");
+    assert_eq!(stat("tree/hard").ino(), stat("tree/file").ino());
+    assert_eq!(stat("tree/old").mode() & 0o7777, 0o700);
+    let in_tar = paths(&space, Command::new("tar").args(["-tf", "root.tar"]));
+    let in_folder = paths(
+        &space,
+        Command::new("find").args(["root", "-printf", "%P\n"]),
+    );
+    assert_eq!(in_tar, in_folder);
+
+    // It is the user's: changing it does not change the store.
+    fs::write(root.join("tree/file"), "changed\n").expect("a file of mine");
+    assert_eq!(
+        space.kiln_ok(["run", "app", "cat", "/tree/file"]).stdout,
+        "two\n"
+    );
+    // The same image is the same bytes, also through a pipe.
+    let piped = space
+        .command()
+        .args(["save", "--form", "tar", "app"])
+        .output()
+        .expect("kiln");
+    assert!(piped.stdout == fs::read(space.project().join("root.tar")).expect("a tar"));
+}
+
+#[test]
+fn a_layout_is_read_by_others_and_by_kiln() {
+    let space = busybox_project(STEPS);
+    space.kiln_ok([
+        "build",
+        "--quiet",
+        "-o",
+        "type=layout,dest=layout,compression=zstd",
+    ]);
+    let index = fs::read_to_string(space.project().join("layout/index.json")).expect("an index");
+    let name = own_name(&index);
+    let inspected = host(
+        Command::new("skopeo")
+            .args(["inspect", "--raw", &format!("oci:layout:{name}")])
+            .env("HOME", space.path())
+            .current_dir(space.project()),
+    );
+    assert_eq!(inspected.matches("tar+zstd").count(), 3, "{inspected}");
+    let other = TestSpace::new();
+    let layout = space.project().join("layout");
+    let loaded = other.kiln_ok(["load".as_ref(), layout.as_os_str()]).stdout;
+    assert_eq!(
+        other
+            .kiln_ok(["run", loaded.trim(), "cat", "/tree/file"])
+            .stdout,
+        "two\n"
+    );
+}
+
+/// The name of the only image of a layout.
+fn own_name(index: &str) -> String {
+    let index: serde_json::Value = serde_json::from_str(index).expect("JSON");
+    index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"]
+        .as_str()
+        .expect("a name")
+        .to_owned()
+}
+
+#[test]
+fn what_is_there_is_not_overwritten_and_mistakes_are_told() {
+    let space = busybox_project("");
+    space.write("taken/file", "mine\n");
+    let taken = space.kiln(["build", "-o", "type=dir,dest=taken"]);
+    taken.assert_code(1);
+    taken.assert_says("`taken` is there already");
+    assert_eq!(
+        fs::read_to_string(space.project().join("taken/file")).expect("mine"),
+        "mine\n"
+    );
+    let unknown = space.kiln(["build", "-o", "type=zip,dest=x"]);
+    unknown.assert_code(2);
+    unknown.assert_says("there is no type `zip`; there are oci, layout, tar, dir");
+    let nowhere = space.kiln(["build", "-o", "type=dir,dest=no/such/folder"]);
+    nowhere.assert_code(3);
+    nowhere.assert_says("cannot write `no/such/folder`");
+    let left: Vec<_> = fs::read_dir(space.project())
+        .expect("the project")
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().contains("draft"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
