@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use kiln_graph::{ContentDigest, FileEntry, FileKind};
 use kiln_manifest::SourceText;
 use miette::SourceSpan;
+use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
 
 pub use self::scan::{FileCounts, ProjectFiles, SelectedFiles, WantedFiles};
@@ -237,6 +238,22 @@ impl Project {
 
     fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+}
+
+/// Calls `work` for each item, on all cores if there is more than one: waking the others takes longer than
+/// most calls.
+fn on_all_cores<T, R>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, ProjectError> + Sync,
+) -> Result<Vec<R>, ProjectError>
+where
+    T: Sync,
+    R: Send,
+{
+    match items {
+        [] | [_] => items.iter().map(work).collect(),
+        _ => items.par_iter().map(&work).collect(),
     }
 }
 

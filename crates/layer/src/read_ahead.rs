@@ -3,7 +3,8 @@
 //! ```text
 //! jobs ─batch→ [rayon: open, read, hash …] ─batch→ channel (2 batches) ─→ consume, in order
 //! ```
-//! Memory is bounded by the batches in flight, whatever the number of files.
+//! Memory is bounded by the batches in flight, whatever the number of files. A handful of small files,
+//! which is what most steps leave, is worked on by the calling thread: waking others takes longer.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -22,6 +23,10 @@ pub(crate) const SMALL_BYTES: u64 = 512 * 1024;
 const BATCH_BYTES: u64 = 4 * 1024 * 1024;
 /// Files in one batch.
 const BATCH_FILES: usize = 256;
+
+/// So many files, with no more content than this, are worth no other thread.
+const FEW_FILES: usize = 16;
+const LITTLE_BYTES: u64 = 256 * 1024;
 
 /// A file to work on.
 pub(crate) trait Job: Sync {
@@ -45,6 +50,13 @@ where
     T: Send,
     E: From<FileError> + Send,
 {
+    if is_little(jobs.len(), jobs.iter().map(Job::weight_bytes)) {
+        let parents = open_parents(root, jobs)?;
+        return jobs.iter().try_for_each(|job| {
+            let parent = job.path().parent().unwrap_or_default();
+            consume(job, work(job, parents[&parent].as_fd())?)
+        });
+    }
     let (send, receive) = mpsc::sync_channel::<(&[J], Result<Vec<Result<T, E>>, FileError>)>(2);
     let work = &work;
     thread::scope(|scope| {
@@ -75,6 +87,30 @@ where
         }
         result
     })
+}
+
+/// Calls `work` for each item, on many threads if there is enough to do, and returns the results in
+/// the order of the items. `weight_bytes` says how much content an item is.
+pub(crate) fn for_each<T, R, E>(
+    items: &[T],
+    weight_bytes: impl Fn(&T) -> u64,
+    work: impl Fn(&T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E>
+where
+    T: Sync,
+    R: Send,
+    E: Send,
+{
+    if is_little(items.len(), items.iter().map(weight_bytes)) {
+        items.iter().map(work).collect()
+    } else {
+        items.par_iter().map(&work).collect()
+    }
+}
+
+fn is_little(files: usize, weights_bytes: impl Iterator<Item = u64>) -> bool {
+    // A single file is work for one thread whatever its size.
+    files <= 1 || files <= FEW_FILES && weights_bytes.fold(0, u64::saturating_add) <= LITTLE_BYTES
 }
 
 fn batches<J: Job>(jobs: &[J]) -> impl Iterator<Item = &[J]> {

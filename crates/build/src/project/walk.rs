@@ -10,11 +10,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
-use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
 
-use super::{DirectoryId, FILES_LIMIT, Project, ProjectError, joined};
+use super::{DirectoryId, FILES_LIMIT, Project, ProjectError, joined, on_all_cores};
 
 /// A file or link of the project.
 #[derive(Clone, Debug)]
@@ -73,9 +72,7 @@ pub(super) fn walk(
         enters,
         count: AtomicUsize::new(0),
     };
-    let parts: Result<Vec<Vec<Found>>, ProjectError> =
-        roots.par_iter().map(|root| walk.root(root)).collect();
-    let mut found = parts?.concat();
+    let mut found = on_all_cores(roots, |root| walk.root(root))?.concat();
     // Each part is sorted; their order among each other depends on which are directories.
     if !found.is_sorted_by(|one, next| one.path < next.path) {
         found.sort_unstable_by(|one, other| one.path.cmp(&other.path));
@@ -161,22 +158,21 @@ impl Walk<'_> {
             return Err(ProjectError::TooMany { limit: FILES_LIMIT });
         }
         children.sort_unstable_by(|one, other| one.order(other, path.len()));
-        let below: Result<Vec<Vec<Found>>, ProjectError> = children
-            .par_iter()
+        let folders: Vec<(&CString, &Vec<u8>)> = children
+            .iter()
             .filter_map(|child| match &child.what {
                 What::Folder(name) => Some((name, &child.path)),
                 What::Kept(_) => None,
             })
-            .map(
-                |(name, path)| match open_directory(directory.as_fd(), name) {
-                    Ok(folder) => self.directory(folder, path),
-                    // Gone, or another kind of thing, since its name was read.
-                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Vec::new()),
-                    Err(error) => Err(io("read", path, error)),
-                },
-            )
             .collect();
-        let below = below?;
+        let below = on_all_cores(&folders, |(name, path)| {
+            match open_directory(directory.as_fd(), name) {
+                Ok(folder) => self.directory(folder, path),
+                // Gone, or another kind of thing, since its name was read.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Vec::new()),
+                Err(error) => Err(io("read", path, error)),
+            }
+        })?;
         let mut found =
             Vec::with_capacity(children.len() + below.iter().map(Vec::len).sum::<usize>());
         let mut below = below.into_iter();

@@ -4,11 +4,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use kiln_sys::Errno;
-use rayon::prelude::*;
 use rustix::fs::{FileType, Stat};
 
 use super::CommitError;
 use crate::disk::{self, At};
+use crate::read_ahead::for_each;
 use crate::stack::{Found, MergedDirectory};
 use crate::tar::WHITEOUT_PREFIX;
 use crate::{LowerStack, Metadata, TreePath, content};
@@ -211,13 +211,11 @@ impl Survey {
     fn compare_pending(&mut self) -> Result<(), CommitError> {
         let pending = std::mem::take(&mut self.pending);
         let items = &self.items;
-        let same: Vec<bool> = pending
-            .par_iter()
-            .map(|it| {
-                let path = &items[it.at].path;
-                same_file(&it.directory, path.name(), &it.below).at("compare", path)
-            })
-            .collect::<Result<_, _>>()?;
+        let size_bytes = |it: &Pending| disk::size_bytes(&items[it.at].stat);
+        let same: Vec<bool> = for_each(&pending, size_bytes, |it| {
+            let path = &items[it.at].path;
+            same_file(&it.directory, path.name(), &it.below).at("compare", path)
+        })?;
         for (it, same) in pending.iter().zip(same) {
             self.items[it.at].changed = !same;
         }
