@@ -10,6 +10,7 @@
 //! those.
 
 mod copy;
+mod known;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -20,6 +21,7 @@ use kiln_sys::Errno;
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Uid};
 
 pub use copy::{CopyOverrides, FileCopy};
+pub use known::{KnownFile, KnownKind, OpenKnown};
 
 use crate::commit::commit_sharing;
 use crate::disk::{self, At};

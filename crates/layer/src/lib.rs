@@ -32,7 +32,8 @@ pub use compression::{BombError, Compression, Decoder};
 pub use conflict::{Conflict, ConflictKind, conflicts};
 pub use disk::{FileError, remove_tree};
 pub use draft::{
-    Attributes, CopyOverrides, Draft, DraftError, DraftOptions, FileCopy, prepare_upper,
+    Attributes, CopyOverrides, Draft, DraftError, DraftOptions, FileCopy, KnownFile, KnownKind,
+    OpenKnown, prepare_upper,
 };
 pub use encoder::Encoder;
 pub use entry::{

@@ -310,6 +310,11 @@ impl MergedDirectory {
         Ok(opaque)
     }
 
+    /// Whether no layer has the directory.
+    pub(crate) fn is_absent(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     /// Returns the same directory without its topmost part; what that part hides stays hidden.
     pub(crate) fn without_top(&self) -> Self {
         Self {

@@ -17,7 +17,7 @@ use std::sync::Mutex;
 
 use kiln_layer::{
     Attributes, ContentHash, CopyOverrides, Draft, DraftError, DraftOptions, FileCopy,
-    FileIdentity, FilePool, LowerStack,
+    FileIdentity, FilePool, KnownFile, KnownKind, LowerStack,
 };
 use support::*;
 
@@ -491,4 +491,93 @@ fn several_names_of_a_file_stay_that_and_equal_files_stay_apart() {
         let pooled = run(name, Some(&pool), owner);
         assert_eq!(pooled.diff_id, copied.diff_id, "{name}");
     }
+}
+
+#[test]
+fn known_files_are_what_copies_of_the_tree_would_be_and_are_not_opened_if_the_pool_has_them() {
+    let space = Space::new();
+    let base = space.tree("base", BASE);
+    let tree = space.tree(
+        "tree",
+        "umask 022; mkdir -p d/e f g other; echo one > a; echo two > d/e/b; echo run > g/x
+chmod 755 g/x; : > f/empty; ln -s ../a other/link; find . -exec touch -h -d @1000000000 {} +",
+    );
+    let pool = Folder {
+        place: space.folder("pool"),
+        linked: Mutex::new(0),
+    };
+    let lower = stack(std::slice::from_ref(&base));
+    let overrides = CopyOverrides {
+        mode: None,
+        owner: Some((7, 8)),
+    };
+    let paths = ["a", "d/e/b", "f/empty", "g/x", "other/link"];
+    let files: Vec<KnownFile> = paths
+        .iter()
+        .map(|name| KnownFile {
+            path: path(name),
+            kind: match fs::read_link(tree.join(name)) {
+                Ok(target) => KnownKind::Link {
+                    target: target.to_str().unwrap().as_bytes().to_vec(),
+                },
+                Err(_) => {
+                    let content = fs::read(tree.join(name)).unwrap();
+                    KnownKind::File {
+                        size_bytes: content.len() as u64,
+                        content: ContentHash::of(&content),
+                        mode: if *name == "g/x" { 0o755 } else { 0o644 },
+                    }
+                }
+            },
+        })
+        .collect();
+    let opened = Mutex::new(Vec::new());
+    // One directory each: this pool is too simple for two files in one.
+    let open_known = |number: usize| -> io::Result<Box<dyn io::Read>> {
+        opened.lock().unwrap().push(paths[number]);
+        Ok(Box::new(fs::File::open(tree.join(paths[number]))?))
+    };
+    // Into what the base has, through a link of it, and into what is nowhere.
+    for to in ["etc/app", "lib/new", "var/etc/fresh/deep"] {
+        let name = to.replace('/', "-");
+        let expected = {
+            let upper = space.folder(&format!("expected-{name}"));
+            let mut draft = Draft::new(open(&upper).as_fd(), &lower, options()).unwrap();
+            let source = stack(std::slice::from_ref(&tree));
+            draft
+                .copy_tree(&source, &path(""), &path(to), overrides)
+                .unwrap();
+            draft.finish(None).unwrap()
+        };
+        for round in ["read", "linked"] {
+            opened.lock().unwrap().clear();
+            let upper = space.folder(&format!("{round}-{name}"));
+            let options = DraftOptions {
+                pool: Some(&pool),
+                ..options()
+            };
+            let mut draft = Draft::new(open(&upper).as_fd(), &lower, options).unwrap();
+            draft
+                .copy_known(&files, &open_known, &path(to), overrides)
+                .unwrap();
+            let committed = draft.finish(None).unwrap();
+            assert_eq!(committed.index, expected.index, "{to}");
+            assert_eq!(committed.diff_id, expected.diff_id, "{to}");
+        }
+        assert_eq!(*opened.lock().unwrap(), [""; 0], "{to}");
+    }
+    let error = |file: &str, to: &str| {
+        let upper = space.folder(&format!("error-{}", to.replace('/', "-")));
+        let mut draft = Draft::new(open(&upper).as_fd(), &lower, options()).unwrap();
+        let file = KnownFile {
+            path: path(file),
+            kind: files[0].kind.clone(),
+        };
+        let changed = |_| Err(io::Error::new(io::ErrorKind::InvalidData, "it changed"));
+        let copied = draft.copy_known(&[file], &changed, &path(to), overrides);
+        copied.unwrap_err().to_string()
+    };
+    assert!(error("x", "etc/app/conf").contains("not a directory"));
+    assert!(error("app", "etc").contains("is a directory"));
+    assert_eq!(error("x", "srv"), "cannot read `/srv/x` to copy it");
 }

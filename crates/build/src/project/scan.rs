@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::select::{Selector, literal_start, selects_one};
 use super::stat_cache::{CachedFile, Draft, Entries};
 use super::walk::{Found, FoundKind, Stamp, walk};
-use super::{Project, ProjectError, StatCache, content_of, joined};
+use super::{Project, ProjectError, StatCache, content_of, joined, on_all_cores};
 
 /// What a build wants of its project.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +67,8 @@ pub struct SelectedFiles {
     pub base: Vec<u8>,
     /// The files, by paths relative to `base`.
     pub tree: Arc<FileTree>,
+    /// Length in bytes of each entry of `tree`; 0 for links.
+    pub sizes_bytes: Arc<[u64]>,
     /// Names the tree.
     pub digest: TreeDigest,
 }
@@ -147,10 +149,8 @@ impl ProjectFiles {
         };
         let found = walk(project, &roots, &enters)?;
 
-        let selections: BTreeMap<SetKey, Vec<usize>> = sets
-            .par_iter()
-            .map(|(key, (_, selector))| (key.clone(), selector.select(&found)))
-            .collect();
+        let sets: Vec<(SetKey, (&FileSet, Selector))> = sets.into_iter().collect();
+        let selections = on_all_cores(&sets, |(_, (_, selector))| Ok(selector.select(&found)))?;
         let singles: BTreeMap<&str, Option<usize>> = wanted
             .files
             .iter()
@@ -162,17 +162,18 @@ impl ProjectFiles {
             .collect();
         let mut is_selected = vec![false; found.len()];
         let all = selections
-            .values()
+            .iter()
             .flatten()
             .chain(singles.values().flatten());
         all.for_each(|&at| is_selected[at] = true);
 
         let contents = Contents::get(project, &found, &is_selected, &roots, cache)?;
-        let selected = |key: SetKey, (set, selector): (&FileSet, Selector)| {
-            let positions = &selections[&key];
+        let sets: Vec<_> = sets.into_iter().zip(selections).collect();
+        type Selected<'a> = ((SetKey, (&'a FileSet, Selector)), Vec<usize>);
+        let selected = |((key, (set, selector)), positions): &Selected<'_>| {
             let result =
                 selected_files(source, set, selector, positions, &found, &contents.digests);
-            (key, result)
+            Ok((key.clone(), result))
         };
         let single = |file: &&Spanned<ProjectPath>| {
             let path = file.value.as_str();
@@ -186,10 +187,7 @@ impl ProjectFiles {
         };
         Ok(Self {
             files: wanted.files.iter().map(single).collect(),
-            sets: sets
-                .into_par_iter()
-                .map(|(key, set)| selected(key, set))
-                .collect(),
+            sets: on_all_cores(&sets, selected)?.into_iter().collect(),
             warnings: contents.warnings,
             counts: contents.counts,
         })
@@ -271,7 +269,7 @@ fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
 fn selected_files(
     source: &SourceText,
     set: &FileSet,
-    selector: Selector,
+    selector: &Selector,
     positions: &[usize],
     found: &[Found],
     digests: &[Option<ContentDigest>],
@@ -311,11 +309,17 @@ fn selected_files(
             kind,
         }
     };
+    let size_bytes = |&at: &usize| match &found[at].kind {
+        FoundKind::File { stamp, .. } => stamp.size_bytes,
+        FoundKind::Link { .. } => 0,
+    };
+    // What was found is sorted, so the tree keeps its order.
     let tree = FileTree::new(positions.iter().map(entry).collect());
     let digest = tree.digest();
     Ok(SelectedFiles {
-        base: selector.base,
+        base: selector.base.clone(),
         tree: Arc::new(tree),
+        sizes_bytes: positions.iter().map(size_bytes).collect(),
         digest,
     })
 }
@@ -465,6 +469,9 @@ fn read(
             }
         }
     };
+    if let [only] = unread {
+        return Ok(vec![read(&mut vec![0; 64 * 1024], only)?]);
+    }
     unread
         .par_iter()
         .map_init(|| vec![0; 64 * 1024], read)

@@ -30,16 +30,6 @@ impl VerifiedFile {
     }
 }
 
-impl VerifiedFile {
-    /// Returns how long the file is now, in bytes.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn size_bytes(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
-    }
-}
-
 impl Read for VerifiedFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read(buffer)?;

@@ -3,13 +3,15 @@
 //! They write a draft over the merged view of what the step sees; links of the base are followed as
 //! a process with that root would follow them.
 
+use std::io;
 use std::path::Path;
 
-use kiln_graph::url_file_name;
+use kiln_graph::{FileEntry, FileKind, url_file_name};
 use kiln_image::accounts::{self, Databases, NewAccount};
 use kiln_layer::{
-    Attributes, CopyOverrides, Decoder, Devices, Draft, DraftError, DraftOptions, EndMark,
-    FileCopy, LowerStack, TreePath, UnpackError, UnpackOptions, unpack,
+    Attributes, ContentHash, CopyOverrides, Decoder, Devices, Draft, DraftError, DraftOptions,
+    EndMark, FileCopy, KnownFile, KnownKind, LowerStack, TreePath, UnpackError, UnpackOptions,
+    unpack,
 };
 use kiln_manifest::model::{Account, Action, Copy, CopySource, Destination, Fetch, Git, Step};
 use kiln_manifest::value::{ContainerPath, Mode, UserSpec};
@@ -24,6 +26,7 @@ use crate::event::FailureKind;
 use crate::executor::{Failure, Task};
 use crate::git;
 use crate::problem::{Problem, chain};
+use crate::project::SelectedFiles;
 use crate::workspace::Workspace;
 
 /// Does the action of `step` and makes a layer of what it changed.
@@ -129,9 +132,7 @@ impl FileWork<'_> {
                     Failure::new(FailureKind::Bug, message)
                 })?;
                 overrides.owner = overrides.owner.or(Some((0, 0)));
-                // Through the store's tree: its files are verified, and linked rather than copied.
-                let folder = sources::materialise(self.workspace, &files)?;
-                self.copy_folder(&folder, &tree_path(&to.path)?, copy.span, overrides)
+                self.copy_files(&files, &tree_path(&to.path)?, copy.span, overrides)
             }
             CopySource::Produced { from, path } => {
                 let nodes = self.task.graph().produced(&from.value).ok_or_else(|| {
@@ -150,6 +151,44 @@ impl FileWork<'_> {
                 self.done(at, copied)
             }
         }
+    }
+
+    /// Copies files of the project. Those that the store has in any layer are linked, unread.
+    fn copy_files(
+        &mut self,
+        files: &SelectedFiles,
+        to: &TreePath,
+        at: Span,
+        overrides: CopyOverrides,
+    ) -> Result<(), Failure> {
+        let entries = files.tree.entries();
+        let known = |(entry, size_bytes): (&FileEntry, &u64)| {
+            let kind = match &entry.kind {
+                FileKind::File {
+                    content,
+                    executable,
+                } => KnownKind::File {
+                    size_bytes: *size_bytes,
+                    content: ContentHash::from_raw(*content.as_raw()),
+                    mode: if *executable { 0o755 } else { 0o644 },
+                },
+                FileKind::Link { target } => KnownKind::Link {
+                    target: target.clone(),
+                },
+            };
+            let path = TreePath::parse(&entry.path).map_err(path_failure)?;
+            Ok(KnownFile { path, kind })
+        };
+        let known = entries.iter().zip(&*files.sizes_bytes).map(known);
+        let known: Vec<KnownFile> = known.collect::<Result<_, Failure>>()?;
+        let project = &self.workspace.project;
+        let open = |number: usize| -> io::Result<Box<dyn io::Read>> {
+            let opened = project.open_selected(&files.base, &entries[number]);
+            let file = opened.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            Ok(Box::new(file))
+        };
+        let copied = self.draft.copy_known(&known, &open, to, overrides);
+        self.done(at, copied)
     }
 
     fn copy_folder(

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -88,11 +88,20 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn write(mut self) -> Result<(), Failure> {
         self.folders.insert(PathBuf::new());
-        for entry in self.files.tree.entries() {
+        let files = self.files;
+        let mut last: Option<(&Path, OwnedFd)> = None;
+        for (entry, size_bytes) in files.tree.entries().iter().zip(&*files.sizes_bytes) {
             if self.workspace.cancel.is_cancelled() {
                 return Err(Failure::cancelled());
             }
-            self.write_entry(entry)?;
+            let relative = Path::new(OsStr::from_bytes(&entry.path));
+            let parent = relative.parent().unwrap_or(Path::new(""));
+            let folder = match last.take() {
+                Some((path, folder)) if path == parent => folder,
+                _ => self.open_folder(parent)?,
+            };
+            self.write_entry(entry, *size_bytes, &folder)?;
+            last = Some((parent, folder));
         }
         // Deepest first: making a file changes the time of its folder.
         for folder in self.folders.iter().rev() {
@@ -112,67 +121,66 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn write_entry(&mut self, entry: &FileEntry) -> Result<(), Failure> {
+    /// Opens a folder of the tree, after making it and those above it.
+    fn open_folder(&mut self, folder: &Path) -> Result<OwnedFd, Failure> {
+        self.make_folders(folder)?;
+        let folder = self.root.join(folder);
+        kiln_sys::confined::open_directory(&folder)
+            .map_err(|error| failed("open", &folder, &error.into()))
+    }
+
+    fn write_entry(&self, entry: &FileEntry, size_bytes: u64, at: &OwnedFd) -> Result<(), Failure> {
         let relative = Path::new(OsStr::from_bytes(&entry.path));
-        let parent = relative.parent().unwrap_or(Path::new(""));
-        self.make_folders(parent)?;
-        let folder = self.root.join(parent);
         let name = relative.file_name().unwrap_or_default();
-        let at = kiln_sys::confined::open_directory(&folder)
-            .map_err(|error| failed("open", &folder, &error.into()))?;
         let made = match &entry.kind {
-            FileKind::Link { target } => {
-                rustix::fs::symlinkat(OsStr::from_bytes(target), &at, name)
-                    .and_then(|()| {
-                        let flags = AtFlags::SYMLINK_NOFOLLOW;
-                        rustix::fs::utimensat(&at, name, &self.times(), flags)
-                    })
-                    .map_err(io::Error::from)
-            }
+            FileKind::Link { target } => rustix::fs::symlinkat(OsStr::from_bytes(target), at, name)
+                .and_then(|()| {
+                    let flags = AtFlags::SYMLINK_NOFOLLOW;
+                    rustix::fs::utimensat(at, name, &self.times(), flags)
+                })
+                .map_err(io::Error::from),
             FileKind::File {
                 content,
                 executable,
             } => {
-                let mode = if *executable { 0o755 } else { 0o644 };
-                return self.write_file(entry, *content.as_raw(), mode, &at, name);
+                let mut metadata = Metadata::root_owned(if *executable { 0o755 } else { 0o644 });
+                metadata.mtime = self.workspace.inputs.epoch_seconds;
+                let identity = FileIdentity {
+                    size_bytes,
+                    content: ContentHash::from_raw(*content.as_raw()),
+                    metadata: &metadata,
+                };
+                return self.write_file(entry, &identity, at, name);
             }
         };
-        made.map_err(|error| failed("make", &folder.join(name), &error))
+        made.map_err(|error| failed("make", &self.root.join(relative), &error))
     }
 
     fn write_file(
         &self,
         entry: &FileEntry,
-        content: [u8; 32],
-        mode: u32,
+        identity: &FileIdentity<'_>,
         folder: impl AsFd,
         name: &OsStr,
     ) -> Result<(), Failure> {
         let shown = self.root.join(OsStr::from_bytes(&entry.path));
         let failed = |error: io::Error| failed("write", &shown, &error);
-        let mut source = self.project.open_selected(&self.files.base, entry)?;
-        let mut metadata = Metadata::root_owned(mode);
-        metadata.mtime = self.workspace.inputs.epoch_seconds;
-        let identity = FileIdentity {
-            size_bytes: source.size_bytes().map_err(failed)?,
-            content: ContentHash::from_raw(content),
-            metadata: &metadata,
-        };
-        let linked = self.pool.link(&identity, folder.as_fd(), name.as_bytes());
+        let linked = self.pool.link(identity, folder.as_fd(), name.as_bytes());
         if linked.map_err(failed)? {
             return Ok(());
         }
+        let mut source = self.project.open_selected(&self.files.base, entry)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(0o600))
             .map_err(|error| failed(error.into()))?;
         let mut file = File::from(file);
         io::copy(&mut source, &mut file).map_err(failed)?;
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(identity.metadata.mode))
             .and_then(|()| rustix::fs::futimens(&file, &self.times()))
             .map_err(|error| failed(error.into()))?;
         drop(file);
         self.pool
-            .share(&identity, folder.as_fd(), name.as_bytes())
+            .share(identity, folder.as_fd(), name.as_bytes())
             .map_err(failed)
     }
 

@@ -2,16 +2,16 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use kiln_sys::{Errno, confined};
-use rayon::prelude::*;
 use rustix::fs::{self, FileType, Mode, OFlags};
 
-use super::{Attributes, Draft, DraftError, Place, create};
+use super::{Attributes, Draft, DraftError, OpenKnown, Place, create};
 use crate::disk::{self, At};
+use crate::read_ahead::for_each;
 use crate::stack::{Found, MergedDirectory};
 use crate::{
     ContentHash, FileError, FileIdentity, LastLink, LowerStack, Metadata, TreePath, Xattrs,
@@ -41,13 +41,13 @@ pub struct CopyOverrides {
 }
 
 /// A file waiting to be copied.
-struct Pending<'a> {
-    origin: Origin<'a>,
-    place: Arc<Place>,
-    at: TreePath,
-    metadata: Metadata,
+pub(super) struct Pending<'a> {
+    pub(super) origin: Origin<'a>,
+    pub(super) place: Arc<Place>,
+    pub(super) at: TreePath,
+    pub(super) metadata: Metadata,
     /// Whether it may become a link to the file it is copied from.
-    linkable: bool,
+    pub(super) linkable: bool,
 }
 
 /// Another name of a file that is copied already, or waits for it.
@@ -82,15 +82,34 @@ fn unreadable(path: &TreePath, error: Errno) -> DraftError {
     }
 }
 
-enum Origin<'a> {
+pub(super) enum Origin<'a> {
     /// A file below a folder of the host.
     Host(BorrowedFd<'a>, &'a TreePath),
     /// A file of a layer.
     Layer(Box<Found>, TreePath),
+    /// A file of a known tree, by its place in the list.
+    Known {
+        number: usize,
+        open: OpenKnown<'a>,
+        size_bytes: u64,
+        content: ContentHash,
+    },
+}
+
+impl Pending<'_> {
+    /// How much there is to copy; unknown, so much, if the file was not looked at yet.
+    fn size_bytes(&self) -> u64 {
+        match &self.origin {
+            Origin::Host(..) => u64::MAX,
+            Origin::Layer(found, _) => disk::size_bytes(&found.stat),
+            Origin::Known { size_bytes, .. } => *size_bytes,
+        }
+    }
 }
 
 impl Origin<'_> {
-    fn open(&self) -> Result<OwnedFd, DraftError> {
+    /// Opens what is to be copied.
+    fn open(&self, at: &TreePath) -> Result<Source, DraftError> {
         let (opened, path) = match self {
             Self::Host(root, path) => {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -101,14 +120,30 @@ impl Origin<'_> {
                 )
             }
             Self::Layer(found, path) => (found.open(), path),
+            Self::Known { number, open, .. } => {
+                let opened = open(*number);
+                return opened
+                    .map(Source::Verified)
+                    .map_err(|source| DraftError::Source {
+                        path: at.clone(),
+                        source,
+                    });
+            }
         };
         let file = opened.map_err(|error| unreadable(path, error))?;
         let stat = fs::fstat(&file).map_err(|error| unreadable(path, error))?;
         if disk::file_type(&stat) != FileType::RegularFile {
             return Err(DraftError::NotRegular(path.clone()));
         }
-        Ok(file)
+        Ok(Source::File(file))
     }
+}
+
+/// Something opened to be copied.
+enum Source {
+    File(OwnedFd),
+    /// Fails at its end if its content is not the known one.
+    Verified(Box<dyn Read>),
 }
 
 impl Draft<'_> {
@@ -312,7 +347,12 @@ impl Draft<'_> {
         })
     }
 
-    fn copied(&self, original: &Metadata, overrides: CopyOverrides, file: bool) -> Metadata {
+    pub(super) fn copied(
+        &self,
+        original: &Metadata,
+        overrides: CopyOverrides,
+        file: bool,
+    ) -> Metadata {
         let mut metadata = original.clone();
         if let (Some(mode), true) = (overrides.mode, file) {
             metadata.mode = mode & 0o7777;
@@ -325,12 +365,9 @@ impl Draft<'_> {
     }
 
     /// Copies what is waiting, in parallel.
-    fn copy_pending(&mut self, pending: &[Pending<'_>]) -> Result<(), DraftError> {
+    pub(super) fn copy_pending(&mut self, pending: &[Pending<'_>]) -> Result<(), DraftError> {
         let this = &*self;
-        let shared: Vec<bool> = pending
-            .par_iter()
-            .map(|it| this.copy_one(it))
-            .collect::<Result<_, _>>()?;
+        let shared: Vec<bool> = for_each(pending, Pending::size_bytes, |it| this.copy_one(it))?;
         let shared = pending.iter().zip(shared).filter(|(_, shared)| *shared);
         for (it, _) in shared {
             // Each is a file of its own, unless `link_again` finds more names for it.
@@ -355,30 +392,65 @@ impl Draft<'_> {
         {
             return Ok(true);
         }
-        let file = origin.open()?;
-        if let Origin::Layer(..) = origin {
-            metadata.xattrs = disk::xattrs(&file).at("read the attributes of", at)?.0;
+        // What is known is not even opened if the pool has it.
+        if let Origin::Known {
+            size_bytes,
+            content,
+            ..
+        } = origin
+            && self.link_pooled(pending, *size_bytes, *content, &metadata)?
+        {
+            return Ok(true);
         }
-        if let Some(pool) = self.options.pool {
-            let (size_bytes, content) = hash(&file).map_err(|source| DraftError::Source {
+        let source = origin.open(at)?;
+        if let (Origin::Layer(..), Source::File(file)) = (origin, &source) {
+            metadata.xattrs = disk::xattrs(file).at("read the attributes of", at)?.0;
+        }
+        if let (Source::File(file), Some(_)) = (&source, self.options.pool) {
+            let (size_bytes, content) = hash(file).map_err(|source| DraftError::Source {
                 path: at.clone(),
                 source,
             })?;
-            let identity = FileIdentity {
-                size_bytes,
-                content,
-                metadata: &metadata,
-            };
-            let linked = pool.link(&identity, place.directory.as_fd(), at.name());
-            if linked.at("link", at)? {
+            if self.link_pooled(pending, size_bytes, content, &metadata)? {
                 return Ok(true);
             }
         }
         let target = create(&place.directory, at.name()).at("make", at)?;
-        copy_content(file, &target).map_err(|error| FileError::new("write", at, error))?;
+        copy_content(source, &target).map_err(|source| {
+            // What is read tells so that it is not what was expected.
+            if source.kind() == io::ErrorKind::InvalidData {
+                let path = at.clone();
+                DraftError::Source { path, source }
+            } else {
+                FileError::new("write", at, source).into()
+            }
+        })?;
         self.finish_file(target.as_fd(), &metadata)
             .at("set the metadata of", at)?;
         Ok(false)
+    }
+}
+
+impl Draft<'_> {
+    /// Makes a link to the pool's file of this identity, if it has one.
+    fn link_pooled(
+        &self,
+        pending: &Pending<'_>,
+        size_bytes: u64,
+        content: ContentHash,
+        metadata: &Metadata,
+    ) -> Result<bool, FileError> {
+        let Pending { place, at, .. } = pending;
+        let Some(pool) = self.options.pool else {
+            return Ok(false);
+        };
+        let identity = FileIdentity {
+            size_bytes,
+            content,
+            metadata,
+        };
+        let linked = pool.link(&identity, place.directory.as_fd(), at.name());
+        linked.at("link", at)
     }
 }
 
@@ -413,9 +485,12 @@ fn hash(file: &OwnedFd) -> io::Result<(u64, ContentHash)> {
 }
 
 /// Copies all content, inside the kernel where it can.
-fn copy_content(from: OwnedFd, to: &OwnedFd) -> io::Result<()> {
-    // Uses `copy_file_range`, which shares blocks where the file system can, and falls back.
-    let mut from = std::fs::File::from(from);
-    io::copy(&mut from, &mut std::fs::File::from(to.try_clone()?))?;
+fn copy_content(from: Source, to: &OwnedFd) -> io::Result<()> {
+    let mut to = std::fs::File::from(to.try_clone()?);
+    match from {
+        // Uses `copy_file_range`, which shares blocks where the file system can, and falls back.
+        Source::File(file) => io::copy(&mut std::fs::File::from(file), &mut to)?,
+        Source::Verified(mut content) => io::copy(&mut content, &mut to)?,
+    };
     Ok(())
 }
