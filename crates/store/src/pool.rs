@@ -7,8 +7,8 @@
 //! may share the same file at the same moment: every step is one link or one rename.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use kiln_layer::{FileIdentity, FilePool};
 use rustix::fs::{AtFlags, CWD};
@@ -18,9 +18,12 @@ use crate::disk;
 use crate::session::Session;
 
 /// The store's pool of equal files, for one session.
+///
+/// Works from the pool's folder: a path from the root would be walked again for every file.
 #[derive(Debug)]
 pub struct Pool {
     session: Session,
+    folder: OnceLock<OwnedFd>,
 }
 
 impl Pool {
@@ -28,13 +31,20 @@ impl Pool {
     pub fn new(session: &Session) -> Self {
         Self {
             session: session.clone(),
+            folder: OnceLock::new(),
         }
     }
 
-    fn path(&self, identity: &FileIdentity<'_>) -> PathBuf {
-        let hex = kiln_oci::Digest::from_raw(*identity.key().as_raw()).hex();
-        let (shard, rest) = hex.split_at(2);
-        self.session.store().at(&format!("pool/{shard}/{rest}"))
+    fn folder(&self) -> io::Result<BorrowedFd<'_>> {
+        let folder = match self.folder.get() {
+            Some(folder) => folder,
+            None => {
+                let opened = disk::open_directory(&self.session.store().at("pool"));
+                let opened = opened.map_err(|error| io::Error::other(error.to_string()))?;
+                self.folder.get_or_init(|| opened)
+            }
+        };
+        Ok(folder.as_fd())
     }
 
     /// Names the file for the pool. `Exists` if the pool already has one.
@@ -42,17 +52,18 @@ impl Pool {
         &self,
         directory: BorrowedFd<'_>,
         name: &[u8],
-        place: &std::path::Path,
+        folder: BorrowedFd<'_>,
+        place: &str,
     ) -> Result<Offered, Errno> {
         for _ in 0..2 {
-            match rustix::fs::linkat(directory, name, CWD, place, AtFlags::empty()) {
+            match rustix::fs::linkat(directory, name, folder, place, AtFlags::empty()) {
                 Ok(()) => return Ok(Offered::Taken),
                 Err(Errno::EXIST) => return Ok(Offered::Exists),
                 Err(error) if declines(error) => return Ok(Offered::Declined),
                 Err(Errno::NOENT) => {
                     // The shard is made with its first file.
-                    let shard = place.parent().ok_or(Errno::INVAL)?;
-                    match rustix::fs::mkdir(shard, rustix::fs::Mode::RWXU) {
+                    let (shard, _) = place.split_once('/').ok_or(Errno::INVAL)?;
+                    match rustix::fs::mkdirat(folder, shard, rustix::fs::Mode::RWXU) {
                         Ok(()) | Err(Errno::EXIST) => {}
                         Err(error) => return Err(error),
                     }
@@ -69,13 +80,13 @@ impl Pool {
         directory: BorrowedFd<'_>,
         name: &[u8],
     ) -> io::Result<()> {
-        let place = self.path(identity);
-        match self.offer(directory, name, &place)? {
+        let (folder, place) = (self.folder()?, place(identity));
+        match self.offer(directory, name, folder, &place)? {
             Offered::Taken | Offered::Declined => return Ok(()),
             Offered::Exists => {}
         }
         let ours = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        match rustix::fs::lstat(&place) {
+        match rustix::fs::statat(folder, &place, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(theirs) if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino) => {
                 return Ok(());
             }
@@ -86,7 +97,7 @@ impl Pool {
             .session
             .draft_path("link")
             .map_err(|error| io::Error::other(error.to_string()))?;
-        match rustix::fs::linkat(CWD, &place, CWD, &spare, AtFlags::empty()) {
+        match rustix::fs::linkat(folder, &place, CWD, &spare, AtFlags::empty()) {
             Ok(()) => {
                 // The two are different inodes, so the rename replaces.
                 rustix::fs::renameat(CWD, &spare, directory, name)?;
@@ -94,7 +105,7 @@ impl Pool {
             // The pool's file can have no more links: let ours take its place.
             Err(Errno::MLINK) => {
                 rustix::fs::linkat(directory, name, CWD, &spare, AtFlags::empty())?;
-                rustix::fs::rename(&spare, &place)?;
+                rustix::fs::renameat(CWD, &spare, folder, &place)?;
             }
             // gc took it away just now.
             Err(Errno::NOENT) => {}
@@ -103,6 +114,13 @@ impl Pool {
         }
         Ok(())
     }
+}
+
+/// Where a file of this identity is, below the pool's folder.
+fn place(identity: &FileIdentity<'_>) -> String {
+    let hex = kiln_oci::Digest::from_raw(*identity.key().as_raw()).hex();
+    let (shard, rest) = hex.split_at(2);
+    format!("{shard}/{rest}")
 }
 
 enum Offered {
@@ -133,8 +151,8 @@ impl FilePool for Pool {
         if identity.size_bytes == 0 {
             return Ok(false);
         }
-        let place = self.path(identity);
-        match rustix::fs::linkat(CWD, &place, directory.as_fd(), name, AtFlags::empty()) {
+        let (folder, place) = (self.folder()?, place(identity));
+        match rustix::fs::linkat(folder, &place, directory, name, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => {
                 // Either the pool has no such file, or the caller's directory is gone; the caller
@@ -143,11 +161,9 @@ impl FilePool for Pool {
             }
             Err(Errno::MLINK) => {
                 // Full: the next file of this identity starts anew.
-                match disk::remove_file(&place) {
-                    Err(error) if !error.is(io::ErrorKind::NotFound) => {
-                        Err(io::Error::other(error.to_string()))
-                    }
-                    Ok(()) | Err(_) => Ok(false),
+                match rustix::fs::unlinkat(folder, &place, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => Ok(false),
+                    Err(error) => Err(error.into()),
                 }
             }
             Err(error) if declines(error) => Ok(false),
@@ -226,7 +242,10 @@ mod tests {
         assert_eq!(links, 4 * 50 + 2);
         assert_eq!(inode(&folder.path().join("3-49")).0, first);
         assert_eq!(inode(&folder.path().join("linked")).0, first);
-        assert_eq!(inode(&pool.path(&identity)).0, first);
+        assert_eq!(
+            inode(&test.store.path().join("pool").join(place(&identity))).0,
+            first
+        );
         test.assert_no_drafts();
     }
 
