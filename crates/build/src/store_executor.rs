@@ -170,9 +170,13 @@ impl<'w> StoreExecutor<'w> {
         log: &mut Option<Name>,
     ) -> Result<Made, Failure> {
         let workspace = self.workspace;
+        if let Action::Run(run) = &step.action.value {
+            let stack = Stack::find(workspace, layers)?;
+            return run_step::make(workspace, task, step, run, &stack, materials, log);
+        }
         let stack = Stack::open(workspace, layers)?;
         match &step.action.value {
-            Action::Run(run) => run_step::make(workspace, task, step, run, &stack, materials, log),
+            Action::Run(_) => unreachable!("it returned just now"),
             Action::Packages(_) => packages::make(workspace, task, &stack, materials, log),
             Action::Copy(_)
             | Action::Fetch(_)

@@ -26,7 +26,7 @@ mod validate;
 
 pub use archive::{Archive, ArchiveImage};
 pub use assemble::{Assembly, ConfigChanges, NewLayer, assemble, rfc3339};
-pub use directories::lower_directories;
+pub use directories::{LowerDirectories, lower_directories};
 pub use error::ImageError;
 pub use export::{export, write_layer_tar};
 pub use flatten::flatten;

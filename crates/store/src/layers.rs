@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::error::{StoreError, found};
-use crate::session::{Pin, Published, Session};
+use crate::session::{LayerFolders, Pin, Published, Session};
 use crate::store::Store;
 
 /// What is known about a layer.
@@ -126,17 +126,34 @@ impl Layers<'_> {
     /// # Errors
     /// What the system says.
     pub fn draft(&self, session: &Session) -> Result<LayerDraft, StoreError> {
-        let draft = Draft::new(session, "layer")?;
-        disk::make_new_directory(&draft.path().join("fs"), 0o755)?;
-        // Beside the draft, so that publishing need not wait for its removal: it goes with the
-        // session's folder.
-        let work = session.draft_path("work")?;
-        disk::make_new_directory(&work, 0o700)?;
-        let work = WorkDirectory {
-            session: session.clone(),
-            path: work,
+        let spare = session.spare().take();
+        let LayerFolders { draft, work } = match spare {
+            Some(folders) => folders,
+            None => make_folders(session)?,
         };
-        Ok(LayerDraft { draft, work })
+        Ok(LayerDraft {
+            draft: Draft {
+                session: session.clone(),
+                path: draft,
+                published: false,
+            },
+            work: WorkDirectory {
+                session: session.clone(),
+                path: work,
+            },
+        })
+    }
+
+    /// Makes the folders of the next layer, for whoever has a moment in which others would wait.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn prepare(&self, session: &Session) -> Result<(), StoreError> {
+        let mut spare = session.spare();
+        if spare.is_none() {
+            *spare = Some(make_folders(session)?);
+        }
+        Ok(())
     }
 
     /// Returns the blob that a built layer became when it last left the store compressed like this,
@@ -207,6 +224,17 @@ impl Layers<'_> {
             .filter_map(|name| Some(DiffId(Digest::from_hex(name).ok()?)))
             .collect())
     }
+}
+
+fn make_folders(session: &Session) -> Result<LayerFolders, StoreError> {
+    let draft = session.draft_path("layer")?;
+    disk::make_new_directory(&draft, 0o700)?;
+    disk::make_new_directory(&draft.join("fs"), 0o755)?;
+    // Beside the draft, so that publishing need not wait for its removal: it goes with the
+    // session's folder.
+    let work = session.draft_path("work")?;
+    disk::make_new_directory(&work, 0o700)?;
+    Ok(LayerFolders { draft, work })
 }
 
 /// A folder in which something is made. Thrown away unless it is published.

@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use kiln_oci::{DiffId, Digest};
 
@@ -126,6 +126,17 @@ struct Shared {
     /// under it.
     marker: RwLock<Option<String>>,
     markers: AtomicU64,
+    /// The folders of a layer that somebody will make; goes with `folder` if nobody does.
+    spare: Mutex<Option<LayerFolders>>,
+}
+
+/// Where a layer is made.
+#[derive(Debug)]
+pub(crate) struct LayerFolders {
+    /// The draft, with an empty `fs`.
+    pub(crate) draft: PathBuf,
+    /// What overlay needs beside an upper directory.
+    pub(crate) work: PathBuf,
 }
 
 /// Permission to publish: the marker stays on disk while this lives.
@@ -169,6 +180,7 @@ impl Session {
                 folder: OnceLock::new(),
                 marker: RwLock::new(None),
                 markers: AtomicU64::new(0),
+                spare: Mutex::new(None),
             }),
         })
     }
@@ -232,6 +244,11 @@ impl Session {
         };
         let number = self.shared.drafts.fetch_add(1, Ordering::Relaxed);
         Ok(folder.join(format!("{number}-{what}")))
+    }
+
+    pub(crate) fn spare(&self) -> MutexGuard<'_, Option<LayerFolders>> {
+        let spare = self.shared.spare.lock();
+        spare.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the marker durable, if it is not, and keeps it while the result lives.

@@ -219,7 +219,7 @@ pub(crate) fn make(
     let files = plan.download(workspace, &doors)?;
     let folder = process::folder(&scratch, "install")?;
     let options = plan.options(workspace, &folder, &doors);
-    let lowers = process::lowers(&stack.lowers, &scratch)?;
+    let lowers = process::lowers(&stack.lowers.directories, &scratch)?;
     let mut tools = PackageTools::new(workspace, lowers, draft.fs(), &scratch);
     let done = install(&files, installed, &options, &mut tools);
     done.map_err(|error| install_failure(workspace, &error))?;

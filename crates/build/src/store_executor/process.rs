@@ -1,5 +1,6 @@
 //! A process of a step: started, listened to, and stopped when it has to be.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -7,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use kiln_sandbox::{Child, ExitStatus, Mount, SandboxError, SandboxSpec, Stdio, window_size};
-use kiln_store::{LayerDraft, LogWriter, Scratch};
+use kiln_store::{LayerDraft, LogWriter, Scratch, StoreError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::event::{FailureKind, OutputStream};
@@ -39,8 +40,8 @@ pub(crate) enum ProcessError {
     Sandbox(#[from] SandboxError),
     #[error("cannot read what the step writes: {0}")]
     Output(#[source] io::Error),
-    #[error("cannot keep what the step writes: {0}")]
-    Log(#[from] kiln_store::StoreError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl ProcessError {
@@ -55,13 +56,13 @@ impl ProcessError {
                     | SandboxError::Account { .. }
                     | SandboxError::Execute { .. }
             ),
-            Self::Output(_) | Self::Log(_) => false,
+            Self::Output(_) | Self::Store(_) => false,
         }
     }
 }
 
 /// Runs the process to its end; its output goes to the events and to a log, whose name is left in
-/// `log`.
+/// `log`. `meanwhile` is done while the process runs.
 pub(crate) fn run(
     workspace: &Workspace,
     task: &Task<'_>,
@@ -69,10 +70,13 @@ pub(crate) fn run(
     deadline: Option<Instant>,
     mask: Mask,
     log: &mut Option<kiln_store::Name>,
+    meanwhile: impl FnOnce() -> Result<(), StoreError>,
 ) -> Result<Ended, ProcessError> {
+    let spawned = workspace.host.spawn(spec);
     let mut writer = workspace.store().logs().create(&workspace.session)?;
     *log = Some(writer.name().clone());
-    let mut child = workspace.host.spawn(spec)?;
+    let mut child = spawned?;
+    meanwhile()?;
     let stopped = listen(workspace, task, &mut child, deadline, mask, &mut writer)?;
     let exit = child.wait()?;
     Ok(match (stopped, exit.status) {
@@ -200,6 +204,30 @@ pub(crate) fn failure_shell(
         .foreground(io::stdin(), io::stdout())
         .map_err(|error| environment(&error))?;
     Ok(())
+}
+
+/// What a step needs beside its layer: a folder that is made when it is first asked for.
+#[derive(Debug)]
+pub(crate) struct StepScratch<'a> {
+    workspace: &'a Workspace,
+    made: OnceCell<Scratch>,
+}
+
+impl<'a> StepScratch<'a> {
+    pub(crate) fn new(workspace: &'a Workspace) -> Self {
+        Self {
+            workspace,
+            made: OnceCell::new(),
+        }
+    }
+
+    pub(crate) fn get(&self) -> Result<&Scratch, StoreError> {
+        if let Some(made) = self.made.get() {
+            return Ok(made);
+        }
+        let made = Scratch::new(&self.workspace.session, "step")?;
+        Ok(self.made.get_or_init(|| made))
+    }
 }
 
 /// Returns directories for a root file system; overlay wants at least one.

@@ -19,7 +19,7 @@ use kiln_sandbox::{
 use kiln_store::{CacheUse, LayerDraft, Scratch, Sharing, Wait};
 
 use super::layers::{Made, commit_draft};
-use super::process::{self, Ended};
+use super::process::{self, Ended, StepScratch};
 use super::resolve::Materials;
 use super::sources;
 use super::stack::Stack;
@@ -43,14 +43,21 @@ pub(crate) fn make(
     log: &mut Option<kiln_store::Name>,
 ) -> Result<Made, Failure> {
     let draft = workspace.store().layers().draft(&workspace.session)?;
-    let scratch = Scratch::new(&workspace.session, "step")?;
+    let scratch = StepScratch::new(workspace);
     let caches = open_caches(workspace, run)?;
     let mut spec = spec(workspace, run, stack, &draft, &scratch, materials)?;
     spec.mounts.extend(caches.iter().map(Cache::mount));
     let began = Instant::now();
     let deadline = run.timeout.map(|timeout| began + timeout);
-    let ended = process::run(workspace, task, &spec, deadline, mask(workspace, run), log)
-        .map_err(|error| start_failure(workspace, step, &error));
+    let mask = mask(workspace, run);
+    let ended = process::run(workspace, task, &spec, deadline, mask, log, || {
+        stack.lowers.remember(&workspace.session)?;
+        match task.graph().dependents(task.node()) {
+            [] => Ok(()),
+            _ => workspace.store().layers().prepare(&workspace.session),
+        }
+    })
+    .map_err(|error| start_failure(workspace, step, &error));
     // Caches are closed whatever became of the step: a failed compilation has warmed them too.
     for cache in caches {
         cache.close(workspace, task)?;
@@ -87,7 +94,7 @@ fn spec(
     run: &Run,
     stack: &Stack,
     draft: &LayerDraft,
-    scratch: &Scratch,
+    scratch: &StepScratch<'_>,
     mut materials: Materials,
 ) -> Result<SandboxSpec, Failure> {
     let Run {
@@ -107,7 +114,11 @@ fn spec(
         upper: draft.fs(),
         work: draft.work().to_owned(),
     };
-    let rootfs = RootfsSpec::writable(process::lowers(&stack.lowers, scratch)?, upper);
+    let lowers = match stack.lowers.directories.as_slice() {
+        [] => process::lowers(&[], scratch.get()?)?,
+        lowers => lowers.to_vec(),
+    };
+    let rootfs = RootfsSpec::writable(lowers, upper);
     let mut spec = SandboxSpec::new(rootfs, command.argv());
     spec.env = environment(materials.environment, env);
     spec.stdio = Stdio::Log;
@@ -135,7 +146,7 @@ fn spec(
         })?;
         let source = sources::materialise(workspace, &files)?;
         spec.mounts
-            .push(working_copy(&workdir.value, source, scratch)?);
+            .push(working_copy(&workdir.value, source, scratch.get()?)?);
     }
     for secret in secrets {
         add_secret(workspace, &mut spec, &secret.secret, &secret.target)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kiln_graph::{BuildGraph, StepId};
-use kiln_image::lower_directories;
+use kiln_image::LowerDirectories;
 use kiln_layer::{Conflict, LowerStack, TreeIndex};
 use kiln_oci::DiffId;
 use kiln_store::StackKey;
@@ -20,8 +20,8 @@ use crate::workspace::Workspace;
 /// Layers on top of each other.
 #[derive(Debug)]
 pub(crate) struct Stack {
-    /// As overlay wants them, the topmost first.
-    pub(crate) lowers: Vec<PathBuf>,
+    /// Where they are.
+    pub(crate) lowers: LowerDirectories,
     /// The merged view of them.
     pub(crate) view: LowerStack,
 }
@@ -40,9 +40,16 @@ fn open_lowers(lowers: &[PathBuf]) -> Result<Vec<OwnedFd>, Failure> {
 impl Stack {
     /// Opens the stack of `layers`, lowest first, with what it takes to show folders as they are.
     pub(crate) fn open(workspace: &Workspace, layers: &[DiffId]) -> Result<Self, Failure> {
-        let lowers = lower_directories(&workspace.session, layers, ownership(workspace))
+        let stack = Self::find(workspace, layers)?;
+        stack.lowers.remember(&workspace.session)?;
+        Ok(stack)
+    }
+
+    /// Like [`Stack::open`]; who has a better time for it lets the store remember what was found.
+    pub(crate) fn find(workspace: &Workspace, layers: &[DiffId]) -> Result<Self, Failure> {
+        let lowers = LowerDirectories::find(&workspace.session, layers, ownership(workspace))
             .map_err(|error| Failure::new(FailureKind::Environment, chain(&error)))?;
-        let view = LowerStack::new(&open_lowers(&lowers)?)
+        let view = LowerStack::new(&open_lowers(&lowers.directories)?)
             .map_err(|error| Failure::new(FailureKind::Environment, chain(&error)))?;
         Ok(Self { lowers, view })
     }
@@ -56,7 +63,10 @@ impl Stack {
             .map(Arc::new)
             .map(Some);
         let indexes = indexes.chain(std::iter::repeat(None));
-        let folders: Vec<_> = open_lowers(&lowers)?.into_iter().zip(indexes).collect();
+        let folders: Vec<_> = open_lowers(&lowers.directories)?
+            .into_iter()
+            .zip(indexes)
+            .collect();
         let view = LowerStack::with_indexes(&folders)
             .map_err(|error| Failure::new(FailureKind::Environment, chain(&error)))?;
         Ok(Self { lowers, view })
