@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::{Builder, Scope};
 
 use kiln_graph::{BuildGraph, ImageBase, ImageName, ImagePlan, StepId, Work};
 use kiln_image::{Assembly, ConfigChanges, Image, ImageError, NewLayer, assemble};
 use kiln_oci::{Descriptor, Reference};
-use kiln_store::{StoreError, Timestamp};
+use kiln_store::{Store, StoreError, Timestamp};
 
 use crate::config;
 use crate::event::{BuildEvent, EventKind, Outcome};
@@ -98,9 +100,15 @@ pub fn build(
     let files = scan(workspace, graph)?;
     let executor = StoreExecutor::new(workspace, &files)?;
     let mut last_ms = 0;
-    let report = run_graph(graph, &executor, options, &workspace.cancel, &mut |event| {
-        last_ms = event.at_ms;
-        sink(event);
+    let report = std::thread::scope(|scope| {
+        let mut sweeper = Sweeper::default();
+        run_graph(graph, &executor, options, &workspace.cancel, &mut |event| {
+            last_ms = event.at_ms;
+            if matches!(event.kind, EventKind::Done { .. }) {
+                sweeper.wake(scope, workspace.store());
+            }
+            sink(event);
+        })
     })
     .map_err(BuildError::Thread)?;
     executor.finish()?;
@@ -140,6 +148,37 @@ pub fn build(
         failures,
         lock_written,
     })
+}
+
+/// Deletes what finished steps left behind while others run: on many file systems that takes longer than
+/// making it.
+#[derive(Default)]
+struct Sweeper {
+    /// Wakes the thread, once there is one; one more call is enough, however often it was woken.
+    wake: Option<SyncSender<()>>,
+}
+
+impl Sweeper {
+    fn wake<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, store: &Store) {
+        let wake = self.wake.get_or_insert_with(|| {
+            let (wake, woken) = sync_channel(1);
+            let store = store.clone();
+            let sweep = move || {
+                while woken.recv().is_ok() {
+                    if let Err(error) = store.empty_trash() {
+                        tracing::warn!("what steps left stays until the build ends: {error}");
+                        return;
+                    }
+                }
+            };
+            // Without a thread it is done at the end.
+            drop(Builder::new().spawn_scoped(scope, sweep));
+            wake
+        });
+        match wake.try_send(()) {
+            Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
+        }
+    }
 }
 
 struct Assembler<'a> {

@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use kiln_build::{Build, LockPolicy, OnFailure, Refresh, SchedulerOptions, Workspace, build};
+use kiln_build::{
+    Build, LockPolicy, OnFailure, Refresh, SchedulerOptions, StepState, Workspace, build,
+};
 use kiln_graph::{BuildGraph, BuildTarget, StepId};
 
 use crate::errors::{Class, Failure, Outcome};
@@ -204,7 +206,13 @@ pub(crate) fn build_graph(
         built
     })?;
     // Also after a failure: what finished is to last, and what a failed step wrote may be large.
-    let finished = finish(workspace);
+    // Who only wanted to run something tidies up while it runs.
+    let is_waited_for = telling == Telling::OnlyWork && built.as_ref().is_ok_and(was_all_cached);
+    let finished = if is_waited_for {
+        workspace.session.sync().map_err(Failure::from)
+    } else {
+        finish(workspace)
+    };
     let built = built.map_err(Failure::environment)?;
     if !built.is_complete() {
         let failure = failed_build::failure(graph, built, &last_lines);
@@ -217,6 +225,11 @@ pub(crate) fn build_graph(
         printer.note("kiln.lock was updated: commit it");
     }
     Ok(built)
+}
+
+fn was_all_cached(built: &Build) -> bool {
+    let mut states = built.report.states.iter();
+    states.all(|(_, state)| *state == StepState::Cached)
 }
 
 /// Ends the use of the store, and clears away what killed processes left.

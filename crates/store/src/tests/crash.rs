@@ -246,3 +246,47 @@ fn lowers_are_topmost_first_with_the_fix_up_above() {
     let error = stacks.lowers(&session, &[one, two]).unwrap_err();
     assert!(error.to_string().contains("has no layer"), "{error}");
 }
+
+#[test]
+fn folders_made_ahead_become_the_next_layer_or_go_with_their_session() {
+    let test = TestStore::new();
+    let session = test.session();
+    let layers = test.store.layers();
+    layers.prepare(&session).unwrap();
+    let prepared = disk::names(&test.store.at("tmp")).unwrap();
+    layers.prepare(&session).unwrap();
+    let drafts = |names: &[String]| disk::names(&test.store.at(&format!("tmp/{}", names[0])));
+    assert_eq!(drafts(&prepared).unwrap().len(), 2);
+    let draft = layers.draft(&session).unwrap();
+    assert_eq!(drafts(&prepared).unwrap().len(), 2);
+    drop(draft);
+    layers.prepare(&session).unwrap();
+    assert_eq!(drafts(&prepared).unwrap().len(), 2);
+    drop(session);
+    test.assert_no_drafts();
+}
+
+#[test]
+fn little_trash_waits_for_the_next_and_much_does_not() {
+    let test = TestStore::new();
+    let trash = || disk::names(&test.store.at("trash")).unwrap().len();
+    let throw_away = |bytes: usize| {
+        let session = test.session();
+        let scratch = crate::Scratch::new(&session, "container").unwrap();
+        std::fs::write(scratch.path().join("file"), vec![1; bytes]).unwrap();
+    };
+    throw_away(100);
+    assert!(trash() > 0);
+    let before = trash();
+    test.store.tidy_if_much().unwrap();
+    assert_eq!(trash(), before);
+    throw_away(2 << 20);
+    test.store.tidy_if_much().unwrap();
+    assert_eq!(trash(), 0);
+    (0..60).for_each(|_| throw_away(1));
+    test.store.tidy_if_much().unwrap();
+    assert_eq!(trash(), 0);
+    throw_away(100);
+    test.store.tidy().unwrap();
+    assert_eq!(trash(), 0);
+}
