@@ -170,14 +170,13 @@ impl<'w> StoreExecutor<'w> {
         log: &mut Option<Name>,
     ) -> Result<Made, Failure> {
         let workspace = self.workspace;
-        if let Action::Run(run) = &step.action.value {
-            let stack = Stack::find(workspace, layers)?;
-            return run_step::make(workspace, task, step, run, &stack, materials, log);
-        }
-        let stack = Stack::open(workspace, layers)?;
+        let open = || Stack::open(workspace, layers);
         match &step.action.value {
-            Action::Run(_) => unreachable!("it returned just now"),
-            Action::Packages(_) => packages::make(workspace, task, &stack, materials, log),
+            Action::Run(run) => {
+                let stack = Stack::find(workspace, layers)?;
+                run_step::make(workspace, task, step, run, &stack, materials, log)
+            }
+            Action::Packages(_) => packages::make(workspace, task, &open()?, materials, log),
             Action::Copy(_)
             | Action::Fetch(_)
             | Action::Git(_)
@@ -185,7 +184,7 @@ impl<'w> StoreExecutor<'w> {
             | Action::Remove(_)
             | Action::Mkdir(_)
             | Action::Link(_)
-            | Action::Account(_) => file_steps::make(workspace, task, step, &stack, materials),
+            | Action::Account(_) => file_steps::make(workspace, task, step, &open()?, materials),
         }
     }
 

@@ -38,7 +38,7 @@ pub struct DraftOptions<'a> {
     pub epoch: i64,
     /// Whether owners are kept.
     pub ownership: Ownership,
-    /// Keeps identical files once.
+    /// Keeps identical files once; without it nothing in the draft is a link to a file of a layer.
     pub pool: Option<&'a dyn FilePool>,
 }
 

@@ -387,6 +387,8 @@ impl Draft<'_> {
             linkable,
         } = pending;
         let mut metadata = metadata.clone();
+        // Without a pool the draft may be anywhere, and belong to somebody who changes it.
+        let linkable = *linkable && self.options.pool.is_some();
         if let (Origin::Layer(found, _), true) = (origin, linkable)
             && link(found, place, at.name()).at("link", at)?
         {
