@@ -5,13 +5,14 @@ use std::io;
 use std::process::ExitCode;
 use std::thread::JoinHandle;
 
+use clap::ValueEnum;
 use kiln_build::{SecretValue, StepState, Workspace};
 use kiln_graph::{BuildGraph, BuildTarget};
 use kiln_image::{Image, lower_directories};
 use kiln_layer::Ownership;
 use kiln_manifest::model::{Action, ProducedBy, Service};
 use kiln_manifest::value::Name;
-use kiln_oci::{DiffId, RunConfig};
+use kiln_oci::{DiffId, Platform, RunConfig};
 use kiln_runtime::{Container, Launch, LaunchError, Overrides, Plan};
 use kiln_sandbox::{Host, PassedOn, Privileges, Stdio, window_size};
 use kiln_store::{Session, StoreError};
@@ -22,8 +23,21 @@ use crate::printer::{OWN_FAILURE_OF_RUN, Printer};
 use crate::progress::Telling;
 use crate::project::Project;
 use crate::settings::Settings;
+use crate::transfers::TransferArgs;
 use crate::verbs::build::{self, BuildArgs};
 use crate::workbench;
+
+/// When an image is pulled before it is started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pulling {
+    /// When it is not in the store
+    #[default]
+    Missing,
+    /// Each time
+    Always,
+    /// Not at all
+    Never,
+}
 
 /// Something that can be started: layers, and what is known of how.
 pub(crate) struct Ready {
@@ -39,7 +53,7 @@ pub(crate) struct Ready {
 
 impl Ready {
     /// Finds what `name` calls, an image or service of the project, a step of it
-    /// (`image.step`) or an image of the store, and builds it if it is the project's.
+    /// (`image.step`), an image of the store or of a registry, and builds it if it is the project's.
     ///
     /// Without a name it is the project's default.
     ///
@@ -47,6 +61,7 @@ impl Ready {
     /// There is no such thing, or it cannot be built.
     pub(crate) fn make(
         name: Option<&str>,
+        pulling: Pulling,
         how: &BuildArgs,
         settings: &Settings,
         printer: &mut Printer,
@@ -60,15 +75,34 @@ impl Ready {
         };
         match (project, target) {
             (Some(project), Some(target)) => Self::build(project, &target, how, settings, printer),
-            _ => Self::of_store(name, settings),
+            _ => Self::of_store(name, pulling, settings, printer),
         }
     }
 
-    /// An image of the store as it is.
-    fn of_store(name: Option<&str>, settings: &Settings) -> Outcome<Self> {
+    /// An image of the store as it is, or of a registry.
+    fn of_store(
+        name: Option<&str>,
+        pulling: Pulling,
+        settings: &Settings,
+        printer: &mut Printer,
+    ) -> Outcome<Self> {
         let entered = workbench::enter(settings)?;
         let store = entered.session.store();
-        let image = local::find(settings, store, name)?.load(store)?;
+        let reference = match pulling {
+            Pulling::Never => None,
+            Pulling::Missing => local::missing(settings, store, name)?,
+            Pulling::Always => name.and_then(|name| name.parse().ok()),
+        };
+        let image = match reference {
+            Some(reference) => TransferArgs::default().pull(
+                &reference,
+                &Platform::host(),
+                settings,
+                &entered,
+                printer,
+            )?,
+            None => local::find(settings, store, name)?.load(store)?,
+        };
         pin(&image, &entered.session)?;
         Ok(Self {
             layers: image.diff_ids().to_vec(),

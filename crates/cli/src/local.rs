@@ -122,6 +122,28 @@ pub(crate) fn find(settings: &Settings, store: &Store, text: Option<&str>) -> Ou
     }
 }
 
+/// Returns what to pull for `text`: a reference of a registry that the store does not have.
+///
+/// Within a project a plain word is more likely a misspelt image than one of the default registry.
+///
+/// # Errors
+/// The store or the manifest cannot be read.
+pub(crate) fn missing(
+    settings: &Settings,
+    store: &Store,
+    text: Option<&str>,
+) -> Outcome<Option<Reference>> {
+    let Some(text) = text else { return Ok(None) };
+    let project = Project::load_if_any(settings)?;
+    let is_name = project.is_none() || text.contains(['/', ':']);
+    if !is_name || !matches!(find_in(store, text), Err(ImageError::NotFound(_))) {
+        return Ok(None);
+    }
+    let reference = text.parse::<Reference>().ok();
+    // What is called so was made here, and nobody else has it.
+    Ok(reference.filter(|reference| reference.registry() != "localhost"))
+}
+
 /// Finds an image by name or id; `project/image` is looked for among the local ones too.
 fn find_in(store: &Store, text: &str) -> Result<(Option<Reference>, Descriptor), ImageError> {
     let platform = Platform::host();

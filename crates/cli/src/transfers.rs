@@ -1,15 +1,24 @@
 //! What the verbs that talk to registries share: the client, signals, what is shown, classes of errors.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
 
-use kiln_client::Registry;
+use kiln_client::{Progress, Registry};
 use kiln_http::{Cancel, Client};
+use kiln_image::Image;
+use kiln_oci::{Platform, Reference};
 use kiln_store::Session;
 use kiln_transfer::{Transfer, TransferError};
 
 use crate::errors::{Class, Classify, Failure, Outcome};
+use crate::local;
+use crate::printer::Printer;
+use crate::progress::blobs::{BlobReport, BlobView};
 use crate::settings::Settings;
 use crate::signals;
+use crate::verbs::load::unpack_settings;
+use crate::workbench::Entered;
 
 /// How blobs are transferred; for every verb that does.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -28,6 +37,46 @@ impl TransferArgs {
             registries.jobs = jobs;
         }
         Registry::new(Client::new(settings.http()), registries)
+    }
+
+    /// Pulls an image, shows how far it is, and gives it its name.
+    ///
+    /// # Errors
+    /// The registry does not have it, or what it has cannot be used.
+    pub(crate) fn pull(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        settings: &Settings,
+        entered: &Entered,
+        printer: &mut Printer,
+    ) -> Outcome<Image> {
+        let Entered { session, host } = entered;
+        // Whoever typed a short name sees what it was taken for.
+        printer.note(format!("pulling {reference}"));
+        local::warn_of_one_owner(host, printer);
+        let view = BlobView::start(settings);
+        let coming = Mutex::new(BTreeSet::new());
+        let show = |now: Progress| {
+            let mut coming = coming.lock().unwrap_or_else(PoisonError::into_inner);
+            // A blob that is here is never on its way.
+            let was_here = coming.insert(now.digest) && now.committed;
+            let ended = if was_here { "already here" } else { "pulled" };
+            view.report(&BlobReport {
+                digest: now.digest,
+                done_bytes: now.done_bytes,
+                total_bytes: now.total_bytes,
+                ended: now.committed.then(|| ended.to_owned()),
+            });
+        };
+        let unpack = unpack_settings(host.privileges());
+        let image = self.with(settings, session, |transfer| {
+            transfer.pull(reference, platform, &unpack, &show)
+        })?;
+        let name = reference.clone().without_digest();
+        let names = BTreeMap::from([(name, image.descriptor.clone())]);
+        session.store().references().set(session, &names)?;
+        Ok(image)
     }
 
     /// Does `work` with store and registries until a signal stops it.

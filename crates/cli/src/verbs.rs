@@ -11,7 +11,7 @@ mod history;
 mod images;
 mod init;
 mod inspect;
-mod load;
+pub(crate) mod load;
 mod lock;
 mod log;
 mod pull;

@@ -167,6 +167,29 @@ fn a_short_name_is_not_guessed_in_silence() {
 }
 
 #[test]
+fn what_is_run_and_not_here_is_pulled() {
+    let image = busybox_project(STEPS);
+    let registry = Registry::start(&image);
+    let name = format!("{}/team/tool", registry.host());
+    image.kiln_ok(["build"]);
+    image.kiln_ok(["push", "app", &name]);
+    let space = TestSpace::new();
+    let never = space.kiln(["run", "--pull", "never", &name]);
+    never.assert_code(125);
+    never.assert_says("there is no image");
+    let first = space.kiln_ok(["run", &name]);
+    assert_eq!(first.stdout, "text\n");
+    assert!(first.stderr.starts_with("pulling "), "{}", first.shown());
+    assert_eq!(space.kiln_ok(["run", &name]).stderr, "");
+    let always = space.kiln_ok(["run", "--pull", "always", &name]);
+    assert!(always.stderr.contains("already here"), "{}", always.shown());
+    // In a project a plain word is its own, however it is misspelt.
+    let misspelt = image.kiln(["run", "ap"]);
+    misspelt.assert_code(125);
+    misspelt.assert_says("did you mean `app`?");
+}
+
+#[test]
 fn an_interrupted_pull_goes_on() {
     let space = busybox_project(
         "[image.app.step.large]\nrun = \"dd if=/dev/urandom of=/large bs=1M count=64\"\n",

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::container::ContainerArgs;
 use crate::errors::{Class, Failure, Outcome};
-use crate::launch::Ready;
+use crate::launch::{Pulling, Ready};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::verbs::build::BuildArgs;
@@ -19,9 +19,10 @@ use crate::verbs::build::BuildArgs;
   kiln run app ls -l /srv                    another command in the image
   kiln run --network none --rm app true      as docker has it
   kiln run -v ./data:/data:ro -e A=1 app     one-off changes
-  kiln run localhost/notes/app               an image of the store, from anywhere")]
+  kiln run localhost/notes/app               an image of the store, from anywhere
+  kiln run registry.example.com/team/notes   an image of a registry")]
 pub(crate) struct Args {
-    /// An image or service of the manifest, or an image of the store; behind it
+    /// An image or service of the manifest, or an image of the store or a registry; behind it
     /// a command and its arguments, instead of the image's own
     #[arg(
         value_name = "TARGET [COMMAND]",
@@ -33,6 +34,10 @@ pub(crate) struct Args {
     /// Remove the container when it ends, which every container of this version is
     #[arg(long)]
     rm: bool,
+
+    /// When to pull an image of a registry
+    #[arg(long, value_name = "WHEN", default_value = "missing")]
+    pull: Pulling,
 
     #[command(flatten)]
     container: ContainerArgs,
@@ -58,7 +63,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let overrides =
         args.container
             .overrides(command, &settings.directory, &settings.environment)?;
-    Ready::make(target, &args.how, settings, printer)?.start(
+    Ready::make(target, args.pull, &args.how, settings, printer)?.start(
         &overrides,
         args.container.wants_terminal(),
         printer,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::container::ContainerArgs;
 use crate::errors::Outcome;
-use crate::launch::Ready;
+use crate::launch::{Pulling, Ready};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::verbs::build::BuildArgs;
@@ -47,7 +47,8 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         Some(program) => vec![program.clone()],
         None => ["/bin/sh", "-c", BEST_SHELL].map(String::from).to_vec(),
     });
-    Ready::make(args.target.as_deref(), &args.how, settings, printer)?.start(
+    let target = args.target.as_deref();
+    Ready::make(target, Pulling::Missing, &args.how, settings, printer)?.start(
         &overrides,
         args.container.wants_terminal(),
         printer,
