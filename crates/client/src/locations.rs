@@ -1,6 +1,6 @@
 //! Addresses and byte ranges that registries answer with, and how far they can be trusted.
 
-use kiln_http::{Error as HttpError, Response, Url};
+use kiln_http::{Error as HttpError, Response, Url, UrlError};
 
 /// Returns where a reply says that an upload goes on.
 ///
@@ -11,26 +11,29 @@ use kiln_http::{Error as HttpError, Response, Url};
 /// [`HttpError::Protocol`] when there is no such address, or one that is not followed.
 pub(crate) fn location(response: &Response) -> Result<Url, HttpError> {
     let base = &response.url;
-    let senseless = |reason: String| HttpError::Protocol {
+    let resolved = match response.header("location") {
+        Some(text) => resolve(base, text),
+        None => Err("it does not say where to upload to".to_owned()),
+    };
+    resolved.map_err(|reason| HttpError::Protocol {
         url: base.shown(),
         reason,
-    };
-    let text = response
-        .header("location")
-        .ok_or_else(|| senseless("it does not say where to upload to".to_owned()))?;
-    let url = base
-        .join(text)
-        .map_err(|error| senseless(format!("it says to upload to {error}")))?;
+    })
+}
+
+fn resolve(base: &Url, text: &str) -> Result<Url, String> {
+    let senseless = |error: UrlError| format!("it says to upload to {error}");
+    let url = base.join(text).map_err(senseless)?;
     if !base.is_secure() || url.is_secure() {
         return Ok(url);
     }
     if url.host() != base.host() {
-        return Err(senseless(format!(
+        return Err(format!(
             "it says to upload to `{}`, which is not encrypted",
             url.shown()
-        )));
+        ));
     }
-    Url::from_parts(true, &base.authority(), url.path_and_query()).map_err(HttpError::Url)
+    Url::from_parts(true, &base.authority(), url.path_and_query()).map_err(senseless)
 }
 
 /// Returns how many bytes of an upload a registry holds, from its `Range` header: `0-99` for 100.
@@ -84,6 +87,31 @@ fn next_target(header: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn uploads_stay_encrypted() {
+        let at = |base: &str, text: &str| {
+            resolve(&base.parse().unwrap(), text).map(|url| url.to_string())
+        };
+        let base = "https://r:444/v2/a/blobs/uploads/";
+        for (text, expected) in [
+            ("7?s=x", "https://r:444/v2/a/blobs/uploads/7?s=x"),
+            ("/v2/b?s", "https://r:444/v2/b?s"),
+            ("https://storage/x", "https://storage/x"),
+            // A proxy speaks TLS for the registry, which does not know.
+            ("http://r/v2/b?s=x", "https://r:444/v2/b?s=x"),
+            ("http://r:5000/v2/b", "https://r:444/v2/b"),
+        ] {
+            assert_eq!(at(base, text).as_deref(), Ok(expected));
+        }
+        let error = at(base, "http://storage/x?secret").unwrap_err();
+        assert!(
+            error.ends_with("`http://storage/x?…`, which is not encrypted"),
+            "{error}"
+        );
+        assert!(at(base, "ftp://r/").is_err());
+        assert_eq!(at("http://r/", "http://s/").as_deref(), Ok("http://s/"));
+    }
 
     #[test]
     fn ranges_of_uploads_are_read() {
