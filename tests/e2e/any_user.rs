@@ -9,6 +9,7 @@ mod guarantees;
 mod hello;
 mod insight;
 mod interrupted;
+mod logins;
 mod outputs;
 mod peers;
 mod registries;

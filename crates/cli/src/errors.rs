@@ -175,10 +175,36 @@ impl Classify for ImageError {
 
 impl Classify for kiln_client::Error {
     fn class(&self) -> Class {
-        if self.is_askers() {
+        if self.is_cancelled() {
+            Class::Interrupted
+        } else if self.is_askers() {
             Class::User
         } else {
             Class::Environment
+        }
+    }
+}
+
+impl Classify for kiln_client::CredentialsError {
+    fn class(&self) -> Class {
+        match self {
+            Self::File { .. } | Self::NoHelper { .. } => Class::User,
+            Self::Write { .. } | Self::Helper { .. } => Class::Environment,
+            Self::Cancelled(_) => Class::Interrupted,
+        }
+    }
+}
+
+impl Classify for kiln_client::LoginError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Name { .. }
+            | Self::UserName
+            | Self::Refused { .. }
+            | Self::NotARegistry { .. }
+            | Self::Scheme { .. } => Class::User,
+            Self::Http { .. } => Class::Environment,
+            Self::Cancelled(_) => Class::Interrupted,
         }
     }
 }

@@ -78,6 +78,15 @@ impl Printer {
         }
     }
 
+    /// Asks for something that is typed behind it.
+    pub(crate) fn prompt(&mut self, question: &str) -> Outcome {
+        let mut stderr = io::stderr().lock();
+        stderr
+            .write_all(question.as_bytes())
+            .and_then(|()| stderr.flush())
+            .map_err(Failure::output)
+    }
+
     /// Tells what only `--verbose` wants to know.
     pub(crate) fn detail(&mut self, line: impl AsRef<str>) {
         if self.verbose {

@@ -193,6 +193,19 @@ impl Settings {
         }
     }
 
+    /// A client for registries.
+    pub(crate) fn registry(&self) -> kiln_client::Registry {
+        kiln_client::Registry::new(kiln_http::Client::new(self.http()), self.registries())
+    }
+
+    /// The file that new credentials go to.
+    pub(crate) fn credentials_home(&self) -> Option<PathBuf> {
+        // Named in so many words, it need not exist yet.
+        let named = self.environment.path("REGISTRY_AUTH_FILE");
+        let credentials = self.registries().credentials;
+        named.or_else(|| credentials.home().map(PathBuf::from))
+    }
+
     /// What the HTTP client has to know.
     pub(crate) fn http(&self) -> kiln_http::Settings {
         let environment = &self.environment;

@@ -3,6 +3,7 @@
 pub(crate) mod build;
 mod check;
 mod completions;
+mod copy;
 mod df;
 mod explain;
 mod gc;
@@ -14,6 +15,8 @@ mod inspect;
 pub(crate) mod load;
 mod lock;
 mod log;
+mod login;
+mod logout;
 mod pull;
 mod push;
 mod reference;
@@ -23,6 +26,7 @@ mod save;
 mod schema;
 mod shell;
 mod tag;
+mod tags;
 mod verify;
 mod version;
 
@@ -66,6 +70,10 @@ pub(crate) enum Verb {
     Push(push::Args),
     Tag(tag::Args),
     Rmi(rmi::Args),
+    Login(login::Args),
+    Logout(logout::Args),
+    Tags(tags::Args),
+    Copy(Box<copy::Args>),
     Gc(gc::Args),
     Df(df::Args),
     Schema(schema::Args),
@@ -103,6 +111,10 @@ impl Verb {
             Self::Push(args) => push::run(&args, settings, printer),
             Self::Tag(args) => tag::run(&args, settings, printer),
             Self::Rmi(args) => rmi::run(&args, settings, printer),
+            Self::Login(args) => login::run(&args, settings, printer),
+            Self::Logout(args) => logout::run(&args, settings, printer),
+            Self::Tags(args) => tags::run(&args, settings, printer),
+            Self::Copy(args) => copy::run(&args, settings, printer),
             Self::Gc(args) => gc::run(&args, settings, printer),
             Self::Df(args) => df::run(&args, settings, printer),
             Self::Schema(args) => schema::run(&args, printer),
