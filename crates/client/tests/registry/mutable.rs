@@ -251,8 +251,13 @@ impl State {
         let name = |entry: &serde_json::Value| {
             format!("{repository}@{}", entry["digest"].as_str().unwrap())
         };
+        let foreign = |entry: &serde_json::Value| {
+            let media_type = entry["mediaType"].as_str().unwrap();
+            media_type.contains("nondistributable")
+        };
         let blobs = list("layers")
             .into_iter()
+            .filter(|entry| !foreign(entry))
             .chain(document.get("config").cloned());
         let blob = blobs
             .map(|entry| name(&entry))

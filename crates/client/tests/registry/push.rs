@@ -9,9 +9,9 @@ use crate::fake::{asked, on, registry};
 use crate::memory::{Blobs, Memory, TestImage, indexed};
 use crate::mutable::{Mutable, State, refusal, upload_number};
 use crate::server::{Answer, Received, Server};
-use kiln_client::{CredentialFiles, Documents, Error, Outcome, Pushed, Settings};
+use kiln_client::{CredentialFiles, Document, Documents, Error, Outcome, Pushed, Settings};
 use kiln_http::Cancel;
-use kiln_oci::Digest;
+use kiln_oci::{Compression, Descriptor, Digest, ImageManifest, MediaType};
 
 fn image() -> TestImage {
     TestImage::new("linux/amd64", &[300_000, 2_000, 0])
@@ -225,10 +225,10 @@ fn blobs_of_another_repository_are_mounted_where_the_registry_does_that() {
 #[test]
 fn an_upload_that_was_cut_goes_on_where_it_stopped() {
     let server = going_wrong(is_large, |count, request, state| {
-        // Two cuts; each time a part arrived.
-        (count < 2).then(|| {
+        // More cuts than there are tries, but each time a part arrived.
+        (count < 6).then(|| {
             let upload = state.uploads[upload_number(request)].as_mut().unwrap();
-            upload.extend_from_slice(&request.body[..90_000]);
+            upload.extend_from_slice(&request.body[..30_000]);
             Answer {
                 hang_up: true,
                 ..Answer::ok("")
@@ -244,7 +244,10 @@ fn an_upload_that_was_cut_goes_on_where_it_stopped() {
         .filter(|(size, _)| *size == 300_000)
         .map(|(_, from)| *from)
         .collect();
-    assert_eq!(large, [0, 90_000, 180_000]);
+    assert_eq!(
+        large,
+        [0, 30_000, 60_000, 90_000, 120_000, 150_000, 180_000]
+    );
     assert_eq!(pushed.blobs.len(), 2);
     let posts = asked(&server.server);
     let posts = posts.iter().filter(|request| request.starts_with("POST"));
@@ -265,6 +268,53 @@ fn an_upload_that_the_registry_forgot_starts_over() {
     let image = image();
     push(&server, &image).unwrap();
     assert_there(&server, "team/app", &image);
+}
+
+#[test]
+fn pieces_that_do_not_fit_together_are_sent_again_in_one() {
+    let server = going_wrong(is_large, |count, request, state| {
+        (count == 0).then(|| {
+            let upload = state.uploads[upload_number(request)].as_mut().unwrap();
+            upload.extend_from_slice(&request.body[..90_000]);
+            upload[7] ^= 1;
+            Answer {
+                hang_up: true,
+                ..Answer::ok("")
+            }
+        })
+    });
+    let image = image();
+    push(&server, &image).unwrap();
+    assert_there(&server, "team/app", &image);
+    let methods: Vec<_> = server
+        .server
+        .received()
+        .into_iter()
+        .filter(is_large)
+        .map(|request| request.method)
+        .collect();
+    assert_eq!(methods, ["PUT", "PATCH", "PUT"]);
+}
+
+#[test]
+fn layers_that_may_not_be_handed_on_are_left_where_they_are() {
+    let server = Mutable::start();
+    let image = image();
+    let mut manifest = ImageManifest::parse(&image.manifest).unwrap();
+    let foreign = MediaType::OciForeignLayer(Compression::Gzip);
+    let layer = Descriptor::of(foreign, b"only at its maker's");
+    manifest.layers.push(layer.clone());
+    let document = Document::of(MediaType::OciManifest, manifest.to_bytes());
+    let pushed = push_with(
+        Settings::default(),
+        &server.server,
+        "team/app:1",
+        &Documents::single(document),
+        &Blobs::of(&[&image]),
+    )
+    .unwrap();
+    assert!(!pushed.blobs.contains_key(&layer.digest));
+    assert_eq!(server.manifest("team/app:1"), Some(manifest.to_bytes()));
 }
 
 #[test]

@@ -92,6 +92,11 @@ fn what_refers_to_an_image_is_found_with_and_without_the_api() {
         push(&server, &signature).unwrap();
         assert_eq!(referrers(&server, None).len(), 2);
         assert_eq!(server.manifest(&tag), list);
+        // A push that stopped before the list was written is made good by the next one.
+        server.state.lock().unwrap().manifests.remove(&tag);
+        push(&server, &sbom).unwrap();
+        let entries = if api { 2 } else { 1 };
+        assert_eq!(referrers(&server, None).len(), entries);
     }
 }
 
