@@ -351,7 +351,7 @@ fn patience_is_asked_for_and_given() {
         let started = Instant::now();
         push(&server, &image).unwrap();
         assert_there(&server, "team/app", &image);
-        assert_eq!(started.elapsed() >= Duration::from_secs(1), waits);
+        assert!(!waits || started.elapsed() >= Duration::from_secs(1));
     }
     // It ends.
     let server = going_wrong(is_large, |_, _, _| Some(Answer::new(500)));
