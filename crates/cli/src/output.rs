@@ -85,10 +85,9 @@ impl FromStr for Output {
                 .ok_or_else(|| format!("`{part}` is not KEY=VALUE"))?;
             match key {
                 "type" => {
-                    form = Some(
-                        Form::from_str(value, false)
-                            .map_err(|_unknown| unknown("type", value, "oci, layout, tar, dir"))?,
-                    )
+                    let found = Form::from_str(value, false);
+                    let known = "oci, layout, tar, dir";
+                    form = Some(found.map_err(|_unknown| unknown("type", value, known))?);
                 }
                 "dest" => place = Some(value.to_owned()),
                 "compression" => {

@@ -193,9 +193,11 @@ impl Settings {
         }
     }
 
-    /// A client for registries.
-    pub(crate) fn registry(&self) -> kiln_client::Registry {
-        kiln_client::Registry::new(kiln_http::Client::new(self.http()), self.registries())
+    /// A client for registries, which transfers at most `jobs` blobs at once if that is said.
+    pub(crate) fn registry(&self, jobs: Option<NonZeroUsize>) -> kiln_client::Registry {
+        let mut registries = self.registries();
+        registries.jobs = jobs.unwrap_or(registries.jobs);
+        kiln_client::Registry::new(kiln_http::Client::new(self.http()), registries)
     }
 
     /// The file that new credentials go to.

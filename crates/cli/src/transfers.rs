@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
-use kiln_client::{Progress, Registry};
-use kiln_http::{Cancel, Client};
+use kiln_client::{Outcome as Ending, Progress, PushProgress, Registry};
+use kiln_http::Cancel;
 use kiln_image::Image;
-use kiln_oci::{Platform, Reference};
+use kiln_oci::{Digest, Platform, Reference};
 use kiln_store::Session;
 use kiln_transfer::{Transfer, TransferError};
 
@@ -32,11 +32,7 @@ pub(crate) struct TransferArgs {
 impl TransferArgs {
     /// The registries, as the settings describe them.
     pub(crate) fn registry(&self, settings: &Settings) -> Registry {
-        let mut registries = settings.registries();
-        if let Some(jobs) = self.jobs {
-            registries.jobs = jobs;
-        }
-        Registry::new(Client::new(settings.http()), registries)
+        settings.registry(self.jobs)
     }
 
     /// Pulls an image, shows how far it is, and gives it its name.
@@ -90,26 +86,58 @@ impl TransferArgs {
         work: impl FnOnce(&Transfer<'_>) -> Result<T, TransferError>,
     ) -> Outcome<T> {
         let registry = self.registry(settings);
-        let cancel = Cancel::new();
-        let transfer = Transfer {
-            session,
-            registry: &registry,
-            cancel: &cancel,
-        };
-        let done = signals::with_signals(&|| cancel.cancel(), || work(&transfer))?;
+        let done = watched(|cancel| {
+            work(&Transfer {
+                session,
+                registry: &registry,
+                cancel,
+            })
+        });
         // What came until then is to last, so that the next try goes on from there.
         session.sync()?;
-        done.map_err(|error| {
-            if error.is_cancelled() {
-                return Failure::message(
-                    Class::Interrupted,
-                    "stopped",
-                    Some("the same command goes on where it stopped".to_owned()),
-                );
-            }
-            error.into()
-        })
+        done
     }
+}
+
+/// Does `work` until a signal stops it.
+///
+/// # Errors
+/// Those of `work`.
+pub(crate) fn watched<T, E: Classify + std::error::Error>(
+    work: impl FnOnce(&Cancel) -> Result<T, E>,
+) -> Outcome<T>
+where
+    Failure: From<E>,
+{
+    let cancel = Cancel::new();
+    let done = signals::with_signals(&|| cancel.cancel(), || work(&cancel))?;
+    done.map_err(|error| {
+        if error.class() != Class::Interrupted {
+            return error.into();
+        }
+        let help = "the same command goes on where it stopped".to_owned();
+        Failure::message(Class::Interrupted, "stopped", Some(help))
+    })
+}
+
+/// Shows how far a pushed blob is.
+pub(crate) fn show_push(view: &BlobView, now: &PushProgress) {
+    let ended = now.outcome.as_ref().map(|ending| match ending {
+        Ending::Pushed => "pushed".to_owned(),
+        Ending::Mounted(from) => format!("taken from {from}"),
+        Ending::There => "already there".to_owned(),
+    });
+    view.report(&BlobReport {
+        digest: now.digest,
+        done_bytes: now.sent_bytes,
+        total_bytes: now.total_bytes,
+        ended,
+    });
+}
+
+/// A name with what it stands for now.
+pub(crate) fn pinned(reference: &Reference, digest: &Digest) -> String {
+    reference.clone().with_digest(*digest).to_string()
 }
 
 impl Classify for TransferError {

@@ -52,7 +52,8 @@ fn a_copy_needs_a_login_where_the_registry_wants_one() {
     assert!(!said.contains("hunter2"), "{said}");
 
     let copied = space.kiln_ok(["copy", &from, &to]);
-    assert!(copied.stdout.starts_with("sha256:"), "{}", copied.shown());
+    let name = format!("{to}@sha256:");
+    assert!(copied.stdout.starts_with(&name), "{}", copied.shown());
     let again = space.kiln_ok(["copy", &from, &to]);
     assert_eq!(again.stdout, copied.stdout);
     again.assert_says("is this image already");

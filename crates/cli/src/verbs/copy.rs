@@ -1,13 +1,13 @@
 //! `kiln copy`: from one registry to another, past the store.
 
-use kiln_client::Outcome as BlobOutcome;
-use kiln_http::Cancel;
+use kiln_client::PushProgress;
 use kiln_oci::{Platform, Reference};
 
 use crate::errors::Outcome;
 use crate::printer::Printer;
+use crate::progress::blobs::BlobView;
 use crate::settings::Settings;
-use crate::text;
+use crate::transfers::{TransferArgs, pinned, show_push, watched};
 
 /// Copy an image from one registry to another, without storing it
 ///
@@ -24,34 +24,29 @@ pub(crate) struct Args {
     destination: Reference,
 
     /// Copy the image for one platform alone
-    #[arg(long)]
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
     platform: Option<Platform>,
+
+    #[command(flatten)]
+    how: TransferArgs,
 }
 
-/// Copies, and prints the digest of the copy.
+/// Copies, and prints the name and digest of the copy.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
-    let copied = settings.registry().copy(
-        &args.source,
-        &args.destination,
-        args.platform.as_ref(),
-        &|_| {},
-        &Cancel::new(),
-    )?;
-    let sent = copied
-        .blobs
-        .values()
-        .filter(|how| **how == BlobOutcome::Pushed)
-        .count();
-    printer.note(if copied.changed {
-        format!(
-            "copied to {}: {} of {} sent, {}",
-            args.destination.familiar(),
-            sent,
-            text::count(copied.blobs.len(), "blob"),
-            text::bytes(copied.sent_bytes)
-        )
-    } else {
-        format!("{} is this image already", args.destination.familiar())
-    });
-    printer.line(copied.digest.to_string())
+    let Args {
+        source,
+        destination,
+        platform,
+        how,
+    } = args;
+    let view = BlobView::start(settings);
+    let show = |now: PushProgress| show_push(&view, &now);
+    let registry = how.registry(settings);
+    let copied =
+        watched(|cancel| registry.copy(source, destination, platform.as_ref(), &show, cancel))?;
+    if !copied.changed {
+        let name = destination.familiar();
+        printer.note(format!("{name} is this image already"));
+    }
+    printer.line(pinned(destination, &copied.digest))
 }

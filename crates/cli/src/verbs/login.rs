@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         )
     })?;
     let login = settings
-        .registry()
+        .registry(None)
         .log_in(&args.registry, &credential, &cancel)?;
     let accepted = match login {
         Login::Accepted(accepted) => accepted,

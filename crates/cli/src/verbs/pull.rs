@@ -5,7 +5,7 @@ use kiln_oci::{Platform, Reference};
 use crate::errors::Outcome;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use crate::transfers::TransferArgs;
+use crate::transfers::{TransferArgs, pinned};
 use crate::workbench;
 
 /// Bring images of registries into the store
@@ -42,9 +42,4 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     }
     entered.session.sync()?;
     Ok(entered.session.store().tidy()?)
-}
-
-/// A name with what it stands for now.
-pub(super) fn pinned(reference: &Reference, digest: &kiln_oci::Digest) -> String {
-    reference.clone().with_digest(*digest).to_string()
 }

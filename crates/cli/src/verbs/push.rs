@@ -1,6 +1,5 @@
 //! `kiln push`: images of the store to registries.
 
-use kiln_client::{Outcome as Ending, PushProgress};
 use kiln_image::Image;
 use kiln_oci::{Compression, Reference};
 
@@ -8,10 +7,10 @@ use crate::errors::{Class, Failure, Outcome};
 use crate::local;
 use crate::output::Method;
 use crate::printer::Printer;
-use crate::progress::blobs::{BlobReport, BlobView};
+use crate::progress::blobs::BlobView;
 use crate::project::Project;
 use crate::settings::Settings;
-use crate::transfers::TransferArgs;
+use crate::transfers::{TransferArgs, pinned, show_push};
 
 /// Send an image to a registry
 ///
@@ -49,7 +48,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let compression = args.compress.into();
     for reference in &names {
         let digest = push_to(args, settings, &session, &image, reference, compression)?;
-        printer.line(super::pull::pinned(reference, &digest))?;
+        printer.line(pinned(reference, &digest))?;
     }
     Ok(session.finish()?)
 }
@@ -63,20 +62,8 @@ fn push_to(
     compression: Compression,
 ) -> Outcome<kiln_oci::Digest> {
     let view = BlobView::start(settings);
-    let show = |now: PushProgress| {
-        view.report(&BlobReport {
-            digest: now.digest,
-            done_bytes: now.sent_bytes,
-            total_bytes: now.total_bytes,
-            ended: now.outcome.map(|ending| match ending {
-                Ending::Pushed => "pushed".to_owned(),
-                Ending::Mounted(from) => format!("taken from {from}"),
-                Ending::There => "already there".to_owned(),
-            }),
-        });
-    };
     let pushed = args.how.with(settings, session, |transfer| {
-        transfer.push(image, reference, compression, &show)
+        transfer.push(image, reference, compression, &|now| show_push(&view, &now))
     })?;
     Ok(pushed.digest)
 }

@@ -1,12 +1,12 @@
 //! `kiln tags`: what a repository of a registry has.
 
-use kiln_http::Cancel;
 use kiln_oci::Reference;
 use serde_json::json;
 
 use crate::errors::Outcome;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::transfers::watched;
 use crate::verbs::Format;
 
 /// List the tags of a repository in a registry
@@ -25,7 +25,8 @@ pub(crate) struct Args {
 
 /// Prints the list.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
-    let tags = settings.registry().tags(&args.repository, &Cancel::new())?;
+    let registry = settings.registry(None);
+    let tags = watched(|cancel| registry.tags(&args.repository, cancel))?;
     if args.format == Format::Json {
         return printer.json(&json!(tags));
     }
