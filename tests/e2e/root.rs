@@ -1,6 +1,7 @@
 //! Tests that need root: they become other users, or look at limits.
 
 mod disk;
+mod docker;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -35,7 +35,13 @@ impl Docker {
         fs::create_dir(folder).map_err(|error| Failure::io(folder, &error))?;
         let path = folder.join("log");
         let log = fs::File::create(&path).map_err(|error| Failure::io(&path, &error))?;
+        // Otherwise it leaves a key in /etc.
+        let settings = folder.join("daemon.json");
+        let key = format!("{{\"deprecated-key-path\": \"{}/key\"}}", folder.display());
+        fs::write(&settings, key).map_err(|error| Failure::io(&settings, &error))?;
         let engine = Command::new("dockerd")
+            .arg("--config-file")
+            .arg(&settings)
             .arg("--data-root")
             .arg(folder.join("data"))
             .arg("--exec-root")

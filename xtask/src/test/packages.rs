@@ -10,6 +10,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("busybox-static", "busybox"),
     ("crun", "crun"),
     ("docker-registry", "docker-registry"),
+    ("docker.io", "dockerd"),
     ("git", "git"),
     ("podman", "podman"),
     ("skopeo", "skopeo"),
