@@ -89,7 +89,10 @@ impl Drop for Docker {
                 Ok(Some(_)) | Err(_) => return,
             }
         }
-        eprintln!("docker's engine ({id}) did not end: {asked:?}");
+        assert!(
+            thread::panicking(),
+            "docker's engine ({id}) did not end: {asked:?}"
+        );
     }
 }
 
