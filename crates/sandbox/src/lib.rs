@@ -46,6 +46,6 @@ pub use privileges::{IdRange, Privileges};
 pub use spec::{
     Access, BindSource, DEFAULT_PATH, Demand, FileContent, FileOwner, Ids, Limits, Mount,
     MountSource, Network, OwnerEmulation, PidsLimit, Rlimit, RlimitResource, RootfsSpec,
-    SandboxSpec, Seccomp, Security, Stdio, UpperDirectory, User, WindowSize,
+    SandboxSpec, Seccomp, Security, Stdio, Syncs, UpperDirectory, User, WindowSize,
 };
 pub use terminal::{RawMode, Terminal, window_size};

@@ -5,6 +5,8 @@
 //! performance counters, and the socket families behind too many holes (`AF_ALG`, `AF_VSOCK`). A call that would
 //! work with more rights fails with `EPERM`; one that is unknown fails with `ENOSYS`, so that libraries fall back
 //! to what they used before. `clone3` does too, always: its flags are in memory, where a filter cannot look.
+//! Some calls can be made to succeed and do nothing: those that give files to others, where there are no others,
+//! and those that wait for the disk, in build steps.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +14,7 @@ use kiln_sys::Errno;
 use kiln_sys::seccomp::{Action, Policy, Program, Rule, Test};
 
 use crate::capability::{Capability, CapabilitySet};
-use crate::spec::OwnerEmulation;
+use crate::spec::{OwnerEmulation, Security, Syncs};
 
 mod calls;
 
@@ -25,12 +27,12 @@ const TYPING: [u32; 2] = [0x5412, 0x541c];
 /// What `personality` may be: the usual one, 32 bits of kernel version, no randomness of addresses, and asking.
 const PERSONALITIES: [u32; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
-/// The filter for a process with these capabilities.
-pub(crate) fn filter(capabilities: CapabilitySet, owners: OwnerEmulation) -> Program {
-    Program::assemble(&policy(capabilities, owners))
+/// The filter for a process that is to have `security`, and of its capabilities gets these.
+pub(crate) fn filter(capabilities: CapabilitySet, security: &Security) -> Program {
+    Program::assemble(&policy(capabilities, security.owners, security.syncs))
 }
 
-fn policy(capabilities: CapabilitySet, owners: OwnerEmulation) -> Policy {
+fn policy(capabilities: CapabilitySet, owners: OwnerEmulation, syncs: Syncs) -> Policy {
     let mut rules = BTreeMap::new();
     let mut set = |number: libc::c_long, rule: Rule| {
         rules.insert(
@@ -106,6 +108,11 @@ fn policy(capabilities: CapabilitySet, owners: OwnerEmulation) -> Policy {
             set(*number, Rule::Always(Action::Errno(0)));
         }
     }
+    if syncs == Syncs::Pretended {
+        for number in calls::SYNCS.iter().chain(calls::SYNCS_HERE) {
+            set(*number, Rule::Always(Action::Errno(0)));
+        }
+    }
     let default = match refuse(Errno::NOSYS) {
         Rule::Always(action) => action,
         Rule::Argument { .. } => Action::Kill,
@@ -131,12 +138,17 @@ mod tests {
         policy.rules.get(&u32::try_from(number).unwrap())
     }
 
+    fn usual() -> Policy {
+        policy(CapabilitySet::DEFAULT, OwnerEmulation::None, Syncs::Real)
+    }
+
     #[test]
     fn what_reaches_the_host_depends_on_rights() {
-        let usual = policy(CapabilitySet::DEFAULT, OwnerEmulation::None);
+        let usual = usual();
         let mighty = policy(
             CapabilitySet::DEFAULT.with(Capability::SYS_ADMIN),
             OwnerEmulation::None,
+            Syncs::Real,
         );
         for number in [
             libc::SYS_mount,
@@ -161,7 +173,7 @@ mod tests {
         assert_eq!(rule(&usual, libc::SYS_chroot), Some(&Rule::ALLOW));
         assert_eq!(
             rule(
-                &policy(CapabilitySet::EMPTY, OwnerEmulation::None),
+                &policy(CapabilitySet::EMPTY, OwnerEmulation::None, Syncs::Real),
                 libc::SYS_chroot
             ),
             Some(&refuse(Errno::PERM))
@@ -170,11 +182,26 @@ mod tests {
 
     #[test]
     fn the_filter_is_small_and_owners_can_be_flattened() {
-        let program = filter(CapabilitySet::DEFAULT, OwnerEmulation::None);
+        let program = filter(CapabilitySet::DEFAULT, &Security::default());
         assert!(program.len() < 300, "{} instructions", program.len());
-        let flat = policy(CapabilitySet::DEFAULT, OwnerEmulation::Flatten);
+        let flat = policy(CapabilitySet::DEFAULT, OwnerEmulation::Flatten, Syncs::Real);
         for number in [libc::SYS_fchownat, libc::SYS_setgroups, libc::SYS_setresuid] {
             assert_eq!(rule(&flat, number), Some(&Rule::Always(Action::Errno(0))));
         }
+    }
+
+    #[test]
+    fn syncs_are_real_unless_they_are_pretended() {
+        let pretended = policy(
+            CapabilitySet::DEFAULT,
+            OwnerEmulation::None,
+            Syncs::Pretended,
+        );
+        for number in [libc::SYS_fsync, libc::SYS_sync, libc::SYS_syncfs] {
+            assert_eq!(rule(&usual(), number), Some(&Rule::ALLOW));
+            let nothing = Rule::Always(Action::Errno(0));
+            assert_eq!(rule(&pretended, number), Some(&nothing));
+        }
+        assert_eq!(rule(&pretended, libc::SYS_msync), Some(&Rule::ALLOW));
     }
 }

@@ -375,7 +375,7 @@ fn cover(plan: &mut Plan, covers: &Covers, proc: Slot, sys: Slot, null: Slot) {
 mod tests {
     use super::*;
     use crate::device::Console;
-    use crate::spec::OwnerEmulation;
+    use crate::spec::Security;
 
     fn fd() -> OwnedFd {
         std::fs::File::open("/dev/null").unwrap().into()
@@ -434,7 +434,7 @@ mod tests {
             no_new_privileges: true,
             filter: Some(crate::profile::filter(
                 CapabilitySet::DEFAULT,
-                OwnerEmulation::None,
+                &Security::default(),
             )),
             parent: fd(),
         }

@@ -108,9 +108,7 @@ impl Host {
                     }
                     let capabilities = spec.security.capabilities.intersection(self.capabilities);
                     let filter = match spec.security.seccomp {
-                        Seccomp::Default => {
-                            Some(profile::filter(capabilities, spec.security.owners))
-                        }
+                        Seccomp::Default => Some(profile::filter(capabilities, &spec.security)),
                         Seccomp::Unconfined => None,
                     };
                     let prepared = Prepared {

@@ -393,6 +393,8 @@ pub struct Security {
     pub seccomp: Seccomp,
     /// What to do about owners that cannot be represented.
     pub owners: OwnerEmulation,
+    /// What happens when the process wants its writes on the disk.
+    pub syncs: Syncs,
 }
 
 impl Default for Security {
@@ -402,6 +404,7 @@ impl Default for Security {
             no_new_privileges: true,
             seccomp: Seccomp::Default,
             owners: OwnerEmulation::None,
+            syncs: Syncs::Real,
         }
     }
 }
@@ -423,4 +426,15 @@ pub enum OwnerEmulation {
     /// Changing owners and users seems to succeed and does nothing, so that package scripts run; every file
     /// ends up owned by root. Only for [`Privileges::Single`](crate::Privileges::Single).
     Flatten,
+}
+
+/// What happens when a process wants its writes on the disk (`fsync` and the like).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Syncs {
+    /// The kernel writes them there.
+    Real,
+    /// The call succeeds and does nothing. Only where all that the process writes is thrown away after a crash of
+    /// the machine, as a step's changes are: the upper directory does not sync anyway, but `sync` waits for
+    /// everything else on the machine. `msync` and files opened with `O_SYNC` stay as they are.
+    Pretended,
 }

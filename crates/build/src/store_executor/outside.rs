@@ -12,7 +12,7 @@ use kiln_http::{Download, Error as HttpError, Request, Url};
 use kiln_oci::Digest;
 use kiln_sandbox::{
     Access, CapabilitySet, ExitStatus, Mount, OwnerEmulation, Privileges, RootfsSpec, SandboxSpec,
-    Stdio, UpperDirectory,
+    Stdio, Syncs, UpperDirectory,
 };
 use kiln_store::{LogWriter, Pin, Resume, Scratch, StoreError, Wait};
 use kiln_transfer::PartialSink;
@@ -285,6 +285,8 @@ impl<'a> PackageTools<'a> {
         if let Privileges::Single { .. } = self.workspace.privileges() {
             spec.security.owners = OwnerEmulation::Flatten;
         }
+        // The draft is thrown away after a crash, and synced as a whole when it becomes a layer.
+        spec.security.syncs = Syncs::Pretended;
         let mount =
             |mount: &ReadOnlyMount| Mount::bind(&mount.source, &mount.target, Access::ReadOnly);
         spec.mounts = command.mounts.iter().map(mount).collect();

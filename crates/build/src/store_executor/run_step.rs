@@ -14,7 +14,7 @@ use kiln_manifest::model::{Limits, Run, SecretTarget, SecretUse, Step};
 use kiln_manifest::value::{ContainerPath, Name};
 use kiln_sandbox::{
     Access, BindSource, Mount, MountSource, Network, OwnerEmulation, PidsLimit, Privileges,
-    RootfsSpec, SandboxSpec, Stdio, UpperDirectory, User,
+    RootfsSpec, SandboxSpec, Stdio, Syncs, UpperDirectory, User,
 };
 use kiln_store::{CacheUse, LayerDraft, Scratch, Sharing, Wait};
 
@@ -104,7 +104,7 @@ fn spec(
         env,
         user,
         network,
-        caches: _,
+        caches,
         secrets,
         ssh,
         limits,
@@ -126,6 +126,11 @@ fn spec(
     spec.limits = sandbox_limits(limits);
     if let Privileges::Single { .. } = workspace.privileges() {
         spec.security.owners = OwnerEmulation::Flatten;
+    }
+    if caches.is_empty() {
+        // The draft is thrown away after a crash, and synced as a whole when it becomes a layer. What is in a
+        // cache stays, so what a tool syncs there must be on the disk.
+        spec.security.syncs = Syncs::Pretended;
     }
     if let Some(user) = user {
         spec.user = User::Named(user.value.to_string());

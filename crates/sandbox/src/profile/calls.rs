@@ -152,3 +152,15 @@ pub(super) const OWNERSHIP_HERE: &[c_long] = &[libc::SYS_chown, libc::SYS_lchown
 /// The same, where the architecture still has the old calls.
 #[cfg(target_arch = "aarch64")]
 pub(super) const OWNERSHIP_HERE: &[c_long] = &[];
+
+/// Wait until writes are on the disk.
+#[rustfmt::skip]
+pub(super) const SYNCS: &[c_long] = &[
+    libc::SYS_fdatasync, libc::SYS_fsync, libc::SYS_sync, libc::SYS_syncfs,
+];
+/// The same, with the number of this architecture: `sync_file_range`.
+#[cfg(target_arch = "x86_64")]
+pub(super) const SYNCS_HERE: &[c_long] = &[libc::SYS_sync_file_range];
+/// The same, with the number of this architecture: `sync_file_range`.
+#[cfg(target_arch = "aarch64")]
+pub(super) const SYNCS_HERE: &[c_long] = &[84];

@@ -10,7 +10,7 @@ use std::time::Duration;
 use kiln_sandbox::OverlayInterface;
 use kiln_sandbox::{
     Access, BindSource, ExitStatus, FileContent, FileOwner, Ids, Mount, MountSource, Network,
-    RootfsSpec, SandboxError, SandboxSpec, Stdio, User,
+    RootfsSpec, SandboxError, SandboxSpec, Stdio, Syncs, User,
 };
 
 use crate::context::{Context, Identity, read_all};
@@ -87,6 +87,11 @@ pub(crate) const CASES: &[Case] = &[
         name: "owners are flattened where there is one user",
         identities: SINGLE,
         run: flattened,
+    },
+    Case {
+        name: "syncs are pretended where that is asked for",
+        identities: EVERYBODY,
+        run: syncs,
     },
     Case {
         name: "the working directory is made and entered",
@@ -548,6 +553,16 @@ fn flattened(context: &mut Context) {
     let mut spec = context.script("touch /f && chown 12:34 /f");
     spec.security.owners = kiln_sandbox::OwnerEmulation::None;
     assert!(!context.run(&spec).1.success());
+}
+
+fn syncs(context: &mut Context) {
+    // The kernel refuses to sync a device that has nothing to write.
+    let script = "dd of=/dev/null conv=fsync 2>/dev/null; echo $?; sync; echo $?";
+    let mut spec = context.script(script);
+    assert_eq!(context.run(&spec).0, "1\n0\n");
+    context.renew(&mut spec);
+    spec.security.syncs = Syncs::Pretended;
+    assert_eq!(context.run(&spec).0, "0\n0\n");
 }
 
 fn workdir(context: &mut Context) {
