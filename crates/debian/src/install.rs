@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use kiln_layer::Ownership;
@@ -23,7 +24,7 @@ use crate::lock::LockedPackage;
 use crate::relation::Alternatives;
 use crate::repack::repack;
 use crate::run::{ReadOnlyMount, RootCommand, RootExit, RunInRoot};
-use crate::script::{MOUNT, SCRIPT, Script, environment};
+use crate::script::{MOUNT, PROGRAM_FILES, PROGRAMS, SCRIPT, Script, environment};
 use crate::staging::{Staged, StagingOptions};
 use crate::{Architecture, control, parallel, relation};
 
@@ -125,6 +126,7 @@ pub(crate) fn run_script(
     fs::create_dir_all(&mounted).map_err(InstallError::file("make", &mounted))?;
     let path = mounted.join(SCRIPT);
     fs::write(&path, script.into_text()).map_err(InstallError::file("write", &path))?;
+    write_programs(&mounted.join(PROGRAMS))?;
     let command = RootCommand {
         argv: vec!["/bin/sh".to_owned(), format!("{MOUNT}/{SCRIPT}")],
         env: environment(options.epoch),
@@ -154,6 +156,20 @@ pub(crate) fn run_script(
             })
         }
     }
+}
+
+/// Writes the programs that scripts find before the image's own, into the new folder `folder`.
+fn write_programs(folder: &Path) -> Result<(), InstallError> {
+    fs::create_dir(folder).map_err(InstallError::file("make", folder))?;
+    // Whatever the umask: scripts may run as any user.
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755));
+    open(folder).map_err(InstallError::file("set the mode of", folder))?;
+    for (name, text) in PROGRAM_FILES {
+        let path = folder.join(name);
+        fs::write(&path, text).map_err(InstallError::file("write", &path))?;
+        open(&path).map_err(InstallError::file("set the mode of", &path))?;
+    }
+    Ok(())
 }
 
 /// Decides what dpkg can unpack at once, and what it must configure in between.

@@ -14,6 +14,16 @@ pub(crate) const MOUNT: &str = "/.kiln-packages";
 /// Name of the script in that folder.
 pub(crate) const SCRIPT: &str = "install.sh";
 
+/// Folder of programs in that folder that come before the image's own.
+pub(crate) const PROGRAMS: &str = "bin";
+
+/// What those programs are, and what is in them.
+///
+/// `ischroot` asks whether the system that packages go to is the one that runs. Its own test looks at process 1,
+/// which in a sandbox has the same root, and takes that for a running system: `libc6` then wants init to start
+/// again and waits a second for it.
+pub(crate) const PROGRAM_FILES: &[(&str, &str)] = &[("ischroot", "#!/bin/sh\nexit 0\n")];
+
 /// The script, as it grows.
 #[derive(Debug)]
 pub(crate) struct Script(String);
@@ -90,11 +100,10 @@ impl Script {
 /// Returns the environment of the package tools: the same on every machine.
 pub(crate) fn environment(epoch: i64) -> Vec<(String, String)> {
     let epoch = epoch.to_string();
+    let path =
+        format!("{MOUNT}/{PROGRAMS}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     [
-        (
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        ),
+        ("PATH", path.as_str()),
         ("HOME", "/root"),
         ("LC_ALL", "C.UTF-8"),
         ("TZ", "UTC"),

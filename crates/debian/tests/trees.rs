@@ -266,7 +266,7 @@ fn scripts_before_the_files_are_left_to_dpkg_outside_the_base() {
             .read("var/lib/dpkg/status")
             .contains("Package: daemon")
     );
-    assert_eq!(scene.recorder.files, ["0000.deb", "install.sh"]);
+    assert_eq!(scene.recorder.files, ["0000.deb", "bin", "install.sh"]);
     let script = &scene.recorder.script;
     let at = |text: &str| {
         script
@@ -459,7 +459,10 @@ fn packages_over_a_base_are_left_to_its_dpkg() {
     });
     result.unwrap();
     assert_eq!(fs::read_dir(scene.root()).unwrap().count(), 0);
-    assert_eq!(scene.recorder.files, ["0000.deb", "0001.deb", "install.sh"]);
+    assert_eq!(
+        scene.recorder.files,
+        ["0000.deb", "0001.deb", "bin", "install.sh"]
+    );
     let script = &scene.recorder.script;
     let steps: Vec<&str> = script
         .lines()
