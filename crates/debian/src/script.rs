@@ -22,7 +22,34 @@ pub(crate) const PROGRAMS: &str = "bin";
 /// `ischroot` asks whether the system that packages go to is the one that runs. Its own test looks at process 1,
 /// which in a sandbox has the same root, and takes that for a running system: `libc6` then wants init to start
 /// again and waits a second for it.
-pub(crate) const PROGRAM_FILES: &[(&str, &str)] = &[("ischroot", "#!/bin/sh\nexit 0\n")];
+pub(crate) const PROGRAM_FILES: &[(&str, &str)] = &[
+    ("ischroot", "#!/bin/sh\nexit 0\n"),
+    ("deb-systemd-helper", SYSTEMD_HELPER),
+];
+
+/// Answers for `deb-systemd-helper`, a Perl program that three times for each unit of a package takes longer to
+/// start than to do its work, where there is none to do: nothing masked means nothing to unmask, and a unit without
+/// a state file was enabled. Everything else is left to the image's own, which is in an essential package.
+const SYSTEMD_HELPER: &str = r#"#!/bin/sh
+state=/var/lib/systemd/deb-systemd
+if [ -n "$DPKG_MAINTSCRIPT_PACKAGE" ] && [ -z "$DPKG_ROOT" ]; then
+	case "$#:$*" in
+	*/*) ;;
+	"2:unmask "*)
+		if [ ! -e "/etc/systemd/system/$2" ] && [ ! -e $state-helper-masked ] &&
+			[ ! -e $state-user-helper-masked ]; then
+			exit 0
+		fi
+		;;
+	"3:--quiet was-enabled "*)
+		if [ ! -e "$state-helper-enabled/$3.dsh-also" ]; then
+			exit 0
+		fi
+		;;
+	esac
+fi
+exec /usr/bin/deb-systemd-helper "$@"
+"#;
 
 /// The script, as it grows.
 #[derive(Debug)]
