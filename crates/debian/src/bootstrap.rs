@@ -1,7 +1,7 @@
 //! A root file system from packages, without any tool of the host.
 //!
 //! ```text
-//! packages ─all at once→ staged ─one after the other→ merged into the tree
+//! packages ─each as it arrives→ staged ─one after the other→ merged into the tree
 //!   dpkg's database written by us, each package `unpacked`
 //!   inside: preinst scripts · dpkg --configure
 //!   packages whose preinst must come before their files: dpkg --unpack, inside, when the base works
@@ -10,15 +10,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Mutex;
 
 use kiln_layer::Node;
 
 use crate::control::{self, Paragraph};
 use crate::database::{Database, database_name};
-use crate::install::{InstallOptions, Unpacking, run_script};
+use crate::download::PackageFiles;
+use crate::install::{InstallOptions, Unpacking, repack_all, run_script};
 use crate::install_error::InstallError;
-use crate::lock::LockedPackage;
 use crate::merge::Merger;
 use crate::run::RunInRoot;
 use crate::script::Script;
@@ -28,13 +29,12 @@ use crate::{Architecture, parallel, relation};
 /// Where packages are unpacked before they are put in place: inside the tree, so that they can be moved.
 const STAGING: &str = ".kiln-staging";
 
-/// Makes a root file system in the empty folder `root` from `packages` and their files, which are in
-/// unpack order. Blocks.
+/// Makes a root file system in the empty folder `root` from `packages`. Blocks.
 ///
 /// # Errors
 /// [`InstallError`]; what is in `root` then is of no use.
 pub fn bootstrap(
-    packages: &[(LockedPackage, PathBuf)],
+    packages: &dyn PackageFiles,
     root: &Path,
     options: &InstallOptions<'_>,
     run: &mut dyn RunInRoot,
@@ -43,21 +43,19 @@ pub fn bootstrap(
         .map_err(InstallError::file("set the mode of", root))?;
     let mut script = Script::new();
     let mut merger = Merger::new(root)?;
-    let mut parts = Parts::open(packages, &root.join(STAGING), options)?;
+    let parts = Parts::open(packages, &root.join(STAGING), options)?;
     let mut preinst = preinst_scripts(&parts.ours)?;
     // It makes the first accounts, which the others may ask for.
     preinst.sort_by_key(|name| name != "base-passwd");
-    let mut names = merge_all(&mut parts, &mut merger, options)?;
+    let mut names = merge_all(&parts.ours, &mut merger, options)?;
     for name in preinst {
         script.preinst(&name, options.architecture);
     }
     // What every script may rely on comes first: accounts, `awk`. All else follows from the dependencies, but
     // a package that dpkg meets before them goes to the end of its queue.
     let first = needed_by(&parts.controls, &["base-passwd", "base-files"]);
-    let order: BTreeMap<&str, usize> = packages
-        .iter()
-        .enumerate()
-        .map(|(at, (package, _))| (package.name.as_str(), at))
+    let order: BTreeMap<&str, usize> = (0..packages.count())
+        .map(|at| (packages.package(at).name.as_str(), at))
         .collect();
     names.sort_by_key(|name| {
         let package = package_of(name);
@@ -68,7 +66,8 @@ pub fn bootstrap(
     }
     script.configure(&names);
     let mut unpacking = Unpacking::after(parts.base, &parts.controls);
-    unpacking.add_all(&parts.dpkg, options, &mut script)?;
+    repack_all(&parts.dpkg, options)?;
+    unpacking.add_all(&parts.dpkg, &mut script);
     kiln_layer::remove_tree(merger.root(), STAGING.as_bytes())
         .map_err(InstallError::file("remove", &root.join(STAGING)))?;
     script.configure_pending();
@@ -83,9 +82,9 @@ fn package_of(database_name: &str) -> &str {
 /// The packages of a new root file system, by how they get there.
 struct Parts {
     /// Those unpacked here, `base-files` first.
-    ours: Vec<(Staged, PathBuf)>,
+    ours: Vec<Staged>,
     /// Those dpkg must unpack.
-    dpkg: Vec<(Staged, PathBuf)>,
+    dpkg: Vec<Staged>,
     /// Names of the essential and required packages and all they need.
     base: BTreeSet<String>,
     /// The control files of all, in unpack order.
@@ -93,19 +92,22 @@ struct Parts {
 }
 
 impl Parts {
+    /// Unpacks the packages that are ours.
     fn open(
-        packages: &[(LockedPackage, PathBuf)],
+        packages: &dyn PackageFiles,
         staging: &Path,
         options: &InstallOptions<'_>,
     ) -> Result<Self, InstallError> {
-        let opened = parallel::map(packages.len(), options.jobs, |at| {
-            let (package, path) = &packages[at];
-            Staged::open(
-                package,
-                path,
-                staging.join(at.to_string()),
-                options.staging(),
-            )
+        let opened = parallel::map_in(&packages.largest_first(), options.jobs, |at| {
+            options.go_on()?;
+            let folder = staging.join(at.to_string());
+            let (package, path) = (packages.package(at), packages.file(at)?);
+            let mut staged = Staged::open(package, &path, folder, options.staging())?;
+            // Whose the others are cannot be told before all are here.
+            if is_idle_script(&staged.member("preinst")?) {
+                staged.unpack(options.staging())?;
+            }
+            Ok::<_, InstallError>(staged)
         })?;
         let controls: Vec<String> = opened.iter().map(|one| one.control.clone()).collect();
         let mut base: Vec<&str> = opened
@@ -121,30 +123,46 @@ impl Parts {
             dpkg: Vec::new(),
             controls,
         };
-        for (staged, (package, path)) in opened.into_iter().zip(packages) {
+        for staged in opened {
             // A script that does something before the files are there is dpkg's to run; not in the
             // base, which has nobody to run it: there it runs after, which those scripts are made for.
-            let in_base = parts.base.contains(&package.name);
-            let ours = in_base || is_idle_script(&staged.member("preinst")?);
-            let list = if ours {
+            let in_base = parts.base.contains(staged.field("Package"));
+            let list = if in_base || staged.is_unpacked() {
                 &mut parts.ours
             } else {
                 &mut parts.dpkg
             };
-            list.push((staged, path.clone()));
+            list.push(staged);
         }
+        parts.unpack_rest(options)?;
         // Its folders are as they should be, and its links, where it has them, come before what uses them.
         parts
             .ours
-            .sort_by_key(|(staged, _)| staged.field("Package") != "base-files");
+            .sort_by_key(|staged| staged.field("Package") != "base-files");
         Ok(parts)
+    }
+
+    /// Unpacks what is ours and not unpacked yet.
+    fn unpack_rest(&mut self, options: &InstallOptions<'_>) -> Result<(), InstallError> {
+        let rest: Vec<Mutex<&mut Staged>> = self
+            .ours
+            .iter_mut()
+            .filter(|staged| !staged.is_unpacked())
+            .map(Mutex::new)
+            .collect();
+        parallel::map(rest.len(), options.jobs, |at| {
+            options.go_on()?;
+            let mut staged = rest[at].lock().expect("each is used by one thread");
+            staged.unpack(options.staging())
+        })?;
+        Ok(())
     }
 }
 
 /// Returns the database names of those whose preinst script has something to do.
-fn preinst_scripts(packages: &[(Staged, PathBuf)]) -> Result<Vec<String>, InstallError> {
+fn preinst_scripts(packages: &[Staged]) -> Result<Vec<String>, InstallError> {
     let mut names = Vec::new();
-    for (package, _) in packages {
+    for package in packages {
         if !is_idle_script(&package.member("preinst")?) {
             names.push(database_name(package));
         }
@@ -152,48 +170,21 @@ fn preinst_scripts(packages: &[(Staged, PathBuf)]) -> Result<Vec<String>, Instal
     Ok(names)
 }
 
-/// Unpacks the packages that are ours, puts them in place and writes the database. Returns their
-/// names in it, in order.
+/// Puts unpacked packages in place and writes the database. Returns their names in it, in order.
 fn merge_all(
-    parts: &mut Parts,
+    packages: &[Staged],
     merger: &mut Merger,
     options: &InstallOptions<'_>,
 ) -> Result<Vec<String>, InstallError> {
-    let ours = std::mem::take(&mut parts.ours);
-    let count = ours.len();
-    let mut slots: Vec<std::sync::Mutex<Option<Staged>>> = Vec::with_capacity(count);
-    slots.extend(
-        ours.into_iter()
-            .map(|(staged, _)| std::sync::Mutex::new(Some(staged))),
-    );
-    let mut merged = Vec::with_capacity(count);
-    parallel::in_order(
-        count,
-        options.jobs,
-        |at| {
-            if options.progress.is_cancelled() {
-                return Err(InstallError::Cancelled);
-            }
-            let mut staged = slots[at]
-                .lock()
-                .expect("each slot is used by one thread")
-                .take()
-                .expect("each slot is used once");
-            staged.unpack(options.staging())?;
-            Ok(staged)
-        },
-        |staged| {
-            if merged.is_empty() {
-                merger.make_links(&merged_links(&staged, options.architecture))?;
-            }
-            merger.add(&staged)?;
-            merged.push(staged);
-            Ok(())
-        },
-    )?;
+    if let Some(base_files) = packages.first() {
+        merger.make_links(&merged_links(base_files, options.architecture))?;
+    }
+    for package in packages {
+        merger.add(package)?;
+    }
     let mut database = Database::new(merger.root())?;
-    let mut names = Vec::with_capacity(count);
-    for (package, paths) in merged.iter().zip(merger.paths()) {
+    let mut names = Vec::with_capacity(packages.len());
+    for (package, paths) in packages.iter().zip(merger.paths()) {
         database.add(package, paths)?;
         names.push(database_name(package));
     }

@@ -1,8 +1,10 @@
 //! Getting package files: from the place for downloads, a mirror, or the snapshot archive.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
 use jiff::SignedDuration;
@@ -78,69 +80,148 @@ pub enum DownloadError {
     Cancelled,
 }
 
-/// Returns the files of `packages`, in the same order; what is not among the downloads yet is fetched,
-/// `jobs` at a time. Blocks. If all files are there already, nothing outside is asked.
+/// Packages in unpack order, whose files may still have to come. Asked by several threads at once.
+pub trait PackageFiles: Sync {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// Returns one of them. Panics if there are not that many.
+    fn package(&self, at: usize) -> &LockedPackage;
+
+    /// Returns the file of one of them, for each once. Blocks until it is there.
+    ///
+    /// # Errors
+    /// [`DownloadError`].
+    fn file(&self, at: usize) -> Result<PathBuf, DownloadError>;
+
+    /// Returns the numbers of all, those with the largest files first: the last one should not keep everybody
+    /// waiting.
+    fn largest_first(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.count()).collect();
+        order.sort_by_key(|at| Reverse(self.package(*at).size_bytes));
+        order
+    }
+}
+
+/// All files are there.
+impl PackageFiles for Vec<(LockedPackage, PathBuf)> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn package(&self, at: usize) -> &LockedPackage {
+        &self[at].0
+    }
+
+    fn file(&self, at: usize) -> Result<PathBuf, DownloadError> {
+        Ok(self[at].1.clone())
+    }
+}
+
+/// Packages of which some are being fetched.
+struct Arriving<'a> {
+    packages: &'a [LockedPackage],
+    files: Vec<Coming>,
+}
+
+type Fetched = Result<PathBuf, DownloadError>;
+
+enum Coming {
+    /// It is among the downloads.
+    There(PathBuf),
+    /// It will come, once.
+    Awaited(Mutex<Receiver<Fetched>>),
+}
+
+impl PackageFiles for Arriving<'_> {
+    fn count(&self) -> usize {
+        self.packages.len()
+    }
+
+    fn package(&self, at: usize) -> &LockedPackage {
+        &self.packages[at]
+    }
+
+    fn file(&self, at: usize) -> Result<PathBuf, DownloadError> {
+        match &self.files[at] {
+            Coming::There(path) => Ok(path.clone()),
+            Coming::Awaited(receiver) => receiver
+                .lock()
+                .expect("no thread panics while it waits")
+                .recv()
+                // Whoever was to fetch it is gone.
+                .unwrap_or(Err(DownloadError::Cancelled)),
+        }
+    }
+}
+
+/// Calls `act` with the files of `packages` while those that are not among the downloads are fetched, `jobs` at a
+/// time. If all are there, nothing outside is asked.
+///
+/// When `act` returns, what is under way is finished and kept, and no other file is fetched.
 ///
 /// # Errors
-/// The first [`DownloadError`]; what else was under way is finished and kept.
-pub fn download(
+/// [`DownloadError::Downloads`]; what happens to a single file is told when it is asked for.
+pub fn while_arriving<T>(
     packages: &[LockedPackage],
     set: &ArchiveSet,
     snapshot: SnapshotTime,
     outside: Outside<'_>,
     jobs: usize,
-) -> Result<Vec<PathBuf>, DownloadError> {
-    let mut paths: Vec<Option<PathBuf>> = Vec::new();
-    for package in packages {
+    act: impl FnOnce(&dyn PackageFiles) -> T,
+) -> Result<T, DownloadError> {
+    let mut arriving = Arriving {
+        packages,
+        files: Vec::with_capacity(packages.len()),
+    };
+    let mut missing: BTreeMap<usize, Sender<Fetched>> = BTreeMap::new();
+    for (at, package) in packages.iter().enumerate() {
         let found = outside.downloads.find(&package.sha256);
-        paths.push(found.map_err(|source| DownloadError::Downloads {
+        let found = found.map_err(|source| DownloadError::Downloads {
             name: package.name.clone(),
             source,
-        })?);
+        })?;
+        arriving.files.push(match found {
+            Some(path) => Coming::There(path),
+            None => {
+                let (sender, receiver) = mpsc::channel();
+                missing.insert(at, sender);
+                Coming::Awaited(Mutex::new(receiver))
+            }
+        });
     }
-    let mut missing: Vec<usize> = (0..packages.len())
-        .filter(|at| paths[*at].is_none())
+    let order = arriving.largest_first().into_iter();
+    let queue: VecDeque<(usize, Sender<Fetched>)> = order
+        .filter_map(|at| Some((at, missing.remove(&at)?)))
         .collect();
-    // Large files first, so that the last one does not keep everybody waiting.
-    missing.sort_by_key(|at| std::cmp::Reverse(packages[*at].size_bytes));
-    let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
-    let results: Mutex<Vec<(usize, Result<PathBuf, DownloadError>)>> = Mutex::new(Vec::new());
+    let threads = jobs.min(queue.len());
+    let queue = Mutex::new(queue);
+    let locked = || queue.lock().expect("no thread panics while it holds it");
     let work = || {
-        while !stop.load(Ordering::Relaxed) {
-            let Some(at) = missing.get(next.fetch_add(1, Ordering::Relaxed)) else {
+        loop {
+            let next = locked().pop_front();
+            let Some((at, sender)) = next else {
                 break;
             };
-            let result = if outside.progress.is_cancelled() {
-                Err(DownloadError::Cancelled)
-            } else {
-                one(&packages[*at], set, snapshot, outside)
+            let result = match outside.progress.is_cancelled() {
+                true => Err(DownloadError::Cancelled),
+                false => fetch(&packages[at], set, snapshot, outside),
             };
-            if result.is_err() {
-                stop.store(true, Ordering::Relaxed);
-            }
-            results
-                .lock()
-                .expect("no thread panics while it holds the lock")
-                .push((*at, result));
+            // Nobody waits any more after an error elsewhere.
+            drop(sender.send(result));
         }
     };
     thread::scope(|scope| {
-        for _ in 0..jobs.clamp(1, missing.len().max(1)) {
+        for _ in 0..threads {
             scope.spawn(work);
         }
-    });
-    let mut results = results
-        .into_inner()
-        .expect("no thread panics while it holds the lock");
-    results.sort_by_key(|(at, _)| *at);
-    for (at, result) in results {
-        paths[at] = Some(result?);
-    }
-    Ok(paths.into_iter().flatten().collect())
+        let result = act(&arriving);
+        locked().clear();
+        Ok(result)
+    })
 }
 
-fn one(
+fn fetch(
     package: &LockedPackage,
     set: &ArchiveSet,
     snapshot: SnapshotTime,

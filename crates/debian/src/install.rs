@@ -17,12 +17,11 @@ use std::path::{Path, PathBuf};
 
 use kiln_layer::Ownership;
 
+use crate::download::PackageFiles;
 use crate::fetch::Progress;
 use crate::install_error::InstallError;
 use crate::installed::Installed;
-use crate::lock::LockedPackage;
 use crate::relation::Alternatives;
-use crate::repack::repack;
 use crate::run::{ReadOnlyMount, RootCommand, RootExit, RunInRoot};
 use crate::script::{MOUNT, PROGRAM_FILES, PROGRAMS, SCRIPT, Script, environment};
 use crate::staging::{Staged, StagingOptions};
@@ -68,39 +67,56 @@ impl InstallOptions<'_> {
         }
     }
 
-    /// The folder that is mounted inside.
-    fn mounted(&self) -> PathBuf {
-        self.scratch.join("mounted")
+    /// Makes and returns the folder that is mounted inside.
+    fn mounted(&self) -> Result<PathBuf, InstallError> {
+        let mounted = self.scratch.join("mounted");
+        fs::create_dir_all(&mounted).map_err(InstallError::file("make", &mounted))?;
+        Ok(mounted)
+    }
+
+    /// Fails if the user has given up.
+    pub(crate) fn go_on(&self) -> Result<(), InstallError> {
+        match self.progress.is_cancelled() {
+            true => Err(InstallError::Cancelled),
+            false => Ok(()),
+        }
     }
 }
 
-/// Installs `packages`, which are in unpack order, over what is `installed`. Blocks.
+/// Installs `packages` over what is `installed`. Blocks.
+///
+/// Each package is made ready as soon as its file is there.
 ///
 /// # Errors
 /// [`InstallError`]; the root file system is then to be thrown away.
 pub fn install(
-    packages: &[(LockedPackage, PathBuf)],
+    packages: &dyn PackageFiles,
     installed: &Installed,
     options: &InstallOptions<'_>,
     run: &mut dyn RunInRoot,
 ) -> Result<(), InstallError> {
-    if packages.is_empty() {
+    if packages.count() == 0 {
         return Ok(());
     }
     let folder = options.scratch.join("control");
-    let opened = parallel::map(packages.len(), options.jobs, |at| {
-        let (package, path) = &packages[at];
+    let mounted = options.mounted()?;
+    let opened = parallel::map_in(&packages.largest_first(), options.jobs, |at| {
+        options.go_on()?;
+        let (package, path) = (packages.package(at), packages.file(at)?);
         let staged = Staged::open(
             package,
-            path,
+            &path,
             folder.join(at.to_string()),
             options.staging(),
         )?;
-        Ok::<_, InstallError>((staged, path.clone()))
+        staged.repack(&mounted.join(file_name(at)), options.epoch)?;
+        Ok::<_, InstallError>(staged)
     })?;
     let mut script = Script::new();
     // A package that is replaced is not configured any more once the new one is unpacked.
-    let replaced: BTreeSet<&str> = packages.iter().map(|(one, _)| one.name.as_str()).collect();
+    let replaced: BTreeSet<&str> = (0..packages.count())
+        .map(|at| packages.package(at).name.as_str())
+        .collect();
     let configured = installed
         .packages()
         .keys()
@@ -108,7 +124,7 @@ pub fn install(
         .cloned()
         .collect();
     let mut unpacking = Unpacking::after(configured, &[]);
-    unpacking.add_all(&opened, options, &mut script)?;
+    unpacking.add_all(&opened, &mut script);
     script.configure_pending();
     run_script(script, options, run)
 }
@@ -122,8 +138,7 @@ pub(crate) fn run_script(
     options: &InstallOptions<'_>,
     run: &mut dyn RunInRoot,
 ) -> Result<(), InstallError> {
-    let mounted = options.mounted();
-    fs::create_dir_all(&mounted).map_err(InstallError::file("make", &mounted))?;
+    let mounted = options.mounted()?;
     let path = mounted.join(SCRIPT);
     fs::write(&path, script.into_text()).map_err(InstallError::file("write", &path))?;
     write_programs(&mounted.join(PROGRAMS))?;
@@ -172,6 +187,19 @@ fn write_programs(folder: &Path) -> Result<(), InstallError> {
     Ok(())
 }
 
+/// Makes the files of packages ready for dpkg, in the mounted folder.
+pub(crate) fn repack_all(
+    packages: &[Staged],
+    options: &InstallOptions<'_>,
+) -> Result<(), InstallError> {
+    let mounted = options.mounted()?;
+    parallel::map(packages.len(), options.jobs, |at| {
+        options.go_on()?;
+        packages[at].repack(&mounted.join(file_name(at)), options.epoch)
+    })?;
+    Ok(())
+}
+
 /// Decides what dpkg can unpack at once, and what it must configure in between.
 pub(crate) struct Unpacking {
     configured: BTreeSet<String>,
@@ -200,31 +228,12 @@ impl Unpacking {
         }
     }
 
-    /// Makes the package files ready and adds to the script what unpacks them.
-    pub(crate) fn add_all(
-        &mut self,
-        packages: &[(Staged, PathBuf)],
-        options: &InstallOptions<'_>,
-        script: &mut Script,
-    ) -> Result<(), InstallError> {
-        let mounted = options.mounted();
-        fs::create_dir_all(&mounted).map_err(InstallError::file("make", &mounted))?;
-        parallel::map(packages.len(), options.jobs, |at| {
-            if options.progress.is_cancelled() {
-                return Err(InstallError::Cancelled);
-            }
-            let (package, path) = &packages[at];
-            repack(
-                &package.name,
-                path,
-                &mounted.join(file_name(at)),
-                options.epoch,
-            )
-        })?;
+    /// Adds to the script what unpacks the packages, whose files are made ready in the mounted folder.
+    pub(crate) fn add_all(&mut self, packages: &[Staged], script: &mut Script) {
         let items: Vec<Item> = packages
             .iter()
             .enumerate()
-            .map(|(at, (package, _))| Item::of(&package.control, file_name(at)))
+            .map(|(at, package)| Item::of(&package.control, file_name(at)))
             .collect();
         for step in self.steps(&items) {
             match step {
@@ -232,7 +241,6 @@ impl Unpacking {
                 Step::Configure(names) => script.configure(&names),
             }
         }
-        Ok(())
     }
 
     fn steps(&mut self, items: &[Item]) -> Vec<Step> {

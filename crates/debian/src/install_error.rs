@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use kiln_layer::UnpackError;
 
 use crate::deb::DebError;
+use crate::download::DownloadError;
 use crate::run::RootExit;
 
 /// Packages that were not installed. The tree is to be thrown away.
 #[derive(Debug, thiserror::Error)]
 #[must_use]
 pub enum InstallError {
+    /// A package's file cannot be had.
+    #[error(transparent)]
+    Download(#[from] DownloadError),
     /// A file is no package.
     #[error(transparent)]
     Deb(#[from] DebError),

@@ -4,7 +4,7 @@
 //! through [`Fetch`], [`Downloads`] and [`RunInRoot`]; times and paths are handed in.
 //!
 //! ```text
-//! ArchiveSet ─Catalog::open→ Catalog ─resolve→ packages ─lock→ download ─bootstrap | install→ tree ─scrub→
+//! ArchiveSet ─Catalog::open→ Catalog ─resolve→ packages ─lock→ files ─bootstrap | install→ tree ─scrub→
 //! ```
 
 #![forbid(unsafe_code)]
@@ -43,7 +43,7 @@ pub use base::{Base, BaseError};
 pub use bootstrap::bootstrap;
 pub use catalog::{Catalog, CatalogError};
 pub use deb::DebError;
-pub use download::{DownloadError, download};
+pub use download::{DownloadError, PackageFiles, while_arriving};
 pub use fetch::{Downloads, Fetch, FetchError, Outside, Progress, Silent};
 pub use install::{InstallOptions, install};
 pub use install_error::InstallError;

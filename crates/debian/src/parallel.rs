@@ -5,69 +5,54 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-/// Calls `work` for each number below `count` on up to `jobs` threads, and `consume` on the calling thread
-/// with the results, in order.
+/// Calls `work` for each number of `order` on up to `jobs` threads, which take them in this order, and returns the
+/// results by number. `order` has each number below its length once.
 ///
 /// # Errors
-/// The first error of either, in order of the numbers that were worked on; no work starts after it.
-pub(crate) fn in_order<T: Send, E: Send>(
-    count: usize,
+/// The error of the lowest number that was worked on; no work starts after an error.
+pub(crate) fn map_in<T: Send, E: Send>(
+    order: &[usize],
     jobs: usize,
     work: impl Fn(usize) -> Result<T, E> + Sync,
-    mut consume: impl FnMut(T) -> Result<(), E>,
-) -> Result<(), E> {
+) -> Result<Vec<T>, E> {
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let (sender, receiver) = mpsc::channel();
     let worker = |sender: mpsc::Sender<(usize, Result<T, E>)>| {
         while !stop.load(Ordering::Relaxed) {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= count || sender.send((number, work(number))).is_err() {
+            let Some(number) = order.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                break;
+            };
+            let result = work(*number);
+            if result.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            if sender.send((*number, result)).is_err() {
                 break;
             }
         }
     };
     thread::scope(|scope| {
-        for _ in 0..jobs.clamp(1, count.max(1)) {
+        for _ in 0..jobs.clamp(1, order.len().max(1)) {
             let sender = sender.clone();
             scope.spawn(|| worker(sender));
         }
-        drop(sender);
-        let mut early = BTreeMap::new();
-        let mut wanted = 0;
-        for (number, result) in receiver {
-            if result.is_err() {
-                stop.store(true, Ordering::Relaxed);
-            }
-            early.insert(number, result);
-            while let Some(result) = early.remove(&wanted) {
-                wanted += 1;
-                if let Err(error) = result.and_then(&mut consume) {
-                    stop.store(true, Ordering::Relaxed);
-                    return Err(error);
-                }
-            }
-        }
-        // Some number before the failed one may never have been worked on.
-        early.into_values().try_for_each(|result| result.map(drop))
-    })
+    });
+    drop(sender);
+    let results: BTreeMap<usize, Result<T, E>> = receiver.into_iter().collect();
+    results.into_values().collect()
 }
 
 /// Calls `work` for each number below `count` on up to `jobs` threads and returns the results in order.
 ///
 /// # Errors
-/// As [`in_order`].
+/// As [`map_in`].
 pub(crate) fn map<T: Send, E: Send>(
     count: usize,
     jobs: usize,
     work: impl Fn(usize) -> Result<T, E> + Sync,
 ) -> Result<Vec<T>, E> {
-    let mut results = Vec::with_capacity(count);
-    in_order(count, jobs, work, |result| {
-        results.push(result);
-        Ok(())
-    })?;
-    Ok(results)
+    map_in(&Vec::from_iter(0..count), jobs, work)
 }
 
 #[cfg(test)]
@@ -93,12 +78,11 @@ mod tests {
         });
         assert_eq!(result, Err(10));
         assert!(started.into_inner() < 1_000_000);
-        let result = in_order(
-            100,
-            4,
-            Ok,
-            |number| if number == 5 { Err(number) } else { Ok(()) },
-        );
-        assert_eq!(result, Err(5));
+    }
+
+    #[test]
+    fn results_are_sorted_by_number_and_not_by_order() {
+        let result = map_in(&[2, 0, 1], 1, Ok::<_, ()>);
+        assert_eq!(result, Ok(vec![0, 1, 2]));
     }
 }

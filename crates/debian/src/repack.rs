@@ -16,18 +16,12 @@ const MTIME: std::ops::Range<usize> = 136..148;
 const CHECKSUM: std::ops::Range<usize> = 148..156;
 const SIZE: std::ops::Range<usize> = 124..136;
 
-/// Writes the package at `from` to the new file `to`, its tree uncompressed and no file's time after
+/// Writes the package `deb` to the new file `to`, its tree uncompressed and no file's time after
 /// `epoch`.
 ///
 /// # Errors
 /// [`InstallError`], with the package or the path.
-pub(crate) fn repack(
-    package: &str,
-    from: &Path,
-    to: &Path,
-    epoch: i64,
-) -> Result<(), InstallError> {
-    let deb = Deb::open(from)?;
+pub(crate) fn repack(package: &str, deb: &Deb, to: &Path, epoch: i64) -> Result<(), InstallError> {
     let write = InstallError::file("write", to);
     let read = |source| InstallError::Read {
         package: package.to_owned(),

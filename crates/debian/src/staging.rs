@@ -17,6 +17,7 @@ use crate::control;
 use crate::deb::Deb;
 use crate::install_error::InstallError;
 use crate::lock::LockedPackage;
+use crate::repack::repack;
 
 /// Limits on what one package may hold; Debian's largest are a tenth of it.
 const LIMITS: UnpackLimits = UnpackLimits {
@@ -96,6 +97,19 @@ impl Staged {
         let files = unpack_into(archive, &self.folder.join("data"), options, &self.name)?;
         self.files = Some(files);
         Ok(())
+    }
+
+    /// Returns whether the files are unpacked.
+    pub(crate) fn is_unpacked(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// Writes the package to the new file `to` in the form that dpkg unpacks fastest.
+    ///
+    /// # Errors
+    /// [`InstallError`], with the package or the path.
+    pub(crate) fn repack(&self, to: &Path, epoch: i64) -> Result<(), InstallError> {
+        repack(&self.name, &self.deb, to, epoch)
     }
 
     /// Returns the entries of the unpacked files; none before they are.

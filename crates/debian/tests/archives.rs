@@ -10,7 +10,7 @@ use std::path::Path;
 
 use kiln_debian::{
     Architecture, ArchiveSet, Catalog, CatalogError, DownloadError, Keyring, LockedPackage,
-    MirrorSettings, ReleaseError, Request, SetKey, SuiteLock, download, resolve,
+    MirrorSettings, ReleaseError, Request, SetKey, SuiteLock, resolve,
 };
 use support::World;
 use support::archive::{Archive, NOW, Package};
@@ -334,7 +334,7 @@ fn packages_are_downloaded_once() {
     let packages = scene.packages(&["app"]);
     let set = scene.set();
     let snapshot = "20260711T101637Z".parse().unwrap();
-    let paths = download(&packages, &set, snapshot, scene.world.outside(), 4).unwrap();
+    let paths = support::download(&packages, &set, snapshot, scene.world.outside()).unwrap();
     assert_eq!(paths.len(), 2);
     for (path, package) in paths.iter().zip(&packages) {
         assert_eq!(
@@ -343,7 +343,7 @@ fn packages_are_downloaded_once() {
         );
     }
     fs::remove_dir_all(&scene.archive.root).unwrap();
-    let again = download(&packages, &set, snapshot, scene.world.outside(), 4).unwrap();
+    let again = support::download(&packages, &set, snapshot, scene.world.outside()).unwrap();
     assert_eq!(again, paths);
 }
 
@@ -366,13 +366,13 @@ fn a_complete_lock_needs_nothing_from_outside() {
         sets: std::collections::BTreeMap::new(),
     };
     lock.insert(key.clone(), packages.clone());
-    download(&packages, &scene.set(), snapshot, scene.world.outside(), 4).unwrap();
+    support::download(&packages, &scene.set(), snapshot, scene.world.outside()).unwrap();
     let none = MirrorSettings::default();
     let set = ArchiveSet::choose("zurg", &[], &none, &none, None, NOW).unwrap();
     let locked = lock.find(&key).unwrap();
     assert_eq!(locked, packages);
     assert_eq!(
-        download(&locked, &set, snapshot, scene.world.outside(), 4)
+        support::download(&locked, &set, snapshot, scene.world.outside())
             .unwrap()
             .len(),
         2
@@ -389,7 +389,8 @@ fn what_the_mirror_lost_comes_from_the_snapshot_archive() {
     let lost = scene.path("debian").join(&packages[0].path);
     let kept = fs::read(&lost).unwrap();
     fs::remove_file(&lost).unwrap();
-    let error = download(&packages, &scene.set(), snapshot, scene.world.outside(), 4).unwrap_err();
+    let error =
+        support::download(&packages, &scene.set(), snapshot, scene.world.outside()).unwrap_err();
     assert!(matches!(error, DownloadError::Gone { .. }));
     let text = error.to_string();
     assert!(
@@ -402,7 +403,8 @@ fn what_the_mirror_lost_comes_from_the_snapshot_archive() {
         .join(&packages[0].path);
     fs::create_dir_all(later.parent().unwrap()).unwrap();
     fs::write(&later, kept).unwrap();
-    let found = download(&packages, &scene.set(), snapshot, scene.world.outside(), 4).unwrap();
+    let found =
+        support::download(&packages, &scene.set(), snapshot, scene.world.outside()).unwrap();
     assert_eq!(found.len(), 2);
 }
 
@@ -417,7 +419,8 @@ fn a_file_that_is_not_the_locked_one_is_not_kept() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(&path, bytes).unwrap();
-    let error = download(&packages, &scene.set(), snapshot, scene.world.outside(), 1).unwrap_err();
+    let error =
+        support::download(&packages, &scene.set(), snapshot, scene.world.outside()).unwrap_err();
     assert!(
         matches!(error, DownloadError::WrongContent { .. }),
         "{error}"
@@ -431,6 +434,7 @@ fn a_file_that_is_not_the_locked_one_is_not_kept() {
     let mut evil = packages[0].clone();
     evil.sha256 = kiln_oci::Digest::of(b"");
     evil.path = "../../etc/passwd".to_owned();
-    let error = download(&[evil], &scene.set(), snapshot, scene.world.outside(), 1).unwrap_err();
+    let error =
+        support::download(&[evil], &scene.set(), snapshot, scene.world.outside()).unwrap_err();
     assert!(matches!(error, DownloadError::Path { .. }), "{error}");
 }

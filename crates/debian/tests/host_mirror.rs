@@ -16,7 +16,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use kiln_debian::{
     Architecture, ArchiveSet, Base, Catalog, HostSources, InstallOptions, Installed, Keyring,
-    LockedPackage, MirrorSettings, Request, Silent, bootstrap, download, install, resolve, scrub,
+    LockedPackage, MirrorSettings, Request, Silent, bootstrap, install, resolve, scrub,
 };
 use kiln_oci::Digest;
 use support::{Chroot, World};
@@ -86,7 +86,7 @@ impl Mirror {
         let chosen = resolve(&self.catalog, &request).unwrap();
         let start = Instant::now();
         let outside = self.world.outside();
-        let paths = download(&chosen, &self.set, self.catalog.date(), outside, 8).unwrap();
+        let paths = support::download(&chosen, &self.set, self.catalog.date(), outside).unwrap();
         println!(
             "{} packages downloaded: {:?}",
             chosen.len(),

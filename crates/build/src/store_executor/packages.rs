@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use kiln_debian::{
-    Architecture, ArchiveSet, DownloadError, InstallError, InstallOptions, Installed,
-    LockedPackage, MirrorSettings, PackageVersion, Request, SnapshotTime, download, install,
-    resolve, scrub,
+    Architecture, DownloadError, InstallError, InstallOptions, Installed, LockedPackage,
+    MirrorSettings, PackageFiles, PackageVersion, Request, SnapshotTime, install, resolve, scrub,
+    while_arriving,
 };
 use kiln_graph::{ImageBase, ImageName, PackagePin};
 use kiln_layer::TreePath;
@@ -38,8 +38,10 @@ const OVER_NOTHING: &str = "000000000000";
 /// Hex digits of the hash of what is installed below, in the lock.
 const OVER_DIGITS: usize = 16;
 
-/// How many packages are downloaded and unpacked at once.
+/// How many packages are unpacked at once.
 const JOBS: usize = 8;
+/// How many packages are downloaded at once: most are small, and take as long as the mirror takes to answer.
+const DOWNLOADS: usize = 16;
 
 /// What is to be installed.
 #[derive(Debug)]
@@ -64,20 +66,17 @@ impl PackagePlan {
         self.packages.iter().map(pin).collect()
     }
 
-    fn set(&self, workspace: &Workspace) -> Result<ArchiveSet, Failure> {
-        workspace.debian.set(&self.suite, &self.mirror)
-    }
-
-    /// Returns the files of the packages, downloaded where they are not in the store.
-    pub(crate) fn download(
+    /// Calls `act` with the files of the packages, which are downloaded meanwhile where they are not in the store.
+    pub(crate) fn with_files<T>(
         &self,
         workspace: &Workspace,
         doors: &Doors<'_>,
-    ) -> Result<Vec<(LockedPackage, std::path::PathBuf)>, Failure> {
-        let set = self.set(workspace)?;
-        let files = download(&self.packages, &set, self.snapshot, doors.outside(), JOBS)
-            .map_err(|error| download_failure(&error))?;
-        Ok(self.packages.iter().cloned().zip(files).collect())
+        act: impl FnOnce(&dyn PackageFiles) -> T,
+    ) -> Result<T, Failure> {
+        let set = workspace.debian.set(&self.suite, &self.mirror)?;
+        let (packages, outside) = (&self.packages, doors.outside());
+        while_arriving(packages, &set, self.snapshot, outside, DOWNLOADS, act)
+            .map_err(|error| download_failure(&error))
     }
 
     /// Returns how the packages are installed.
@@ -216,12 +215,13 @@ pub(crate) fn make(
     let draft = workspace.store().layers().draft(&workspace.session)?;
     let scratch = Scratch::new(&workspace.session, "packages")?;
     let doors = Doors::open(workspace, task, log)?;
-    let files = plan.download(workspace, &doors)?;
     let folder = process::folder(&scratch, "install")?;
     let options = plan.options(workspace, &folder, &doors);
     let lowers = process::lowers(&stack.lowers.directories, &scratch)?;
     let mut tools = PackageTools::new(workspace, lowers, draft.fs(), &scratch);
-    let done = install(&files, installed, &options, &mut tools);
+    let done = plan.with_files(workspace, &doors, |files| {
+        install(files, installed, &options, &mut tools)
+    })?;
     done.map_err(|error| install_failure(workspace, &error))?;
     // What scripts leave by chance would make another layer of equal packages.
     scrub(&draft.fs(), workspace.inputs.epoch_seconds)
@@ -233,6 +233,9 @@ pub(crate) fn make(
 pub(crate) fn install_failure(workspace: &Workspace, error: &InstallError) -> Failure {
     if workspace.cancel.is_cancelled() {
         return Failure::cancelled();
+    }
+    if let InstallError::Download(error) = error {
+        return download_failure(error);
     }
     let kind = if let InstallError::Script { .. } = error {
         FailureKind::Process

@@ -19,7 +19,8 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use kiln_debian::{
-    Downloads, Fetch, FetchError, Outside, RootCommand, RootExit, RunInRoot, Silent,
+    ArchiveSet, DownloadError, Downloads, Fetch, FetchError, LockedPackage, Outside, RootCommand,
+    RootExit, RunInRoot, Silent, SnapshotTime, while_arriving,
 };
 use kiln_oci::{Digest, VerifiedReader};
 
@@ -223,4 +224,16 @@ impl RunInRoot for Chroot {
 /// Whether the tests may make namespaces and change owners.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Returns the files of packages, in the same order.
+pub(crate) fn download(
+    packages: &[LockedPackage],
+    set: &ArchiveSet,
+    snapshot: SnapshotTime,
+    outside: Outside<'_>,
+) -> Result<Vec<PathBuf>, DownloadError> {
+    while_arriving(packages, set, snapshot, outside, 4, |files| {
+        (0..files.count()).map(|at| files.file(at)).collect()
+    })?
 }

@@ -50,7 +50,6 @@ pub(crate) fn make(
     let draft = workspace.store().layers().draft(&workspace.session)?;
     let scratch = Scratch::new(&workspace.session, "debian")?;
     let doors = Doors::open(workspace, task, log)?;
-    let files = plan.download(workspace, &doors)?;
     let root = draft.fs();
     std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755))
         .map_err(|error| environment(&error))?;
@@ -58,7 +57,9 @@ pub(crate) fn make(
     let options = plan.options(workspace, &folder, &doors);
     let lowers = process::lowers(&[], &scratch)?;
     let mut tools = PackageTools::new(workspace, lowers, root.clone(), &scratch);
-    let done = bootstrap(&files, &root, &options, &mut tools);
+    let done = plan.with_files(workspace, &doors, |files| {
+        bootstrap(files, &root, &options, &mut tools)
+    })?;
     done.map_err(|error| install_failure(workspace, &error))?;
     scrub(&root, workspace.inputs.epoch_seconds).map_err(|error| environment(&error))?;
     let nothing =
