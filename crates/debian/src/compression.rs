@@ -2,6 +2,8 @@
 
 use std::io::{self, Read};
 
+use crate::xz;
+
 /// How a file is compressed; package members and indexes say so in their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compression {
@@ -9,9 +11,6 @@ pub(crate) enum Compression {
     Sniffed,
     Xz,
 }
-
-/// Memory an xz decoder may take, in KiB. `xz -9` needs 64 MiB.
-const XZ_MEMORY_KIB: u32 = 256 << 10;
 
 impl Compression {
     /// Returns the compression that what follows a file's base name stands for.
@@ -23,7 +22,7 @@ impl Compression {
         }
     }
 
-    /// Returns a reader of what `compressed` holds.
+    /// Returns a reader of what `compressed` holds, whose digest is known to be right.
     ///
     /// # Errors
     /// If the first bytes cannot be read.
@@ -33,11 +32,7 @@ impl Compression {
     ) -> io::Result<Box<dyn Read + Send + 'a>> {
         Ok(match self {
             Self::Sniffed => Box::new(kiln_layer::Decoder::new(compressed)?),
-            Self::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(
-                compressed,
-                true,
-                XZ_MEMORY_KIB,
-            )),
+            Self::Xz => xz::reader(compressed)?,
         })
     }
 }

@@ -37,6 +37,7 @@ mod scrub;
 pub mod sources;
 mod staging;
 pub mod version;
+mod xz;
 
 pub use architecture::Architecture;
 pub use base::{Base, BaseError};
