@@ -188,12 +188,11 @@ fn unpack_into(
         epoch: Some(options.epoch),
         ..UnpackOptions::default()
     };
-    let committed = kiln_layer::unpack(archive, opened.as_fd(), &unpack);
-    let committed = committed.map_err(|source| InstallError::Unpack {
+    let unpacked = kiln_layer::unpack_files(archive, opened.as_fd(), &unpack);
+    unpacked.map_err(|source| InstallError::Unpack {
         package: name.to_owned(),
         source: Box::new(source),
-    })?;
-    Ok(committed.index)
+    })
 }
 
 /// Returns the names of control members, which are regular files at the top with plain names.

@@ -45,7 +45,9 @@ pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATH_DEPTH, PathError, TreePa
 pub use pool::{FileIdentity, FilePool};
 pub use stack::{LastLink, LowerStack, ResolveError};
 pub use tar::TarError;
-pub use unpack::{Devices, EndMark, UnpackError, UnpackLimits, UnpackOptions, unpack};
+pub use unpack::{
+    Devices, EndMark, UnpackError, UnpackLimits, UnpackOptions, unpack, unpack_files,
+};
 pub use write::{WriteTarError, write_tar};
 
 /// Version of what a layer is made of, from the same tree. Changing a layer's bytes is a format break:

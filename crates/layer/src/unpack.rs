@@ -18,7 +18,7 @@ use kiln_oci::DiffId;
 
 use crate::disk;
 use crate::tar::{TarError, TarReader};
-use crate::{Committed, FileError, FilePool, Ownership, PathError, TreePath};
+use crate::{Committed, FileError, FilePool, Ownership, PathError, TreeIndex, TreePath};
 use extract::Extractor;
 
 /// How much an archive may ask for.
@@ -198,31 +198,67 @@ pub fn unpack<R: Read + Send>(
     destination: BorrowedFd<'_>,
     options: &UnpackOptions<'_>,
 ) -> Result<Committed, UnpackError> {
+    into_empty(destination, || {
+        let (index, digest, tar_size_bytes) =
+            pipe::hashed(archive, options.limits.tar_bytes, |bytes| {
+                extract(bytes, destination, options)
+            })?;
+        Ok(Committed {
+            diff_id: DiffId(digest),
+            tar_size_bytes,
+            index,
+        })
+    })
+}
+
+/// Unpacks an uncompressed tar that is no layer but has what a layer may have, such as the files of a
+/// package, as [`unpack`] does; of the archive itself no digest is made.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn unpack_files<R: Read + Send>(
+    archive: R,
+    destination: BorrowedFd<'_>,
+    options: &UnpackOptions<'_>,
+) -> Result<TreeIndex, UnpackError> {
+    into_empty(destination, || {
+        pipe::tapped(
+            archive,
+            options.limits.tar_bytes,
+            |_| {},
+            |bytes| extract(bytes, destination, options),
+        )
+    })
+}
+
+fn extract(
+    bytes: pipe::Bytes,
+    destination: BorrowedFd<'_>,
+    options: &UnpackOptions<'_>,
+) -> Result<TreeIndex, UnpackError> {
+    let mut tar = TarReader::new(bytes, options.end_mark == EndMark::Required);
+    let mut extractor = Extractor::new(destination, options);
+    while let Some(entry) = tar.next()? {
+        extractor.add(entry, &mut tar)?;
+    }
+    extractor.finish()
+}
+
+/// Calls `fill` if the directory is empty, and empties it again after an error.
+fn into_empty<T>(
+    destination: BorrowedFd<'_>,
+    fill: impl FnOnce() -> Result<T, UnpackError>,
+) -> Result<T, UnpackError> {
     let root = TreePath::root();
     let names = disk::list(destination).map_err(|error| FileError::new("list", &root, error))?;
     if !names.is_empty() {
         return Err(UnpackError::NotEmpty);
     }
-    let result = pipe::hashed(archive, options.limits.tar_bytes, |bytes| {
-        let mut tar = TarReader::new(bytes, options.end_mark == EndMark::Required);
-        let mut extractor = Extractor::new(destination, options);
-        while let Some(entry) = tar.next()? {
-            extractor.add(entry, &mut tar)?;
-        }
-        extractor.finish()
-    });
-    match result {
-        Ok((index, digest, tar_size_bytes)) => Ok(Committed {
-            diff_id: DiffId(digest),
-            tar_size_bytes,
-            index,
-        }),
-        Err(error) => Err(match disk::clear(destination) {
-            Ok(()) => error,
-            Err(source) => UnpackError::LeftBehind {
-                error: Box::new(error),
-                source,
-            },
-        }),
-    }
+    fill().map_err(|error| match disk::clear(destination) {
+        Ok(()) => error,
+        Err(source) => UnpackError::LeftBehind {
+            error: Box::new(error),
+            source,
+        },
+    })
 }

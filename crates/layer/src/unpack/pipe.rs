@@ -50,14 +50,28 @@ struct OverLimit(u64);
 /// Calls `consume` with the bytes of `archive`, and returns what it returns and the digest and size
 /// of all bytes. An archive larger than the limit is an error.
 pub(super) fn hashed<R: Read + Send, T>(
-    mut archive: R,
+    archive: R,
     limit_bytes: u64,
     consume: impl FnOnce(Bytes) -> Result<T, UnpackError>,
 ) -> Result<(T, Digest, u64), UnpackError> {
+    let mut hasher = Hasher::new(io::sink());
+    let tap = |bytes: &[u8]| hasher.write_all(bytes).expect("a sink takes everything");
+    let result = tapped(archive, limit_bytes, tap, consume)?;
+    let (_, digest, size_bytes) = hasher.finish();
+    Ok((result, digest, size_bytes))
+}
+
+/// Calls `consume` with the bytes of `archive`, which `tap` sees first, and returns what it returns.
+/// An archive larger than the limit is an error.
+pub(super) fn tapped<R: Read + Send, T>(
+    mut archive: R,
+    limit_bytes: u64,
+    mut tap: impl FnMut(&[u8]) + Send,
+    consume: impl FnOnce(Bytes) -> Result<T, UnpackError>,
+) -> Result<T, UnpackError> {
     let (send, pieces) = mpsc::sync_channel(CHUNKS);
     thread::scope(|scope| {
         let reader = scope.spawn(move || {
-            let mut hasher = Hasher::new(io::sink());
             let mut left = limit_bytes;
             loop {
                 let piece = match chunk(&mut archive) {
@@ -67,7 +81,7 @@ pub(super) fn hashed<R: Read + Send, T>(
                     }
                     Ok(bytes) => {
                         left -= bytes.len() as u64;
-                        hasher.write_all(&bytes).expect("a sink takes everything");
+                        tap(&bytes);
                         Piece::Bytes(bytes)
                     }
                     Err(error) => Piece::Failed(error),
@@ -78,8 +92,6 @@ pub(super) fn hashed<R: Read + Send, T>(
                     break;
                 }
             }
-            let (_, digest, size_bytes) = hasher.finish();
-            (digest, size_bytes)
         });
         let bytes = Bytes {
             pieces,
@@ -88,7 +100,7 @@ pub(super) fn hashed<R: Read + Send, T>(
         };
         let result = consume(bytes).map_err(over_limit);
         match reader.join() {
-            Ok((digest, size_bytes)) => Ok((result?, digest, size_bytes)),
+            Ok(()) => result,
             Err(cause) => panic::resume_unwind(cause),
         }
     })
