@@ -25,6 +25,10 @@ use crate::{Architecture, version};
 /// Largest compressed index read, in bytes.
 const COMPRESSED_BYTES: u64 = 256 << 20;
 
+/// Size of an xz index, in bytes, from which the gzip one is read instead: a third larger, and unpacked five times
+/// faster. Together they take less time from some 60 Mbit/s on.
+const GZIP_FROM_BYTES: u64 = 2 << 20;
+
 /// The packages of a suite, for one architecture.
 #[derive(Debug, Clone)]
 pub struct Catalog {
@@ -325,13 +329,28 @@ impl Reader<'_> {
         release: &Release,
         path: &str,
     ) -> Result<Option<Index>, CatalogError> {
-        let listed = [".xz", ".gz", ""].into_iter().find_map(|extension| {
-            let file = release.files.get(&format!("{path}{extension}"))?;
-            Some((extension, *file))
-        });
-        let Some((extension, file)) = listed else {
-            return Ok(None);
-        };
+        let mut missing = None;
+        for (extension, file) in candidates(release, path) {
+            match self.read_index(base, release, path, extension, file) {
+                // Releases list files that no mirror has.
+                Err(CatalogError::Fetch(error @ FetchError::NotFound { .. })) => {
+                    missing.get_or_insert(error);
+                }
+                result => return result.map(Some),
+            }
+        }
+        missing.map_or(Ok(None), |error| Err(error.into()))
+    }
+
+    /// Reads one file that the release lists.
+    fn read_index(
+        &self,
+        base: &str,
+        release: &Release,
+        path: &str,
+        extension: &str,
+        file: ReleaseFile,
+    ) -> Result<Index, CatalogError> {
         let cached = self
             .cache
             .map(|folder| folder.join(format!("packages-{}", file.sha256.hex())));
@@ -342,7 +361,7 @@ impl Reader<'_> {
         if let Some(cached) = &cached
             && let Some(index) = Index::load(cached).map_err(cache_error(cached))?
         {
-            return Ok(Some(index));
+            return Ok(index);
         }
         let (url, compressed) = self.index_file(base, release, path, extension, file)?;
         let text = unpack(extension, compressed).map_err(|source| CatalogError::Unpack {
@@ -353,7 +372,7 @@ impl Reader<'_> {
         if let Some(cached) = &cached {
             index.save(cached).map_err(cache_error(cached))?;
         }
-        Ok(Some(index))
+        Ok(index)
     }
 
     /// Gets one file that the release lists, by its digest where the mirror can do that.
@@ -400,6 +419,21 @@ impl Reader<'_> {
         }
         Err(last_error.expect("there is at least one address").into())
     }
+}
+
+/// Returns the files that the release lists for an index, by what comes behind its path, the best first.
+fn candidates(release: &Release, path: &str) -> Vec<(&'static str, ReleaseFile)> {
+    let listed = |extension: &'static str| {
+        let file = release.files.get(&format!("{path}{extension}"))?;
+        Some((extension, *file))
+    };
+    let mut files: Vec<_> = [".xz", ".gz", ""].into_iter().filter_map(listed).collect();
+    if let [(".xz", xz), (".gz", _), ..] = files[..]
+        && xz.size_bytes >= GZIP_FROM_BYTES
+    {
+        files.swap(0, 1);
+    }
+    files
 }
 
 /// Unpacks an index whose digest is right.

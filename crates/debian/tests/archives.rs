@@ -328,6 +328,18 @@ fn a_component_that_is_not_there_is_named() {
 }
 
 #[test]
+fn an_index_that_the_mirror_lacks_is_read_in_another_form() {
+    let scene = Scene::new();
+    scene.archive.publish("zurg", &scene.key);
+    let folder = scene.path("debian/dists/zurg/main/binary-amd64");
+    let packed = folder.join("Packages.xz");
+    let digest = kiln_oci::Digest::of(&fs::read(&packed).unwrap());
+    fs::remove_file(&packed).unwrap();
+    fs::remove_file(folder.join("by-hash/SHA256").join(digest.hex())).unwrap();
+    assert_eq!(scene.packages(&["app"]).len(), 2);
+}
+
+#[test]
 fn packages_are_downloaded_once() {
     let scene = Scene::new();
     scene.archive.publish("zurg", &scene.key);
