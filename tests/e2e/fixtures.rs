@@ -5,7 +5,9 @@ mod project;
 mod registry;
 mod rootfs;
 pub(crate) mod tar;
+mod web;
 
 pub(crate) use project::{busybox_project, rewrite_busybox_project};
 pub(crate) use registry::Registry;
 pub(crate) use rootfs::write_busybox_rootfs;
+pub(crate) use web::{Page, Web};

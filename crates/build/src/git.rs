@@ -26,8 +26,8 @@ pub(crate) enum GitError {
     #[error("`git` is needed for git steps and was not found")]
     #[diagnostic(help("install the package `git`"))]
     Missing,
-    /// The repository has no such branch, tag or commit.
-    #[error("`{url}` has no branch or tag `{reference}`")]
+    /// The repository has nothing of this name.
+    #[error("`{url}` has no branch, tag or commit `{reference}`")]
     #[diagnostic(help("give a branch, a tag or a full commit id as `ref`"))]
     UnknownReference {
         /// The repository.
@@ -97,6 +97,8 @@ pub(crate) fn resolve(url: &str, reference: &str, cancel: &Cancel) -> Result<Str
 
 /// Writes the files of `commit` into the empty folder `into`; `scratch` is an empty folder for git.
 ///
+/// Returns the paths of submodules, of which nothing is written.
+///
 /// # Errors
 /// What git says.
 pub(crate) fn checkout(
@@ -106,7 +108,7 @@ pub(crate) fn checkout(
     scratch: &Path,
     into: &Path,
     cancel: &Cancel,
-) -> Result<(), GitError> {
+) -> Result<Vec<String>, GitError> {
     let git = |arguments: &[&str]| {
         let mut git = command();
         git.arg("--git-dir").arg(scratch).args(arguments);
@@ -132,6 +134,17 @@ pub(crate) fn checkout(
         }
         Err(error) => return Err(error),
     }
+    let is_there = git(&["cat-file", "-e", &format!("{commit}^{{commit}}")]);
+    match run(is_there, "find a commit of", url, cancel) {
+        Ok(_) => {}
+        Err(GitError::Failed { .. }) => {
+            return Err(GitError::UnknownReference {
+                url: url.to_owned(),
+                reference: commit.to_owned(),
+            });
+        }
+        Err(error) => return Err(error),
+    }
     let mut checkout = git(&[
         "-c",
         "core.bare=false",
@@ -143,7 +156,20 @@ pub(crate) fn checkout(
         ".",
     ]);
     checkout.env("GIT_WORK_TREE", into).current_dir(into);
-    run(checkout, "check out", url, cancel).map(drop)
+    run(checkout, "check out", url, cancel)?;
+    let list = git(&["ls-tree", "-r", "-z", "--full-tree", commit]);
+    let listing = run(list, "list the files of", url, cancel)?;
+    Ok(submodules(&listing))
+}
+
+/// The paths of commits of other repositories in what `git ls-tree -z` writes.
+fn submodules(listing: &str) -> Vec<String> {
+    listing
+        .split_terminator('\0')
+        .filter_map(|line| line.split_once('\t'))
+        .filter(|(about, _)| about.starts_with("160000 "))
+        .map(|(_, path)| path.to_owned())
+        .collect()
 }
 
 fn command() -> Command {
@@ -225,7 +251,17 @@ fn run(
         .map(str::trim)
         .filter(|line| !line.is_empty())
         .collect();
-    let mut message = message.join("; ").escape_debug().to_string();
+    let mut message: String = message
+        .join("; ")
+        .chars()
+        .map(|character| {
+            if character.is_control() {
+                '?'
+            } else {
+                character
+            }
+        })
+        .collect();
     message.truncate(message.floor_char_boundary(MESSAGE_LIMIT_BYTES));
     Err(GitError::Failed {
         doing,

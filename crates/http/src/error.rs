@@ -115,7 +115,7 @@ pub enum Error {
         problem: RedirectProblem,
     },
     /// The server refused, and asking again would not help.
-    #[error("`{url}`: the server answered {status}{body}")]
+    #[error("`{url}`: the server answered {status}{}", body.unless_page())]
     Status {
         /// The address that answered.
         url: String,
@@ -137,7 +137,7 @@ pub enum Error {
         body: BodyText,
     },
     /// The server is in trouble, in every try.
-    #[error("`{url}`: the server answered {status}{}{body}", tried(*.tries))]
+    #[error("`{url}`: the server answered {status}{}{}", tried(*.tries), body.unless_page())]
     Server {
         /// The address that answered.
         url: String,
@@ -335,6 +335,15 @@ impl BodyText {
             }
         }
         Self(escaped)
+    }
+
+    /// Nothing if this is a page for browsers, which says no more than the status it came with.
+    fn unless_page(&self) -> Self {
+        if self.0.starts_with('<') {
+            Self::default()
+        } else {
+            self.clone()
+        }
     }
 
     /// Returns the whole text kept.

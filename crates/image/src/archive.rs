@@ -11,16 +11,16 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use kiln_layer::Decoder;
+use kiln_layer::{Decoder, Format};
 use kiln_oci::{
-    Descriptor, Digest, ImageId, ImageIndex, ImageManifest, MAX_DOCUMENT_BYTES, MediaType,
-    Platform, Reference, VerifiedReader,
+    Compression, Descriptor, Digest, ImageId, ImageIndex, ImageManifest, MAX_DOCUMENT_BYTES,
+    MediaType, Platform, Reference, VerifiedReader,
 };
 use kiln_store::{Pin, REFERENCE_NAME, Scratch, Session, StoreError};
 
 use crate::error::ImageError;
 use crate::image::{Image, ImageLayer, parse_config, parse_manifest, resolve};
-use crate::unpack::{UnpackSettings, for_each_layer, sniff, unpack_layer};
+use crate::unpack::{UnpackSettings, for_each_layer, put_tar, unpack_layer};
 use docker::DockerImage;
 use layout::LayoutFolder;
 use tar_index::TarIndex;
@@ -207,11 +207,11 @@ impl Archive {
         let blobs = session.store().blobs();
         let mut layers = Vec::new();
         for name in &docker.layers {
-            let (digest, size_bytes) =
-                blobs.put(session, self.open_member(name)?, MAX_ARCHIVE_BYTES)?;
-            let compression = sniff(blobs.open(&digest, size_bytes)?)?;
-            let media_type = MediaType::OciLayer(compression);
-            layers.push(Descriptor::new(media_type, digest, size_bytes));
+            layers.push(put_tar(
+                session,
+                self.open_member(name)?,
+                MAX_ARCHIVE_BYTES,
+            )?);
         }
         let manifest = ImageManifest::new(config_descriptor, layers);
         let manifest_bytes = manifest.to_bytes();
@@ -323,7 +323,7 @@ fn decompressed(
     };
     let again = file.try_clone().map_err(read_error)?;
     let mut decoder = Decoder::new(file).map_err(read_error)?;
-    if decoder.compression() == kiln_layer::Compression::None {
+    if decoder.format() == Format::Layer(Compression::None) {
         std::io::Seek::rewind(&mut &again).map_err(read_error)?;
         return Ok((again, None));
     }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::Mutex;
 
-use kiln_layer::{Compression as Wanted, Encoder, WriteTarError, write_tar};
+use kiln_layer::{Encoder, WriteTarError, write_tar};
 use kiln_oci::{Compression, Descriptor, DiffId, Hasher, MediaType};
 use kiln_store::{Pin, Session, Store};
 
@@ -109,13 +109,8 @@ fn layer_blob(
     if let Some(blob) = layers.exported(session, diff_id, compression)? {
         return Ok(blob);
     }
-    let wanted = match compression {
-        Compression::None => Wanted::None,
-        Compression::Gzip => Wanted::Gzip,
-        Compression::Zstd => Wanted::Zstd,
-    };
     let writer = session.store().blobs().writer(session)?;
-    let mut encoder = Encoder::new(wanted, io::BufWriter::with_capacity(128 << 10, writer));
+    let mut encoder = Encoder::new(compression, io::BufWriter::with_capacity(128 << 10, writer));
     write_layer_tar(session.store(), diff_id, &mut encoder)?;
     let writer = encoder
         .finish()

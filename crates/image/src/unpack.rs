@@ -5,8 +5,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 
 use kiln_layer::{
-    Compression as Sniffed, Decoder, Devices, EndMark, Ownership, UnpackError, UnpackLimits,
-    UnpackOptions,
+    Decoder, Devices, EndMark, Format, Ownership, UnpackError, UnpackLimits, UnpackOptions,
 };
 use kiln_oci::{Compression, Descriptor, DiffId, MediaType};
 use kiln_store::{LayerRecord, Origin, Pool, Session};
@@ -65,25 +64,38 @@ pub fn import_tar(
     tar: impl Read,
     settings: &UnpackSettings,
 ) -> Result<LayerRecord, ImageError> {
+    let descriptor = put_tar(session, tar, settings.limits.tar_bytes)?;
     let blobs = session.store().blobs();
-    let (digest, size_bytes) = blobs.put(session, tar, settings.limits.tar_bytes)?;
-    let blob = blobs.open(&digest, size_bytes)?;
-    let descriptor = Descriptor::new(MediaType::OciLayer(sniff(blob)?), digest, size_bytes);
-    let blob = blobs.open(&digest, size_bytes)?;
+    let blob = blobs.open(&descriptor.digest, descriptor.size_bytes)?;
     unpack(session, &descriptor, blob, None, settings)
 }
 
-/// Tells how a blob is compressed.
-pub(crate) fn sniff(blob: impl Read) -> Result<Compression, ImageError> {
-    let mut start = Vec::new();
-    blob.take(4)
-        .read_to_end(&mut start)
-        .map_err(kiln_store::StoreError::Source)?;
-    Ok(match Sniffed::sniff(&start) {
-        Sniffed::None => Compression::None,
-        Sniffed::Gzip => Compression::Gzip,
-        Sniffed::Zstd => Compression::Zstd,
-    })
+/// Stores a tar, compressed or not, as the blob of a layer.
+///
+/// One that no image can have in it as it is (xz) is stored without its compression.
+pub(crate) fn put_tar(
+    session: &Session,
+    tar: impl Read,
+    limit_bytes: u64,
+) -> Result<Descriptor, ImageError> {
+    let blobs = session.store().blobs();
+    let (digest, size_bytes) = blobs.put(session, tar, limit_bytes)?;
+    let blob = blobs.open(&digest, size_bytes)?;
+    let layer = |compression, digest, size_bytes| {
+        Descriptor::new(MediaType::OciLayer(compression), digest, size_bytes)
+    };
+    match Format::of(blob).map_err(kiln_store::StoreError::Source)? {
+        Format::Layer(compression) => Ok(layer(compression, digest, size_bytes)),
+        // What cannot be read says so here.
+        Format::Xz | Format::Other(_) => {
+            let tar = Decoder::new(blobs.open(&digest, size_bytes)?).map_err(|error| {
+                let source = Box::new(UnpackError::Tar(error.into()));
+                ImageError::Unpack { digest, source }
+            })?;
+            let (digest, size_bytes) = blobs.put(session, tar, limit_bytes)?;
+            Ok(layer(Compression::None, digest, size_bytes))
+        }
+    }
 }
 
 fn unpack(

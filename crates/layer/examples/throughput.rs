@@ -17,9 +17,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kiln_layer::{
-    CommitOptions, Committed, Compression, CopyOverrides, Decoder, Draft, DraftOptions, Encoder,
-    LowerStack, TreePath, UnpackOptions,
+    CommitOptions, Committed, CopyOverrides, Decoder, Draft, DraftOptions, Encoder, LowerStack,
+    TreePath, UnpackOptions,
 };
+use kiln_oci::Compression;
 
 const EPOCH: i64 = 315_532_800;
 const MIB: f64 = 1024.0 * 1024.0;

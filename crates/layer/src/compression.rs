@@ -4,42 +4,85 @@
 use std::io::{self, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
+use kiln_oci::Compression;
+use lzma_rust2::XzReader;
 
-/// What a layer is compressed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Compression {
-    /// A bare tar.
-    None,
-    /// RFC 1952.
-    Gzip,
-    /// RFC 8878.
-    Zstd,
+/// What the bytes of a stream say it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// What a layer can be: compressed like this, or not at all.
+    Layer(Compression),
+    /// The xz file format, in which root file systems and sources are handed out.
+    Xz,
+    /// Something that is not read, by its name.
+    Other(&'static str),
 }
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 /// Zstandard's frames for data of others, which may come first: `0x184D2A50` to `0x184D2A5F`.
 const ZSTD_SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
+const XZ_MAGIC: [u8; 6] = *b"\xfd7zXZ\0";
+/// What is not read, and how it starts: what people try instead of a tar.
+const OTHERS: [(&str, &[u8]); 5] = [
+    ("bzip2", b"BZh91AY&SY"),
+    ("zip", b"PK\x03\x04"),
+    ("zip", b"PK\x05\x06"),
+    ("7z", b"7z\xbc\xaf\x27\x1c"),
+    ("rar", b"Rar!\x1a\x07"),
+];
+/// The longest of these beginnings, in bytes.
+const MAGIC_BYTES: u64 = 10;
+
+/// Memory an xz decoder may take, in KiB. `xz -9` needs 64 MiB.
+const XZ_MEMORY_KIB: u32 = 256 << 10;
 
 /// How many bytes one compressed byte may become.
 const MAX_RATIO: u64 = 1000;
 /// Bytes that may come out before the ratio counts: a small archive of zeros is no bomb.
 const RATIO_FREE_BYTES: u64 = 64 << 20;
 
-impl Compression {
-    /// Tells from its first bytes, at least four, how something is compressed.
-    pub fn sniff(start: &[u8]) -> Self {
+impl Format {
+    /// Tells from the first bytes of something, ten if there are so many, what it is.
+    fn sniff(start: &[u8]) -> Self {
         let skippable = start.first().is_some_and(|byte| byte & 0xf0 == 0x50)
             && start.get(1..4) == Some(&ZSTD_SKIPPABLE);
         if start.starts_with(&GZIP_MAGIC) {
-            Self::Gzip
+            Self::Layer(Compression::Gzip)
         } else if start.starts_with(&ZSTD_MAGIC) || skippable {
-            Self::Zstd
+            Self::Layer(Compression::Zstd)
+        } else if start.starts_with(&XZ_MAGIC) {
+            Self::Xz
         } else {
-            Self::None
+            OTHERS
+                .iter()
+                .find(|(_, magic)| start.starts_with(magic))
+                .map_or(Self::Layer(Compression::None), |(name, _)| {
+                    Self::Other(name)
+                })
         }
     }
+
+    /// Reads the first bytes of `input` and tells what it is.
+    ///
+    /// # Errors
+    /// What reading `input` says.
+    pub fn of(input: impl Read) -> io::Result<Self> {
+        Ok(Self::sniff(&beginning(input)?))
+    }
 }
+
+fn beginning(input: impl Read) -> io::Result<Vec<u8>> {
+    let mut start = Vec::new();
+    input.take(MAGIC_BYTES).read_to_end(&mut start)?;
+    Ok(start)
+}
+
+/// A stream in a format that is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is a {0} file, not a tar that is plain or compressed with gzip, zstd or xz")]
+#[must_use]
+pub struct FormatError(pub &'static str);
 
 /// A stream that became more than a thousand times as long as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -54,12 +97,12 @@ pub struct BombError {
 
 /// Reads the uncompressed bytes of a stream, whatever it is compressed with.
 ///
-/// Several gzip members or zstd frames are one stream; anything else after the end, and an end in
+/// Several gzip members, zstd frames or xz streams are one stream; anything else after the end, and an end in
 /// the middle, are errors. A stream that grows more than a thousandfold is an
 /// [`io::ErrorKind::InvalidData`] error that wraps a [`BombError`].
 pub struct Decoder<R: Read> {
     stream: Stream<R>,
-    compression: Compression,
+    format: Format,
     out_bytes: u64,
 }
 
@@ -67,6 +110,7 @@ enum Stream<R: Read> {
     None(Input<R>),
     Gzip(Box<MultiGzDecoder<Input<R>>>),
     Zstd(zstd::stream::read::Decoder<'static, Input<R>>),
+    Xz(Box<XzReader<Input<R>>>),
 }
 
 /// The bytes looked at, then the rest.
@@ -88,7 +132,7 @@ impl<R: Read> Read for Counted<R> {
 impl<R: Read> std::fmt::Debug for Decoder<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Decoder")
-            .field("compression", &self.compression)
+            .field("format", &self.format)
             .field("out_bytes", &self.out_bytes)
             .finish_non_exhaustive()
     }
@@ -98,31 +142,42 @@ impl<R: Read> Decoder<R> {
     /// Reads the first bytes of `input` and decides how to read the rest.
     ///
     /// # Errors
-    /// What reading `input` says.
+    /// What reading `input` says, and an [`io::ErrorKind::InvalidData`] error that wraps a
+    /// [`FormatError`] for what is not read.
     pub fn new(mut input: R) -> io::Result<Self> {
-        let mut start = Vec::with_capacity(4);
-        input.by_ref().take(4).read_to_end(&mut start)?;
-        let compression = Compression::sniff(&start);
+        let start = beginning(&mut input)?;
+        let format = Format::sniff(&start);
         let input = Counted {
             inner: io::Cursor::new(start).chain(input),
             bytes: 0,
         };
         let input = BufReader::with_capacity(128 * 1024, input);
-        let stream = match compression {
-            Compression::None => Stream::None(input),
-            Compression::Gzip => Stream::Gzip(Box::new(MultiGzDecoder::new(input))),
-            Compression::Zstd => Stream::Zstd(zstd::stream::read::Decoder::with_buffer(input)?),
+        let stream = match format {
+            Format::Layer(Compression::None) => Stream::None(input),
+            Format::Layer(Compression::Gzip) => Stream::Gzip(Box::new(MultiGzDecoder::new(input))),
+            Format::Layer(Compression::Zstd) => {
+                Stream::Zstd(zstd::stream::read::Decoder::with_buffer(input)?)
+            }
+            Format::Xz => Stream::Xz(Box::new(XzReader::new_mem_limit(
+                input,
+                true,
+                XZ_MEMORY_KIB,
+            ))),
+            Format::Other(name) => {
+                let error = FormatError(name);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
         };
         Ok(Self {
             stream,
-            compression,
+            format,
             out_bytes: 0,
         })
     }
 
-    /// Returns what the stream is compressed with.
-    pub fn compression(&self) -> Compression {
-        self.compression
+    /// Returns what the stream is.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     fn in_bytes(&self) -> u64 {
@@ -130,6 +185,7 @@ impl<R: Read> Decoder<R> {
             Stream::None(input) => input,
             Stream::Gzip(decoder) => decoder.get_ref(),
             Stream::Zstd(decoder) => decoder.get_ref(),
+            Stream::Xz(decoder) => decoder.inner(),
         };
         input.get_ref().bytes
     }
@@ -141,6 +197,7 @@ impl<R: Read> Read for Decoder<R> {
             Stream::None(input) => return input.read(buffer),
             Stream::Gzip(decoder) => decoder.read(buffer)?,
             Stream::Zstd(decoder) => decoder.read(buffer)?,
+            Stream::Xz(decoder) => decoder.read(buffer)?,
         };
         self.out_bytes += read as u64;
         let compressed_bytes = self.in_bytes();
@@ -178,8 +235,26 @@ mod tests {
         let content = b"some bytes, ".repeat(10_000);
         for compression in ALL {
             let bytes = compress(compression, &content);
-            assert_eq!(Compression::sniff(&bytes), compression);
+            assert_eq!(Format::sniff(&bytes), Format::Layer(compression));
             assert_eq!(read(&bytes).unwrap(), content);
+        }
+    }
+
+    /// `one ` and `two` by `xz --check=crc32`, as two streams.
+    const XZ: &[u8] = b"\xfd\x37\x7a\x58\x5a\x00\x00\x01\x69\x22\xde\x36\x02\x00\x21\x01\x16\x00\x00\x00\x74\x2f\xe5\xa3\x01\x00\x03\x6f\x6e\x65\x20\x00\x49\x61\xac\x23\x00\x01\x18\x04\x6b\xe9\xf0\xa5\x90\x42\x99\x0d\x01\x00\x00\x00\x00\x01\x59\x5a\xfd\x37\x7a\x58\x5a\x00\x00\x01\x69\x22\xde\x36\x02\x00\x21\x01\x16\x00\x00\x00\x74\x2f\xe5\xa3\x01\x00\x02\x74\x77\x6f\x00\x00\x66\x8a\xca\x11\x00\x01\x17\x03\x07\x60\x0c\xbc\x90\x42\x99\x0d\x01\x00\x00\x00\x00\x01\x59\x5a";
+
+    #[test]
+    fn xz_is_read_and_others_are_named() {
+        assert_eq!(read(XZ).unwrap(), b"one two");
+        for end in 10..XZ.len() {
+            // Streams may be followed by nothing, or by another one.
+            let is_whole = end == XZ.len() / 2;
+            assert_eq!(read(&XZ[..end]).is_ok(), is_whole, "cut at {end}");
+        }
+        for (name, start) in OTHERS {
+            let error = read(&[start, b"..........."].concat()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert!(error.to_string().contains(name), "{error}");
         }
     }
 

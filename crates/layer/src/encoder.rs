@@ -14,8 +14,7 @@ use std::io::{self, Write};
 use std::sync::mpsc::{self, Receiver};
 
 use flate2::GzBuilder;
-
-use crate::Compression;
+use kiln_oci::Compression;
 
 /// Length of a block before compression. Longer ones hardly compress better: the window of gzip is
 /// 32 KiB, that of zstd at this level 2 MiB. Changing this changes the digests of compressed layers.

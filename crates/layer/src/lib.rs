@@ -28,7 +28,7 @@ mod unpack;
 mod write;
 
 pub use commit::{CommitError, CommitOptions, Ownership, commit};
-pub use compression::{BombError, Compression, Decoder};
+pub use compression::{BombError, Decoder, Format, FormatError};
 pub use conflict::{Conflict, ConflictKind, conflicts};
 pub use disk::{FileError, remove_tree};
 pub use draft::{

@@ -16,6 +16,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("skopeo", "skopeo"),
     ("uidmap", "newuidmap"),
     ("umoci", "umoci"),
+    ("xz-utils", "xz"),
+    ("zstd", "zstd"),
 ];
 
 /// Installs what is missing where that is possible.

@@ -88,7 +88,7 @@ fn download(
     let got = remote
         .http
         .download(&wanted, &mut file, &mut progress, &remote.cancel)
-        .map_err(|error| failure(workspace, at, &error))?;
+        .map_err(|error| failure(workspace, url, at, &error))?;
     file.seek(SeekFrom::Start(0)).map_err(io)?;
     workspace.store().downloads().put_verified(
         &workspace.session,
@@ -100,15 +100,17 @@ fn download(
 }
 
 /// Says whose fault a failed download is, and what to do.
-fn failure(workspace: &Workspace, at: Span, error: &HttpError) -> Failure {
+fn failure(workspace: &Workspace, url: &str, at: Span, error: &HttpError) -> Failure {
     if matches!(error, HttpError::Cancelled(_)) {
         return Failure::cancelled();
     }
     let problem = Problem::new(workspace, at, chain(error));
     if let HttpError::WrongDigest { .. } = error {
         problem
-            .label("gave other bytes than `kiln.lock` or `sha256` has")
-            .help("if the change is expected, run `kiln lock --update URL`; nothing was kept")
+            .label("gave other bytes than `sha256` or `kiln.lock` has; nothing was kept")
+            .help(format!(
+                "if the change is expected, correct `sha256`, or without one: kiln lock --update {url}"
+            ))
             .user()
     } else if let HttpError::Status { .. } = error {
         problem.label("refused by the server").user()

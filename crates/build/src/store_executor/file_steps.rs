@@ -254,7 +254,7 @@ impl FileWork<'_> {
         let repository = process::folder(&scratch, "repository")?;
         let tree = process::folder(&scratch, "tree")?;
         let reference = wanted.reference.as_ref().map_or("HEAD", |it| &it.value);
-        git::checkout(
+        let submodules = git::checkout(
             &wanted.url.value.to_string(),
             reference,
             commit,
@@ -263,6 +263,12 @@ impl FileWork<'_> {
             &self.workspace.cancel,
         )
         .map_err(|error| git_failure(self.workspace, wanted, &error))?;
+        for path in submodules {
+            self.task.warn(format!(
+                "`{}` is a submodule, and those are left out; a git step of its own can add it",
+                path.escape_debug()
+            ));
+        }
         let overrides = CopyOverrides {
             mode: None,
             owner: Some(self.owner(wanted.owner.as_ref())?.unwrap_or((0, 0))),
@@ -422,7 +428,14 @@ fn unpack_download(
     };
     let reader = std::fs::File::open(file)
         .and_then(Decoder::new)
-        .map_err(|error| problem(error.to_string()).environment())?;
+        .map_err(|error| {
+            let problem = problem(error.to_string());
+            if error.kind() == std::io::ErrorKind::InvalidData {
+                problem.user()
+            } else {
+                problem.environment()
+            }
+        })?;
     let options = UnpackOptions {
         // Who owns it is said by the step alone.
         ownership: kiln_layer::Ownership::Flatten,

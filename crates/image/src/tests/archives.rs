@@ -88,7 +88,7 @@ fn compressed_archives_and_links_in_dockers_are_read() {
     let test = TestStore::new();
     let plain = std::fs::read(saved(&test, Compression::None)).unwrap();
     let packed = test.path("packed.tar.gz");
-    let mut encoder = kiln_layer::Encoder::new(kiln_layer::Compression::Gzip, Vec::new());
+    let mut encoder = kiln_layer::Encoder::new(Compression::Gzip, Vec::new());
     std::io::Write::write_all(&mut encoder, &plain).unwrap();
     std::fs::write(&packed, encoder.finish().unwrap()).unwrap();
     let archive = Archive::open(&test.session, &packed).unwrap();

@@ -273,7 +273,7 @@ fn spoilt_archives_are_told() {
     )]);
     check("a path as a name", &docker, "no file in the archive");
     let bomb = {
-        let mut encoder = kiln_layer::Encoder::new(kiln_layer::Compression::Zstd, Vec::new());
+        let mut encoder = kiln_layer::Encoder::new(Compression::Zstd, Vec::new());
         for _ in 0..200 {
             encoder.write_all(&vec![0; 1 << 20]).unwrap();
         }

@@ -1,8 +1,9 @@
 //! Root file systems and images that are broken, or made to break out.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::fixtures::tar::{Entry, file, folder, header, link, tar};
 use crate::fixtures::{busybox_project, write_busybox_rootfs};
@@ -155,6 +156,46 @@ fn broken_root_file_systems_are_refused_and_leave_nothing() {
     for (name, bytes) in cases {
         refused(name, bytes, "rootfs.tar");
     }
+}
+
+/// A gibibyte of zeros as a file of a tar, in some kilobytes.
+fn bomb() -> Vec<u8> {
+    const SIZE: usize = 1 << 30;
+    let mut zstd = Command::new("zstd")
+        .args(["-q", "-c", "-1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("Debian's `zstd`");
+    let mut input = zstd.stdin.take().expect("a pipe");
+    let writer = std::thread::spawn(move || {
+        input.write_all(&header(&file("evil-bomb", ""), SIZE))?;
+        let zeros = vec![0; 1 << 20];
+        (0..=SIZE / zeros.len()).try_for_each(|_| input.write_all(&zeros))
+    });
+    let output = zstd.wait_with_output().expect("zstd ends");
+    let written = writer.join().expect("the writer does not panic");
+    assert!(output.status.success() && written.is_ok());
+    output.stdout
+}
+
+#[test]
+fn bombs_are_refused_and_leave_nothing() {
+    let bytes = bomb();
+    assert!(bytes.len() < 1 << 20, "{}", bytes.len());
+    refused("a bomb", &bytes, "is a bomb");
+    // A path of five thousand folders, which no program could open.
+    let path = format!("{}evil-deep", "d/".repeat(5000));
+    let long = Entry {
+        kind: b'L',
+        content: path.as_bytes(),
+        ..file("././@LongLink", "")
+    };
+    refused(
+        "a deep path",
+        &tar(&[long, file("short", "x")]),
+        "rootfs.tar",
+    );
 }
 
 /// An image layout of busybox, written by kiln, as a folder of a project that starts from it.
