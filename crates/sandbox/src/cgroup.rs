@@ -50,6 +50,27 @@ pub enum CgroupError {
     },
 }
 
+/// Limits that are left out, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unenforced {
+    /// What is not limited; never empty.
+    pub limits: Vec<Controller>,
+    /// What is missing for the first of them, and how to get it.
+    pub reason: String,
+}
+
+impl fmt::Display for Unenforced {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.limits.iter().map(ToString::to_string).collect();
+        write!(
+            formatter,
+            "there is no limit of {}: {}",
+            names.join(" and "),
+            self.reason
+        )
+    }
+}
+
 /// What enforces a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Controller {
@@ -153,6 +174,26 @@ impl Hierarchies {
             ),
             Err(error) => Err(error),
         }
+    }
+
+    /// Those of `limits` that can be had, tried out with a group called `name`, and what is wrong with the others.
+    pub(crate) fn enforceable(&self, name: &str, limits: &Limits) -> (Limits, Option<Unenforced>) {
+        let mut limits = limits.clone();
+        let mut missing: Option<Unenforced> = None;
+        while limits != Limits::default() {
+            let Err(CgroupError::Unavailable { limit, reason }) = self.create(name, &limits) else {
+                break;
+            };
+            limits.lift(limit);
+            missing
+                .get_or_insert_with(|| Unenforced {
+                    limits: Vec::new(),
+                    reason,
+                })
+                .limits
+                .push(limit);
+        }
+        (limits, missing)
     }
 
     /// Where groups of kiln are.
@@ -428,6 +469,26 @@ mod tests {
         ] {
             assert_eq!(Owner::parse(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_limited_is_left_out_and_named() {
+        let limits = Limits {
+            memory_bytes: Some(1 << 20),
+            pids: PidsLimit::AtMost(7),
+            ..Limits::default()
+        };
+        let (left, missing) = Hierarchies::Nothing.enforceable("unused", &limits);
+        assert_eq!(left, Limits::default());
+        let missing = missing.expect("there is no cgroup");
+        assert_eq!(missing.limits, [Controller::Memory, Controller::Pids]);
+        assert_eq!(
+            missing.to_string(),
+            "there is no limit of memory and the number of processes: \
+             no cgroup file system is mounted at /sys/fs/cgroup"
+        );
+        let none = Hierarchies::Nothing.enforceable("unused", &Limits::default());
+        assert_eq!(none, (Limits::default(), None));
     }
 
     #[test]

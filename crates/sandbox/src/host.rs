@@ -20,11 +20,12 @@ use kiln_sys::mount::{self, Depth, MountAttributes, Propagation};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::capability::CapabilitySet;
-use crate::cgroup::{Hierarchies, Owner};
+use crate::cgroup::{Hierarchies, Owner, Unenforced};
 use crate::enter::{EnterError, EnterOptions};
 use crate::error::SandboxError;
 use crate::overlay::{OverlayInterface, Stubs};
 use crate::privileges::Privileges;
+use crate::spec::Limits;
 
 /// This process after [`enter()`](crate::enter()): it can run sandboxes, from any of its threads.
 #[derive(Debug)]
@@ -95,6 +96,14 @@ impl Host {
     #[must_use]
     pub const fn privileges(&self) -> &Privileges {
         &self.privileges
+    }
+
+    /// Returns those of `limits` that this host can enforce and this user may set, and what is wrong with the others.
+    ///
+    /// Whoever goes on without them should say so.
+    #[must_use]
+    pub fn enforceable(&self, limits: &Limits) -> (Limits, Option<Unenforced>) {
+        self.hierarchies().enforceable(&self.cgroup_name(), limits)
     }
 
     /// Removes cgroups that killed kiln processes left behind; returns how many.

@@ -34,7 +34,7 @@ mod terminal;
 
 pub use account::{Account, resolve as resolve_account};
 pub use capability::{Capability, CapabilitySet, UnknownCapability};
-pub use cgroup::{CgroupError, Controller};
+pub use cgroup::{CgroupError, Controller, Unenforced};
 pub use child::{Child, PassedOn};
 pub use enter::{EnterError, EnterOptions, enter};
 pub use error::SandboxError;
@@ -44,8 +44,8 @@ pub use kiln_sys::signal::Signal;
 pub use overlay::OverlayInterface;
 pub use privileges::{IdRange, Privileges};
 pub use spec::{
-    Access, BindSource, DEFAULT_PATH, Demand, FileContent, FileOwner, Ids, Limits, Mount,
-    MountSource, Network, OwnerEmulation, PidsLimit, Rlimit, RlimitResource, RootfsSpec,
+    Access, BindSource, DEFAULT_PATH, DEFAULT_TERM, Demand, FileContent, FileOwner, Ids, Limits,
+    Mount, MountSource, Network, OwnerEmulation, PidsLimit, Rlimit, RlimitResource, RootfsSpec,
     SandboxSpec, Seccomp, Security, Stdio, Syncs, UpperDirectory, User, WindowSize,
 };
 pub use terminal::{RawMode, Terminal, window_size};

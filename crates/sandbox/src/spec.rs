@@ -12,6 +12,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::capability::CapabilitySet;
+use crate::cgroup::Controller;
+
+/// What programs take a sandbox's terminal for; docker's.
+pub const DEFAULT_TERM: &str = "xterm";
 
 /// The search path where the environment names none; docker's.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -309,7 +313,7 @@ pub struct WindowSize {
 }
 
 /// What a sandbox may use up. A limit that is set must be enforced: if the host cannot, the sandbox does not
-/// start.
+/// start. [`Host::enforceable`](crate::Host::enforceable) tells which ones it can.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Memory, page cache included.
@@ -322,6 +326,21 @@ pub struct Limits {
     pub pids: PidsLimit,
     /// Share of disk bandwidth against others, 1 to 10000; 100 is usual. Cgroup v2 only.
     pub io_weight: Option<u16>,
+}
+
+impl Limits {
+    /// Takes back what `controller` would enforce.
+    pub(crate) fn lift(&mut self, controller: Controller) {
+        match controller {
+            Controller::Memory => {
+                self.memory_bytes = None;
+                self.swap_bytes = None;
+            }
+            Controller::Cpu => self.cpu_thousandths = None,
+            Controller::Pids => self.pids = PidsLimit::Default,
+            Controller::Io => self.io_weight = None,
+        }
+    }
 }
 
 /// How many processes and threads a sandbox may have.

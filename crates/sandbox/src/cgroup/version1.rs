@@ -143,10 +143,11 @@ fn explain(controller: Controller, error: CgroupError) -> CgroupError {
             errno: Errno::ACCESS | Errno::PERM | Errno::ROFS,
             ..
         } => {
+            let parent = path.parent().unwrap_or(&path);
             let reason = format!(
-                "this user may not make `{}`; with cgroups of version 1 only root can set limits, unless an \
-                 administrator gives the folder above to you",
-                path.display()
+                "this user may not make cgroups in `{}`; of version 1 only root may, unless an administrator \
+                 gives that folder away",
+                parent.display()
             );
             CgroupError::Unavailable {
                 limit: controller,
