@@ -77,6 +77,12 @@ const QUIET: Timespec = Timespec {
 /// handler for.
 const PATIENCE: u32 = 3;
 
+/// How long a sandbox goes on when the user's terminal is gone: nobody could end it any more.
+const HUNG_UP: Duration = Duration::from_secs(5);
+
+/// What Ctrl-C types.
+const INTERRUPT: u8 = 3;
+
 impl Child {
     pub(crate) const fn new(
         process: ChildProcess,
@@ -188,8 +194,9 @@ impl Child {
     /// Waits until it has ended, with kiln's signals passed on to it, and with a terminal of its own also what is
     /// typed on `input` and what it shows on `output`.
     ///
-    /// Who asks three times to end it (`INT`, `TERM`, `QUIT`, `HUP`) gets it killed. If `input` is a terminal it is in
-    /// raw mode meanwhile. Only one sandbox of a process can have the terminal; one that passes on signals gets them before
+    /// Who asks three times to end it (`INT`, `TERM`, `QUIT`, `HUP`) gets it killed, and so does who presses Ctrl-C three
+    /// times on a program that does not hear it. If `input` is a terminal it is in raw mode meanwhile, and the sandbox
+    /// ends soon after it hangs up. Only one sandbox of a process can have the terminal; one that passes on signals gets them before
     /// whoever watched them already.
     ///
     /// # Errors
@@ -235,7 +242,8 @@ impl Child {
         output: BorrowedFd<'_>,
     ) -> Result<(), Errno> {
         let terminal = self.ends.terminal.as_ref();
-        let (mut requests, mut buffer) = (0, [0_u8; 16 * 1024]);
+        let (mut requests, mut unheard, mut buffer) = (0, 0, [0_u8; 16 * 1024]);
+        let mut kill_at: Option<Instant> = None;
         // What is still worth waiting for; `quiet`: nobody has the terminal open just now.
         let (mut running, mut typing, mut quiet) = (true, terminal.is_some(), false);
         loop {
@@ -251,7 +259,7 @@ impl Child {
                 Some(terminal) => add(!quiet, PollFd::new(terminal, PollFlags::IN)),
                 None => None,
             };
-            let timeout = (quiet || !running).then_some(QUIET);
+            let timeout = (quiet || !running || kill_at.is_some()).then_some(QUIET);
             let count =
                 rustix::io::retry_on_intr(|| rustix::event::poll(&mut polls, timeout.as_ref()))?;
             let ready = |index: Option<usize>| {
@@ -265,6 +273,13 @@ impl Child {
 
             for signal in signals.take()? {
                 self.pass_on_signal(signal, &mut requests, output)?;
+                if signal == Signal::HUP && terminal.is_some() {
+                    kill_at = Instant::now().checked_add(HUNG_UP);
+                }
+            }
+            if kill_at.is_some_and(|time| Instant::now() >= time) {
+                self.pass_on_request(Signal::KILL)?;
+                kill_at = None;
             }
             running &= !ended;
             quiet = false;
@@ -276,6 +291,13 @@ impl Child {
             if let (Some(terminal), true) = (terminal, typed) {
                 let count = rustix::io::retry_on_intr(|| rustix::io::read(input, &mut buffer))?;
                 typing = count > 0;
+                unheard = match buffer[..count] {
+                    [INTERRUPT] if self.ignores_interrupts(terminal) => unheard + 1,
+                    _ => 0,
+                };
+                if unheard >= PATIENCE {
+                    self.pass_on_request(Signal::KILL)?;
+                }
                 // Nobody may be there to read it any more.
                 match terminal.write_all(&buffer[..count]) {
                     Ok(()) | Err(Errno::IO) => {}
@@ -308,10 +330,27 @@ impl Child {
         } else {
             signal
         };
+        self.pass_on_request(signal)
+    }
+
+    fn pass_on_request(&self, signal: Signal) -> Result<(), Errno> {
         match self.process.signal(signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether Ctrl-C does nothing: it would reach the first process alone, and that one has no handler for it.
+    fn ignores_interrupts(&self, terminal: &Terminal) -> bool {
+        let handled = || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("SigCgt:"))?;
+            let caught = u64::from_str_radix(line.trim(), 16).ok()?;
+            Some(caught & (1 << (Signal::INT.as_raw() - 1)) != 0)
+        };
+        terminal.interrupts(INTERRUPT, self.pid()) && handled() == Some(false)
     }
 }
 

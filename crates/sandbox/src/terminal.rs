@@ -11,7 +11,7 @@ use kiln_sys::Errno;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::OpenptFlags;
-use rustix::termios::{OptionalActions, Termios, Winsize};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, Winsize};
 
 use crate::error::best_effort;
 use crate::spec::WindowSize;
@@ -51,6 +51,16 @@ impl Terminal {
             ws_ypixel: 0,
         };
         rustix::termios::tcsetwinsize(&self.outer, size)
+    }
+
+    /// Whether typing `key` would interrupt the process group of process `leader`.
+    pub(crate) fn interrupts(&self, key: u8, leader: u32) -> bool {
+        let is_key = rustix::termios::tcgetattr(&self.outer).is_ok_and(|settings| {
+            settings.local_modes.contains(LocalModes::ISIG)
+                && settings.special_codes[SpecialCodeIndex::VINTR] == key
+        });
+        let group = rustix::termios::tcgetpgrp(&self.outer);
+        is_key && group.is_ok_and(|group| group.as_raw_nonzero().get().unsigned_abs() == leader)
     }
 
     /// Reads what the sandbox wrote; 0 if every process in it has closed its terminal.

@@ -84,8 +84,13 @@ impl SignalPipe {
                 return Err(Errno::INVAL);
             }
             // SAFETY: the call has filled it in.
-            pipe.before
-                .push((number, SavedAction(unsafe { before.assume_init() })));
+            let before = unsafe { before.assume_init() };
+            // Started by `nohup`: a terminal that hangs up is nothing to us.
+            if *signal == Signal::HUP && before.sa_sigaction == libc::SIG_IGN {
+                // SAFETY: it was in force a moment ago.
+                unsafe { libc::sigaction(number, &raw const before, std::ptr::null_mut()) };
+            }
+            pipe.before.push((number, SavedAction(before)));
         }
         Ok(pipe)
     }
