@@ -1,6 +1,7 @@
 //! From a plan to a running container, and what is left when it ended: nothing but its volumes.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -9,15 +10,21 @@ use kiln_manifest::model::SecretTarget;
 use kiln_manifest::value::Name;
 use kiln_sandbox::{
     Access, BindSource, Child, Exit, Host, Limits, Mount, MountSource, Network, OwnerEmulation,
-    PassedOn, PidsLimit, Privileges, RootfsSpec, SandboxError, SandboxSpec, Stdio, UpperDirectory,
-    User,
+    PassedOn, PidsLimit, Privileges, RootfsSpec, SandboxError, SandboxSpec, Stdio, Unenforced,
+    UpperDirectory, User,
 };
 use kiln_store::{Scratch, Session, StoreError, VolumeUse};
 
 use crate::plan::{Plan, PlannedMount, PlannedNetwork, PlannedSource};
 
-/// The files that tell a process with the host's network about names.
-const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+/// Where programs look for the servers that know names.
+const RESOLVER_FILE: &str = "/etc/resolv.conf";
+
+/// Where programs look names up first.
+const HOSTS_FILE: &str = "/etc/hosts";
+
+/// Length of the name of a machine that nobody named; docker's.
+const HOSTNAME_DIGITS: usize = 12;
 
 /// What a container is started with beside its plan.
 #[derive(Debug)]
@@ -94,6 +101,7 @@ impl LaunchError {
 #[derive(Debug)]
 pub struct Container {
     child: Child,
+    unenforced: Option<Unenforced>,
     /// Volumes that cannot be removed while it runs.
     _volumes: Vec<VolumeUse>,
     /// Its writable layer.
@@ -110,13 +118,21 @@ impl Container {
     pub fn start(launch: &Launch<'_>, plan: &Plan) -> Result<Self, LaunchError> {
         let scratch = Scratch::new(launch.session, "container")?;
         let mut volumes = Vec::new();
-        let spec = spec(launch, plan, &scratch, &mut volumes)?;
+        let mut spec = spec(launch, plan, &scratch, &mut volumes)?;
+        let (limits, unenforced) = launch.host.enforceable(&spec.limits);
+        spec.limits = limits;
         let child = launch.host.spawn(&spec)?;
         Ok(Self {
             child,
+            unenforced,
             _volumes: volumes,
             _scratch: scratch,
         })
+    }
+
+    /// Limits of the plan that it does not have, since they cannot be enforced here.
+    pub fn unenforced(&self) -> Option<&Unenforced> {
+        self.unenforced.as_ref()
     }
 
     /// Waits for its end, with `signals`, keys and output passed on.
@@ -152,17 +168,13 @@ fn spec(
     let mut rootfs = RootfsSpec::writable(lowers, upper);
     rootfs.read_only = plan.read_only;
     let mut spec = SandboxSpec::new(rootfs, &plan.argv);
-    spec.env = plan
-        .env
-        .iter()
-        .map(|(name, value)| (name.into(), value.into()))
-        .collect();
+    let hostname = hostname(launch, plan);
+    spec.env = environment(launch, plan, &hostname);
     spec.workdir = PathBuf::from(&plan.workdir);
     spec.user = match plan.user.as_str() {
         "" => User::Root,
         user => User::Named(user.to_owned()),
     };
-    spec.hostname.clone_from(&plan.hostname);
     spec.stdio = launch.stdio;
     spec.limits = Limits {
         memory_bytes: plan.memory_bytes,
@@ -173,7 +185,8 @@ fn spec(
     if let Privileges::Single { .. } = launch.host.privileges() {
         spec.security.owners = OwnerEmulation::Flatten;
     }
-    spec.mounts = network_files(plan, &mut spec.network)?;
+    spec.mounts = network_files(plan, &hostname, &mut spec.network)?;
+    spec.hostname = Some(hostname);
     for (target, mount) in &plan.mounts {
         spec.mounts.push(planned(launch, target, mount, volumes)?);
     }
@@ -196,21 +209,50 @@ fn spec(
     Ok(spec)
 }
 
+/// The plan's name of the machine, else one that no other container has, as docker's.
+fn hostname(launch: &Launch<'_>, plan: &Plan) -> String {
+    let own = || launch.session.id().chars().take(HOSTNAME_DIGITS).collect();
+    plan.hostname.clone().unwrap_or_else(own)
+}
+
+/// The plan's variables, and those that docker adds; `HOME` is the sandbox's, which knows the user.
+fn environment(launch: &Launch<'_>, plan: &Plan, hostname: &str) -> BTreeMap<OsString, OsString> {
+    let terminal = match launch.stdio {
+        Stdio::Terminal(_) => Some(("TERM", kiln_sandbox::DEFAULT_TERM)),
+        Stdio::Inherit | Stdio::Log | Stdio::Pipes => None,
+    };
+    let added = [("HOSTNAME", hostname)].into_iter().chain(terminal);
+    let planned = plan.env.iter();
+    let planned = planned.map(|(name, value)| (name.as_str(), value.as_str()));
+    added
+        .chain(planned)
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect()
+}
+
 /// Gives the container what it needs to know about names on its network.
-fn network_files(plan: &Plan, network: &mut Network) -> Result<Vec<Mount>, LaunchError> {
+fn network_files(
+    plan: &Plan,
+    hostname: &str,
+    network: &mut Network,
+) -> Result<Vec<Mount>, LaunchError> {
     match plan.network {
         PlannedNetwork::None => {
             *network = Network::None;
-            let own = plan.hostname.as_deref().unwrap_or_default();
-            let hosts = format!("127.0.0.1\tlocalhost {own}\n::1\tlocalhost ip6-localhost\n");
-            Ok(vec![Mount::text("/etc/hosts", hosts)])
+            let hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost\n");
+            Ok(vec![Mount::text(HOSTS_FILE, hosts)])
         }
         PlannedNetwork::Host => {
             *network = Network::Host;
             let mut mounts = Vec::new();
-            for path in NETWORK_FILES {
+            for path in [RESOLVER_FILE, HOSTS_FILE] {
                 match std::fs::read(path) {
-                    Ok(text) => mounts.push(Mount::text(path, text)),
+                    Ok(mut text) => {
+                        if path == HOSTS_FILE {
+                            text.extend_from_slice(format!("\n127.0.0.1\t{hostname}\n").as_bytes());
+                        }
+                        mounts.push(Mount::text(path, text));
+                    }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(source) => return Err(failed("read", Path::new(path), source)),
                 }

@@ -190,6 +190,11 @@ impl Session {
         &self.shared.store
     }
 
+    /// Tells it apart from all others: 16 random hex digits.
+    pub fn id(&self) -> &str {
+        &self.shared.id
+    }
+
     /// The time at which this session uses things.
     pub fn now(&self) -> Timestamp {
         self.shared.now
