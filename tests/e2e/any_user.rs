@@ -15,3 +15,5 @@ mod peers;
 mod registries;
 mod run;
 mod same_bytes;
+mod sources;
+mod terminal;

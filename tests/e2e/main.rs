@@ -23,3 +23,4 @@ mod fixtures;
 mod leaks;
 mod root;
 mod space;
+mod terminal;

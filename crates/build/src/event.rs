@@ -105,6 +105,23 @@ pub enum EventKind {
         /// What, lower case, in one line.
         message: String,
     },
+    /// Its process failed, and a shell opens where it ran, on the terminal of the person who builds.
+    ///
+    /// The shell waits until this event is taken in; from then on the terminal is the shell's, until
+    /// [`EventKind::ShellClosed`].
+    ShellOpened {
+        /// Which.
+        step: NodeName,
+        /// What went wrong, in words.
+        message: String,
+        /// The last lines it wrote.
+        last_lines: Vec<String>,
+    },
+    /// That shell was left.
+    ShellClosed {
+        /// Which.
+        step: NodeName,
+    },
     /// It ran and its result is kept. The step is finished.
     Done {
         /// Which.

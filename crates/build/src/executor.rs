@@ -187,6 +187,16 @@ impl<'a> Task<'a> {
         self.reporter.progress(what, done_bytes, total_bytes);
     }
 
+    /// Reports that a shell opens on the terminal because of `message`; returns when it is free for that.
+    pub fn shell_opened(&self, message: impl Into<String>) {
+        self.reporter.shell_opened(message.into());
+    }
+
+    /// Reports that the shell was left.
+    pub fn shell_closed(&self) {
+        self.reporter.shell_closed();
+    }
+
     /// Reports something that is worth telling and does not fail the step.
     pub fn warn(&self, message: impl Into<String>) {
         self.reporter.warn(message.into());

@@ -106,6 +106,8 @@ fn take_in(outlooks: &mut BTreeMap<NodeName, Outlook>, event: BuildEvent) {
         | EventKind::Output { .. }
         | EventKind::Progress { .. }
         | EventKind::Warning { .. }
+        | EventKind::ShellOpened { .. }
+        | EventKind::ShellClosed { .. }
         | EventKind::Done { .. }
         | EventKind::Cancelled { .. }
         | EventKind::Image { .. }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use crate::event::OutputStream;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What a worker tells about a node before it is finished.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Report {
     Line {
         stream: OutputStream,
@@ -25,7 +26,17 @@ pub(crate) enum Report {
     Warning {
         message: String,
     },
+    /// Whoever sends it waits until `taken_in` is dropped.
+    ShellOpened {
+        message: String,
+        taken_in: SyncSender<Never>,
+    },
+    ShellClosed,
 }
+
+/// What is never sent: such a channel only tells that its other end is gone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Never {}
 
 /// Hands what a node reports to `deliver`, which may block, and thins out progress.
 pub(crate) struct Reporter<'a> {
@@ -78,6 +89,20 @@ impl<'a> Reporter<'a> {
 
     pub(crate) fn warn(&self, message: String) {
         (self.deliver)(Report::Warning { message });
+    }
+
+    /// Tells that a shell opens, and returns when nobody writes to the terminal any more.
+    pub(crate) fn shell_opened(&self, message: String) {
+        let (taken_in, wait) = sync_channel(0);
+        (self.deliver)(Report::ShellOpened { message, taken_in });
+        match wait.recv() {
+            Ok(never) => match never {},
+            Err(_taken_in) => {}
+        }
+    }
+
+    pub(crate) fn shell_closed(&self) {
+        (self.deliver)(Report::ShellClosed);
     }
 }
 

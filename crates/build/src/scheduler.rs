@@ -460,6 +460,18 @@ impl<'a, I> Scheduler<'a, I> {
                 step: Some(step),
                 message,
             },
+            Report::ShellOpened { message, taken_in } => {
+                let running = self.running.get(&node);
+                let last_lines = running.map(|running| running.last_lines.clone());
+                self.emit(EventKind::ShellOpened {
+                    step,
+                    message,
+                    last_lines: last_lines.unwrap_or_default().into(),
+                });
+                drop(taken_in);
+                return;
+            }
+            Report::ShellClosed => EventKind::ShellClosed { step },
         };
         self.emit(event);
     }

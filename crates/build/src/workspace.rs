@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use kiln_graph::BuildInputs;
 use kiln_manifest::BuildManifest;
@@ -39,6 +39,8 @@ pub struct Workspace {
     pub host: Host,
     /// Held by whoever uses the terminal, so that only one shell is open at a time.
     pub terminal: Mutex<()>,
+    /// Over when somebody was told that limits of steps cannot be enforced.
+    pub warned_of_limits: Once,
     /// Values of the manifest's secrets.
     pub secrets: BTreeMap<Name, SecretValue>,
     /// The socket of the ssh agent of the person who builds.

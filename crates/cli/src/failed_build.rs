@@ -14,6 +14,7 @@ use miette::{Diagnostic, LabeledSpan, NamedSource, Report, SourceCode};
 
 use crate::errors::{Class, Failure};
 use crate::text;
+use crate::words;
 
 /// Longest message that is shown whole.
 const MESSAGE_COLUMNS: usize = 300;
@@ -69,26 +70,13 @@ pub(crate) fn failure(graph: &BuildGraph, built: Build, last_lines: &LastLines) 
         .iter()
         .filter(|part| part.has_log())
         .filter_map(|part| Some((&part.name, last_lines.0.get(&part.name)?)))
-        .filter(|(_, lines)| !lines.is_empty())
-        .map(|(name, lines)| block(name, lines))
+        .map(|(name, lines)| words::last_lines(name, lines))
         .collect();
     let report = match <[FailedPart; 1]>::try_from(parts) {
         Ok([only]) => Report::new(only),
         Err(parts) => Report::new(FailedParts(parts)),
     };
     Some(Failure::new(class, report).with_preface(preface))
-}
-
-/// The last lines of a step, apart from all else.
-fn block(name: &str, lines: &[String]) -> String {
-    let mut block = format!("\nthe last lines of {name}:\n");
-    for line in lines {
-        block.push_str("  │ ");
-        block.push_str(&text::harmless(line));
-        block.push('\n');
-    }
-    block.push('\n');
-    block
 }
 
 /// Who can do something about it.

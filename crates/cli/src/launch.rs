@@ -125,8 +125,9 @@ impl Ready {
     ) -> Outcome<Self> {
         let targets = std::slice::from_ref(target);
         let graph = BuildGraph::lower(&project.manifest, targets).map_err(Failure::user)?;
+        let wishes = how.wishes(settings)?;
         let entered = workbench::enter(settings)?;
-        let workspace = workbench::workspace(settings, &project, entered, how.wishes(settings))?;
+        let workspace = workbench::workspace(settings, &project, entered, wishes)?;
         let telling = Telling::OnlyWork;
         let built = build::build_graph(how, settings, printer, &workspace, &graph, telling)?;
         let mut states = built.report.states.iter();
@@ -220,7 +221,12 @@ impl Ready {
         // Already while the container is being set up: a short one leaves no time for it.
         let tidying = self.tidy_meanwhile();
         let exit = Container::start(&launch, &plan)
-            .and_then(|mut container| container.foreground(&signals, io::stdin(), io::stdout()))
+            .and_then(|mut container| {
+                if let Some(unenforced) = container.unenforced() {
+                    printer.warning(unenforced.to_string());
+                }
+                container.foreground(&signals, io::stdin(), io::stdout())
+            })
             .map_err(launch_failure);
         // Not waited for: what is still there is the next one's.
         if let Some(Err(error)) = tidying.and_then(finished) {

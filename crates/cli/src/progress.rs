@@ -17,13 +17,16 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use kiln_build::BuildEvent;
+use kiln_build::{BuildEvent, EventKind};
 
 use crate::app::ProgressForm;
 use crate::settings::Settings;
 
 /// Events that may wait for the view before the build waits for it.
 const BACKLOG: usize = 4096;
+
+/// Events kept while a shell has the terminal; beyond it, lines and amounts are left out.
+const MOST_HELD: usize = 10_000;
 
 /// Time between two pictures of a live view.
 const FRAME: Duration = Duration::from_millis(80);
@@ -70,8 +73,16 @@ trait View: Send {
 /// A running view; takes events until it is finished.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    events: Option<SyncSender<BuildEvent>>,
+    messages: Option<SyncSender<Message>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What a view's thread is handed.
+#[derive(Debug)]
+struct Message {
+    event: BuildEvent,
+    /// Dropped when the event is on the screen.
+    shown: Option<SyncSender<()>>,
 }
 
 impl Progress {
@@ -79,24 +90,31 @@ impl Progress {
     pub(crate) fn start(settings: &Settings, telling: Telling) -> Self {
         let Some(view) = choose(settings, telling) else {
             return Self {
-                events: None,
+                messages: None,
                 thread: None,
             };
         };
         let (sender, receiver) = sync_channel(BACKLOG);
         let thread = thread::spawn(move || show(view, &receiver));
         Self {
-            events: Some(sender),
+            messages: Some(sender),
             thread: Some(thread),
         }
     }
 
-    /// Hands an event to the view; blocks while too many wait.
+    /// Hands an event to the view; blocks while too many wait, and before a shell until the view is still.
     pub(crate) fn event(&self, event: BuildEvent) {
+        let Some(messages) = &self.messages else {
+            return;
+        };
+        let is_shell = matches!(event.kind, EventKind::ShellOpened { .. });
+        let (shown, wait) = is_shell.then(|| sync_channel(0)).unzip();
         // A view that cannot write any more has ended; the build goes on without it.
-        if let Some(events) = &self.events
-            && events.send(event).is_err()
-        {}
+        if messages.send(Message { event, shown }).is_err() {
+            return;
+        }
+        // Nothing is ever sent: the other end goes away.
+        if wait.is_some_and(|wait| wait.recv().is_ok()) {}
     }
 
     /// Shows what is left and waits until it is on the screen.
@@ -105,7 +123,7 @@ impl Progress {
     }
 
     fn stop(&mut self) {
-        self.events = None;
+        self.messages = None;
         if let Some(thread) = self.thread.take() {
             thread.join().expect("views do not panic");
         }
@@ -143,23 +161,61 @@ fn choose(settings: &Settings, telling: Telling) -> Option<Box<dyn View>> {
     }
 }
 
-/// The view's thread: events as they come, pictures in between.
-fn show(mut view: Box<dyn View>, events: &Receiver<BuildEvent>) {
+/// The view's thread: events as they come, pictures in between, and nothing while a shell has the terminal.
+fn show(mut view: Box<dyn View>, messages: &Receiver<Message>) {
     let started = Instant::now();
     let mut drawn = started;
+    let mut held: Option<Vec<BuildEvent>> = None;
     let mut shown = Ok(());
     while shown.is_ok() {
-        let wait = if view.is_live() { FRAME } else { Duration::MAX };
-        match events.recv_timeout(wait) {
-            Ok(event) => shown = view.event(&event),
+        let is_drawing = view.is_live() && held.is_none();
+        let wait = if is_drawing { FRAME } else { Duration::MAX };
+        match messages.recv_timeout(wait) {
+            Ok(Message {
+                event,
+                shown: waits,
+            }) => {
+                shown = take(&mut *view, &mut held, event);
+                drop(waits);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        if shown.is_ok() && view.is_live() && drawn.elapsed() >= FRAME {
+        if shown.is_ok() && view.is_live() && held.is_none() && drawn.elapsed() >= FRAME {
             drawn = Instant::now();
             shown = view.tick(started.elapsed());
         }
     }
     // Standard error is gone, and with it whoever could be told so.
     if shown.and_then(|()| view.finish()).is_err() {}
+}
+
+/// Shows an event, or keeps it in `held` while a shell has the terminal.
+fn take(
+    view: &mut dyn View,
+    held: &mut Option<Vec<BuildEvent>>,
+    event: BuildEvent,
+) -> io::Result<()> {
+    match (&mut *held, &event.kind) {
+        (None, EventKind::ShellOpened { .. }) => {
+            *held = Some(Vec::new());
+            view.event(&event)
+        }
+        (None, _) => view.event(&event),
+        (Some(events), EventKind::ShellClosed { .. }) => {
+            let events = std::mem::take(events);
+            *held = None;
+            events.iter().try_for_each(|event| view.event(event))?;
+            view.event(&event)
+        }
+        (Some(events), EventKind::Output { .. } | EventKind::Progress { .. })
+            if events.len() >= MOST_HELD =>
+        {
+            Ok(())
+        }
+        (Some(events), _) => {
+            events.push(event);
+            Ok(())
+        }
+    }
 }

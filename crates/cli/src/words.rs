@@ -55,6 +55,26 @@ pub(crate) fn skipped(because: &SkipReason) -> String {
     }
 }
 
+/// That a step failed, and what one sees next.
+pub(crate) fn shell(message: &str) -> String {
+    format!("{message}; this shell is where it ran, and `exit` leaves it")
+}
+
+/// The last lines of a step, apart from all else; nothing if there are none.
+pub(crate) fn last_lines(step: &str, lines: &[String]) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    let mut block = format!("\nthe last lines of {step}:\n");
+    for line in lines {
+        block.push_str("  │ ");
+        block.push_str(&text::harmless(line));
+        block.push('\n');
+    }
+    block.push('\n');
+    block
+}
+
 /// `34 MB`, or `34 MB of 120 MB`.
 pub(crate) fn done_of(done: u64, total: Option<u64>) -> String {
     match total {

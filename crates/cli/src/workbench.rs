@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use kiln_build::{
     Cancel, DebianArchive, LockFile, LockPolicy, OnFailure, Project as ProjectFolder, Remote,
@@ -113,6 +113,7 @@ pub(crate) fn workspace(
         },
         host,
         terminal: Mutex::new(()),
+        warned_of_limits: Once::new(),
         ssh_agent: settings.environment.path("SSH_AUTH_SOCK"),
         debian: DebianArchive {
             user: MirrorSettings {

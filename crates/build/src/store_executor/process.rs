@@ -173,6 +173,8 @@ fn wait_for(
 /// Opens a shell where the failed process ran: the same root, mounts, environment and user.
 pub(crate) fn failure_shell(
     workspace: &Workspace,
+    task: &Task<'_>,
+    failure: &Failure,
     failed: &SandboxSpec,
     draft: &LayerDraft,
 ) -> Result<(), Failure> {
@@ -184,6 +186,9 @@ pub(crate) fn failure_shell(
     spec.argv = vec!["/bin/sh".into(), "-i".into()];
     let size = window_size(io::stdin());
     spec.stdio = size.map_or(Stdio::Inherit, Stdio::Terminal);
+    spec.env
+        .entry("TERM".into())
+        .or_insert_with(|| kiln_sandbox::DEFAULT_TERM.into());
     // What overlay needs beside an upper directory is used up by one mount.
     if let Some(upper) = &mut spec.rootfs.upper {
         upper.work = draft.work().with_file_name("work-of-shell");
@@ -196,14 +201,15 @@ pub(crate) fn failure_shell(
         }
     }
     let _terminal = workspace.terminal.lock();
-    let mut child = workspace
+    // Another step's shell may have ended because the build is to stop.
+    task.check_cancelled()?;
+    task.shell_opened(failure.to_string());
+    let ended = workspace
         .host
         .spawn(&spec)
-        .map_err(|error| environment(&error))?;
-    child
-        .foreground(io::stdin(), io::stdout())
-        .map_err(|error| environment(&error))?;
-    Ok(())
+        .and_then(|mut child| child.foreground(io::stdin(), io::stdout()));
+    task.shell_closed();
+    ended.map(drop).map_err(|error| environment(&error))
 }
 
 /// What a step needs beside its layer: a folder that is made when it is first asked for.

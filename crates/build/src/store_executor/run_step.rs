@@ -47,6 +47,7 @@ pub(crate) fn make(
     let caches = open_caches(workspace, run)?;
     let mut spec = spec(workspace, run, stack, &draft, &scratch, materials)?;
     spec.mounts.extend(caches.iter().map(Cache::mount));
+    within_means(workspace, task, &mut spec);
     let began = Instant::now();
     let deadline = run.timeout.map(|timeout| began + timeout);
     let mask = mask(workspace, run);
@@ -77,12 +78,14 @@ pub(crate) fn make(
             ));
         }
         Ended::Code(code) => {
-            open_shell(workspace, &spec, draft)?;
-            return Err(Failure::exited(code));
+            let failure = Failure::exited(code);
+            open_shell(workspace, task, &failure, &spec, draft)?;
+            return Err(failure);
         }
         Ended::Signal(signal) => {
-            open_shell(workspace, &spec, draft)?;
-            return Err(Failure::killed(signal));
+            let failure = Failure::killed(signal);
+            open_shell(workspace, task, &failure, &spec, draft)?;
+            return Err(failure);
         }
     }
     commit_draft(workspace, draft, &stack.view, &[])
@@ -187,6 +190,17 @@ fn sandbox_limits(limits: &Limits) -> kiln_sandbox::Limits {
         cpu_thousandths: cpu_millis,
         pids: pids.map_or(PidsLimit::Default, PidsLimit::AtMost),
         ..kiln_sandbox::Limits::default()
+    }
+}
+
+/// Leaves out the limits that cannot be enforced here, and says so once in a build.
+fn within_means(workspace: &Workspace, task: &Task<'_>, spec: &mut SandboxSpec) {
+    let (limits, missing) = workspace.host.enforceable(&spec.limits);
+    spec.limits = limits;
+    if let Some(missing) = missing {
+        workspace
+            .warned_of_limits
+            .call_once(|| task.warn(missing.to_string()));
     }
 }
 
@@ -328,9 +342,15 @@ impl Cache {
 }
 
 /// Opens a shell in what the failed step left, if that was asked for.
-fn open_shell(workspace: &Workspace, spec: &SandboxSpec, draft: LayerDraft) -> Result<(), Failure> {
+fn open_shell(
+    workspace: &Workspace,
+    task: &Task<'_>,
+    failure: &Failure,
+    spec: &SandboxSpec,
+    draft: LayerDraft,
+) -> Result<(), Failure> {
     if workspace.on_failure == OnFailure::Shell {
-        process::failure_shell(workspace, spec, &draft)?;
+        process::failure_shell(workspace, task, failure, spec, &draft)?;
     }
     drop(draft);
     Ok(())

@@ -226,7 +226,10 @@ impl<W: Write + Send> Live<W> {
 
     fn rate(&self, running: &Running) -> Option<u64> {
         let (from, had) = running.samples.first()?;
-        let (_, has) = running.samples.last()?;
+        let (at, has) = running.samples.last()?;
+        if self.now.saturating_sub(*at) > RATE_WINDOW {
+            return None;
+        }
         let milliseconds = u64::try_from(self.now.saturating_sub(*from).as_millis()).ok()?;
         has.checked_sub(*had)?
             .checked_mul(1000)?
@@ -256,6 +259,9 @@ impl<W: Write + Send> Live<W> {
             && !line.trim().is_empty()
         {
             running.last_line = line;
+            // Downloads of unknown size never say that they are over.
+            running.downloads.clear();
+            running.samples.clear();
         }
     }
 
@@ -290,6 +296,8 @@ impl<W: Write + Send> View for Live<W> {
                 let widths = nodes.iter().map(|node| node.step.as_str().len());
                 self.name_width = widths.max().unwrap_or(0).min(NAME_COLUMNS);
                 self.total = nodes.len();
+                // `verify` builds twice.
+                self.finished = 0;
             }
             EventKind::Queued { .. } | EventKind::Joined { .. } => {}
             EventKind::Checking { step } => self.begin(step),
@@ -321,6 +329,17 @@ impl<W: Write + Send> View for Live<W> {
                     None => self.stay(&format!("{label}: {message}")),
                 }
             }
+            EventKind::ShellOpened {
+                step,
+                message,
+                last_lines,
+            } => {
+                self.stay_about(Mark::Bad, step, &words::shell(message));
+                self.staying
+                    .push_str(&words::last_lines(step.as_str(), last_lines));
+                self.finish()?;
+            }
+            EventKind::ShellClosed { .. } => {}
             EventKind::Done {
                 step,
                 size_bytes,

@@ -106,6 +106,12 @@ impl<W: Write + Send> View for Plain<W> {
                 Some(step) => self.line(step, &format!("warning: {message}")),
                 None => writeln!(self.output, "warning: {message}"),
             },
+            EventKind::ShellOpened {
+                step,
+                message,
+                last_lines: _,
+            } => self.line(step, &words::shell(message)),
+            EventKind::ShellClosed { step } => self.line(step, "the shell was left"),
             EventKind::Done {
                 step,
                 size_bytes,

@@ -294,3 +294,37 @@ fn steps_that_do_not_fit_are_counted() {
     "#]]
     .assert_eq(&screen.take());
 }
+
+#[test]
+fn a_shell_has_the_terminal_until_it_is_left() {
+    let screen = Screen::default();
+    let mut view = Live::new(screen.clone(), Telling::Everything, false, false).with_size(60, 24);
+    let mut held = None;
+    let mut show = |at_ms, kind| {
+        super::take(&mut view, &mut held, at(at_ms, kind)).expect("a screen takes everything");
+        screen.take()
+    };
+    let started = |name| EventKind::Started { step: step(name) };
+    show(1, started("compile"));
+    show(1, started("test"));
+    let opened = EventKind::ShellOpened {
+        step: step("compile"),
+        message: "exited with code 9".to_owned(),
+        last_lines: vec!["some words".to_owned()],
+    };
+    expect![[r#"
+        ✗ app.compile  exited with code 9; this shell is where it ran, and `exit` leaves it
+
+        the last lines of app.compile:
+          │ some words
+
+    "#]]
+    .assert_eq(&show(2, opened));
+    assert_eq!(show(3, output("test", "quiet")), "");
+    let closed = EventKind::ShellClosed {
+        step: step("compile"),
+    };
+    assert_eq!(show(4, closed), "");
+    view.tick(Duration::from_secs(1)).expect("drawn");
+    assert!(screen.take().contains("quiet"), "what was held is shown");
+}

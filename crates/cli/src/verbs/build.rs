@@ -83,8 +83,19 @@ enum WhenFailed {
 
 impl BuildArgs {
     /// What the workbench has to know.
-    pub(crate) fn wishes(&self, settings: &Settings) -> BuildWishes {
-        BuildWishes {
+    ///
+    /// # Errors
+    /// A shell is wanted, and there is no terminal for it.
+    pub(crate) fn wishes(&self, settings: &Settings) -> Outcome<BuildWishes> {
+        let has_terminal = settings.stdin_is_terminal && settings.stdout_is_terminal;
+        if self.on_failure == WhenFailed::Shell && !has_terminal {
+            return Err(Failure::message(
+                Class::User,
+                "`--on-failure shell` needs a terminal, and standard input and output are none",
+                Some("leave it out, and see what a step wrote: kiln log STEP".to_owned()),
+            ));
+        }
+        Ok(BuildWishes {
             lock: if self.locked || settings.is_ci {
                 LockPolicy::Locked
             } else {
@@ -94,7 +105,7 @@ impl BuildArgs {
                 WhenFailed::Stop => OnFailure::Stop,
                 WhenFailed::Shell => OnFailure::Shell,
             },
-        }
+        })
     }
 
     /// What the scheduler has to know.
@@ -148,9 +159,10 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         project.targets(&args.targets)?
     };
     let graph = BuildGraph::lower(&project.manifest, &targets).map_err(Failure::user)?;
+    let wishes = args.how.wishes(settings)?;
     let entered = workbench::enter(settings)?;
     local::warn_of_one_owner(&entered.host, printer);
-    let workspace = workbench::workspace(settings, &project, entered, args.how.wishes(settings))?;
+    let workspace = workbench::workspace(settings, &project, entered, wishes)?;
     let built = build_graph(
         &args.how,
         settings,

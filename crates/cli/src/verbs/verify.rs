@@ -48,9 +48,10 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let project = Project::load(settings)?;
     let targets = project.targets(&args.targets)?;
     let graph = BuildGraph::lower(&project.manifest, &targets).map_err(Failure::user)?;
+    let wishes = args.how.wishes(settings)?;
     let entered = workbench::enter(settings)?;
     local::warn_of_one_owner(&entered.host, printer);
-    let workspace = workbench::workspace(settings, &project, entered, args.how.wishes(settings))?;
+    let workspace = workbench::workspace(settings, &project, entered, wishes)?;
     let options = args.how.options(settings, &graph)?;
     let mut last_lines = LastLines::default();
     let verification = workbench::with_signals(&workspace, || {

@@ -170,7 +170,8 @@ impl OneKey for SecretUse {
 }
 
 table! {
-    /// Limits of what a process and its children use.
+    /// Limits of what a process and its children use. One that cannot be enforced, on this machine or by this user, is left out
+    /// with a warning.
     Limits as "`limits`" {
         /// Memory, such as `512MB`.
         memory: Option<Spanned<ByteSize>>,
@@ -220,7 +221,7 @@ table! {
         /// Where it goes: the new file, or, if it ends with `/`, the folder to put it into. With
         /// `unpack` the folder that gets the archive's contents.
         to: Spanned<Destination>,
-        /// Whether it is an archive (a tar, plain or compressed) to unpack. Default: `false`.
+        /// Whether it is an archive to unpack: a tar, plain or compressed with gzip, zstd or xz. Default: `false`.
         unpack: Option<Flag>,
         /// With `unpack`: how many leading parts of each path in the archive are taken off.
         /// Default: `0`.
@@ -235,7 +236,7 @@ table! {
 }
 
 table! {
-    /// A git repository. Its commit is pinned in `kiln.lock`.
+    /// A git repository, without its submodules. Its commit is pinned in `kiln.lock`.
     Git as "`git`" {
         /// The repository, by `https` or `ssh`.
         url: Spanned<GitUrl>,
