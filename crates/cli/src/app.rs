@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use crate::errors::Outcome;
 use crate::printer::Printer;
 use crate::settings::{Environment, Settings};
-use crate::verbs::Verb;
+use crate::verbs::{Verb, keeps_container_codes};
 
 /// Build container images from a committed `kiln.toml`, and run them
 #[derive(Debug, Parser)]
@@ -81,14 +81,17 @@ fn parse_assignment(text: &str) -> Result<(String, String), String> {
 pub(crate) fn run() -> ExitCode {
     crate::open_files::raise_limit();
     let environment = Environment::read();
+    let own_codes = command()
+        .ignore_errors(true)
+        .try_get_matches()
+        .is_ok_and(|found| found.subcommand_name().is_some_and(keeps_container_codes));
     let cli = match command()
         .try_get_matches()
         .and_then(|found| Cli::from_arg_matches(&found))
     {
         Ok(cli) => cli,
-        Err(error) => return Printer::plain().usage(&error),
+        Err(error) => return Printer::plain().usage(&error, own_codes),
     };
-    let own_codes = cli.verb.keeps_container_codes();
     let settings = match Settings::resolve(&cli.global, environment) {
         Ok(settings) => settings,
         Err(failure) => return Printer::plain().failure(&failure, own_codes),

@@ -101,12 +101,17 @@ impl Printer {
     }
 
     /// Shows clap's own message, which is help or a usage error.
-    pub(crate) fn usage(&mut self, error: &clap::Error) -> ExitCode {
+    pub(crate) fn usage(&mut self, error: &clap::Error, own_codes: bool) -> ExitCode {
         // A terminal that is gone cannot be told that it is gone.
         if error.print().is_err() {
             return ExitCode::SUCCESS;
         }
-        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        match u8::try_from(error.exit_code()) {
+            // Help that was asked for.
+            Ok(0) => ExitCode::SUCCESS,
+            _ if own_codes => ExitCode::from(OWN_FAILURE_OF_RUN),
+            code => ExitCode::from(code.unwrap_or(2)),
+        }
     }
 
     /// Shows a failure and returns its exit code.

@@ -82,13 +82,13 @@ pub(crate) enum Verb {
     Version(version::Args),
 }
 
-impl Verb {
-    /// Whether the exit code belongs to a container, so that kiln's own
-    /// failures have 125 to 127.
-    pub(crate) fn keeps_container_codes(&self) -> bool {
-        matches!(self, Self::Run(_) | Self::Shell(_))
-    }
+/// Whether the exit code of the verb called `name` belongs to a container, so
+/// that kiln's own failures, wrong usage among them, have 125 to 127.
+pub(crate) fn keeps_container_codes(name: &str) -> bool {
+    matches!(name, "run" | "shell")
+}
 
+impl Verb {
     /// Does it.
     pub(crate) fn run(self, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
         match self {

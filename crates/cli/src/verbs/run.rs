@@ -2,17 +2,20 @@
 
 use std::process::ExitCode;
 
+use crate::app;
 use crate::container::ContainerArgs;
 use crate::errors::{Class, Failure, Outcome};
 use crate::launch::{Pulling, Ready};
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::suggest;
 use crate::verbs::build::BuildArgs;
 
 /// Build what changed and run a container in the foreground
 ///
-/// The exit code is that of the container; 125 to 127 are kiln's own, as with
-/// docker. The container's writable layer is gone when it ends, volumes stay.
+/// The exit code is that of the container. As with docker, 125 says that kiln
+/// could not start it (or was called wrongly), 126 that the program cannot be
+/// executed, 127 that it is not there. The container's writable layer is gone when it ends, volumes stay.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln run                                   what `default` in [project] names
@@ -51,11 +54,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let (target, command) = match args.words.split_first() {
         // Everything behind the target is the container's; before it, a flag was misspelt.
         Some((word, _)) if word.starts_with('-') => {
-            return Err(Failure::message(
-                Class::User,
-                format!("`{word}` is not a flag of kiln run"),
-                Some("see its flags: kiln run --help".to_owned()),
-            ));
+            return Err(unknown_flag(word));
         }
         Some((target, command)) => (Some(target.as_str()), command),
         None => (None, [].as_slice()),
@@ -68,4 +67,18 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         args.container.wants_terminal(),
         printer,
     )
+}
+
+/// Says which flag was meant.
+fn unknown_flag(word: &str) -> Failure {
+    let command = app::command();
+    let flags = command.find_subcommand("run").into_iter();
+    let flags = flags
+        .chain([&command])
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(|argument| Some(format!("--{}", argument.get_long()?)));
+    let (name, _) = word.split_once('=').unwrap_or((word, ""));
+    let help = suggest::help(name, flags, || "see its flags: kiln run --help".to_owned());
+    let message = format!("`{name}` is not a flag of kiln run");
+    Failure::message(Class::User, message, Some(help))
 }
