@@ -4,6 +4,7 @@ use std::fs;
 
 use expect_test::expect;
 
+use crate::fixtures::write_busybox_rootfs;
 use crate::space::TestSpace;
 
 #[test]
@@ -66,6 +67,44 @@ fn init_writes_a_manifest_and_never_a_second_time() {
         fs::read_to_string(&manifest).expect("still there"),
         "# mine\n"
     );
+}
+
+#[test]
+fn what_init_writes_fits_the_smallest_project_of_each_kind() {
+    let projects = [
+        ("go", ["go.mod", "main.go"], "toolchain.compile"),
+        ("python", ["requirements.txt", "main.py"], "app.program"),
+        ("python", ["setup.py", "app.py"], "app.program"),
+        ("node", ["package.json", "index.js"], "app.program"),
+    ];
+    for (kind, files, step) in projects {
+        let space = TestSpace::new();
+        for path in files {
+            space.write(path, "{}\n");
+        }
+        space.kiln_ok(["init"]);
+        space.kiln_ok(["check"]);
+        // The same over a root file system that is there, without the compiler.
+        write_busybox_rootfs(&space, "rootfs.tar");
+        let written = fs::read_to_string(space.project().join("kiln.toml"));
+        let lines: Vec<String> = written
+            .expect("just written")
+            .lines()
+            .map(|line| match line.starts_with("from = { debian") {
+                true => "from = { rootfs = \"rootfs.tar\" }".to_owned(),
+                false => line.to_owned(),
+            })
+            .collect();
+        space.write("kiln.toml", lines.join("\n"));
+        let run = space.kiln(["build", step]);
+        if kind == "go" {
+            run.assert_code(1).assert_says("go: not found");
+        } else {
+            run.assert_code(0);
+            let main = format!("cmd        = [\"{}\"]", files[1]);
+            assert!(lines.contains(&main), "{kind}: no `{main}`");
+        }
+    }
 }
 
 #[test]

@@ -36,13 +36,15 @@ enum Kind {
 
 impl Kind {
     /// Every kind that a file gives away, with that file.
-    const MARKERS: [(&'static str, Self); 6] = [
+    const MARKERS: [(&'static str, Self); 8] = [
         ("Cargo.toml", Self::Rust),
         ("go.mod", Self::Go),
         ("pyproject.toml", Self::Python),
         ("requirements.txt", Self::Python),
         ("setup.py", Self::Python),
         ("package.json", Self::Node),
+        ("main.py", Self::Python),
+        ("app.py", Self::Python),
     ];
 
     fn of_folder(folder: &Path) -> Self {
@@ -136,7 +138,26 @@ fn fill(kind: Kind, folder: &Path, name: &str) -> String {
     kind.template()
         .replace("@NAME@", name)
         .replace("@BINARY@", &binary_name(kind, folder, name))
-        .replace("@MAIN@", &node_main(folder))
+        .replace("@MAIN@", &main_program(kind, folder, name))
+}
+
+/// What an interpreter is given, as strings of TOML.
+fn main_program(kind: Kind, folder: &Path, name: &str) -> String {
+    let found = match kind {
+        Kind::Node => Some(node_main(folder)),
+        Kind::Python => ["main.py", "app.py", "__main__.py"]
+            .into_iter()
+            .find(|file| folder.join(file).is_file())
+            .map(str::to_owned),
+        Kind::Plain | Kind::Rust | Kind::Go => None,
+    };
+    found.map_or_else(
+        || {
+            let words = format!("say in kiln.toml what {name} runs: image.app.config.cmd");
+            format!("\"-c\", \"print('{words}')\"")
+        },
+        |file| format!("\"{file}\""),
+    )
 }
 
 /// The name cargo or go give the program.
