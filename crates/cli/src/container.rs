@@ -82,11 +82,11 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
 
-    /// Ask the process to end with this signal
+    /// Ask the process to end with this signal, when kiln itself is asked to (TERM)
     #[arg(long, value_name = "SIGNAL", value_parser = signal)]
     stop_signal: Option<i32>,
 
-    /// Wait this long after that before it is killed
+    /// Wait this long after that before it is killed [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     stop_timeout: Option<Duration>,
 }

@@ -277,9 +277,10 @@ fn trees_of_other_stacks_are_copied_as_they_show() {
     let source = stack(&[low, top]);
     let base = space.tree("base", "mkdir -p usr/share; ln -s usr/share share");
     let lower = stack(&[base]);
-    let run = |name: &str, overrides| {
+    let run_with = |name: &str, overrides, pool: Option<&dyn FilePool>| {
         let upper = space.folder(name);
-        let mut draft = Draft::new(open(&upper).as_fd(), &lower, options()).unwrap();
+        let options = DraftOptions { pool, ..options() };
+        let mut draft = Draft::new(open(&upper).as_fd(), &lower, options).unwrap();
         draft
             .copy_tree(&source, &path("alias"), &path("share/app"), overrides)
             .unwrap();
@@ -292,6 +293,7 @@ fn trees_of_other_stacks_are_copied_as_they_show() {
         assert!(matches!(error, DraftError::Missing(_)), "{error}");
         draft.finish(None).unwrap()
     };
+    let run = |name: &str, overrides| run_with(name, overrides, Some(&Declines));
     let committed = run("plain", CopyOverrides::default());
     assert_eq!(
         listing(&committed.index),
@@ -318,6 +320,10 @@ fn trees_of_other_stacks_are_copied_as_they_show() {
     // Equal to the original in everything: no second copy on disk, and no hard link in the layer.
     let file = |name: &str| fs::metadata(space.path().join(name)).unwrap();
     assert_eq!(file("plain/single").ino(), file("low/out/a").ino());
+    // Who has no pool keeps nothing once, and may give the tree away.
+    let given = run_with("given", CopyOverrides::default(), None);
+    assert_eq!(given.diff_id, committed.diff_id);
+    assert_ne!(file("given/single").ino(), file("low/out/a").ino());
 
     let changed = run(
         "changed",
@@ -335,6 +341,19 @@ fn trees_of_other_stacks_are_copied_as_they_show() {
         0o644,
         "the original is untouched"
     );
+}
+
+/// A pool that has nothing and takes nothing.
+struct Declines;
+
+impl FilePool for Declines {
+    fn link(&self, _: &FileIdentity<'_>, _: BorrowedFd<'_>, _: &[u8]) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    fn share(&self, _: &FileIdentity<'_>, _: BorrowedFd<'_>, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The simplest pool: a folder.

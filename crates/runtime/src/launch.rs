@@ -10,8 +10,8 @@ use kiln_manifest::model::SecretTarget;
 use kiln_manifest::value::Name;
 use kiln_sandbox::{
     Access, BindSource, Child, Exit, Host, Limits, Mount, MountSource, Network, OwnerEmulation,
-    PassedOn, PidsLimit, Privileges, RootfsSpec, SandboxError, SandboxSpec, Stdio, Unenforced,
-    UpperDirectory, User,
+    PassedOn, PidsLimit, Privileges, RootfsSpec, SandboxError, SandboxSpec, Stdio, Stop,
+    Unenforced, UpperDirectory, User, signal_of,
 };
 use kiln_store::{Scratch, Session, StoreError, VolumeUse};
 
@@ -101,6 +101,7 @@ impl LaunchError {
 #[derive(Debug)]
 pub struct Container {
     child: Child,
+    stop: Stop,
     unenforced: Option<Unenforced>,
     /// Volumes that cannot be removed while it runs.
     _volumes: Vec<VolumeUse>,
@@ -122,8 +123,13 @@ impl Container {
         let (limits, unenforced) = launch.host.enforceable(&spec.limits);
         spec.limits = limits;
         let child = launch.host.spawn(&spec)?;
+        let stop = Stop {
+            signal: signal_of(plan.stop_signal).unwrap_or(Stop::default().signal),
+            timeout: plan.stop_timeout,
+        };
         Ok(Self {
             child,
+            stop,
             unenforced,
             _volumes: volumes,
             _scratch: scratch,
@@ -135,7 +141,8 @@ impl Container {
         self.unenforced.as_ref()
     }
 
-    /// Waits for its end, with `signals`, keys and output passed on.
+    /// Waits for its end, with `signals`, keys and output passed on. When kiln is asked to end (`TERM`), or
+    /// its terminal is gone, the container gets the stop signal of its plan and is killed after the time of it.
     ///
     /// `signals` are taken over before the container is started, so that none is lost.
     ///
@@ -147,7 +154,9 @@ impl Container {
         input: impl AsFd,
         output: impl AsFd,
     ) -> Result<Exit, LaunchError> {
-        Ok(self.child.foreground_with(signals, input, output)?)
+        Ok(self
+            .child
+            .foreground_with(signals, self.stop, input, output)?)
     }
 }
 

@@ -77,8 +77,27 @@ const QUIET: Timespec = Timespec {
 /// handler for.
 const PATIENCE: u32 = 3;
 
-/// How long a sandbox goes on when the user's terminal is gone: nobody could end it any more.
-const HUNG_UP: Duration = Duration::from_secs(5);
+/// How a sandbox in the foreground is asked to end, and for how long, before it is killed.
+///
+/// That is what kiln does when it is itself asked to end (`TERM`), and the time also counts from the moment
+/// when the user's terminal is gone (`HUP`): nobody could end the sandbox any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// What its first process gets.
+    pub signal: Signal,
+    /// How long it may take then.
+    pub timeout: Duration,
+}
+
+impl Default for Stop {
+    /// `TERM` and ten seconds, as docker has it.
+    fn default() -> Self {
+        Self {
+            signal: Signal::TERM,
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
 
 /// What Ctrl-C types.
 const INTERRUPT: u8 = 3;
@@ -195,9 +214,9 @@ impl Child {
     /// typed on `input` and what it shows on `output`.
     ///
     /// Who asks three times to end it (`INT`, `TERM`, `QUIT`, `HUP`) gets it killed, and so does who presses Ctrl-C three
-    /// times on a program that does not hear it. If `input` is a terminal it is in raw mode meanwhile, and the sandbox
-    /// ends soon after it hangs up. Only one sandbox of a process can have the terminal; one that passes on signals gets them before
-    /// whoever watched them already.
+    /// times on a program that does not hear it. `TERM`, and with a terminal `HUP`, stop it: see [`Stop`]. If `input` is a
+    /// terminal it is in raw mode meanwhile. Only one sandbox of a process can have the terminal; one that passes on signals
+    /// gets them before whoever watched them already.
     ///
     /// # Errors
     /// What the kernel says; the sandbox may still be running then.
@@ -206,7 +225,7 @@ impl Child {
         input: impl AsFd,
         output: impl AsFd,
     ) -> Result<Exit, SandboxError> {
-        self.foreground_with(&PassedOn::take_over()?, input, output)
+        self.foreground_with(&PassedOn::take_over()?, Stop::default(), input, output)
     }
 
     /// Like [`foreground`](Self::foreground), with signals that were taken over before the sandbox was started:
@@ -217,6 +236,7 @@ impl Child {
     pub fn foreground_with(
         &mut self,
         signals: &PassedOn,
+        stop: Stop,
         input: impl AsFd,
         output: impl AsFd,
     ) -> Result<Exit, SandboxError> {
@@ -228,7 +248,7 @@ impl Child {
             }
             _ => None,
         };
-        self.pass_on(signals, input.as_fd(), output.as_fd())
+        self.pass_on(signals, stop, input.as_fd(), output.as_fd())
             .map_err(fail())?;
         drop(raw);
         self.wait()
@@ -238,6 +258,7 @@ impl Child {
     fn pass_on(
         &self,
         signals: &SignalPipe,
+        stop: Stop,
         input: BorrowedFd<'_>,
         output: BorrowedFd<'_>,
     ) -> Result<(), Errno> {
@@ -272,10 +293,11 @@ impl Child {
             let (ended, typed, shown) = (ready(at_end), ready(at_input), ready(at_terminal));
 
             for signal in signals.take()? {
-                self.pass_on_signal(signal, &mut requests, output)?;
-                if signal == Signal::HUP && terminal.is_some() {
-                    kill_at = Instant::now().checked_add(HUNG_UP);
+                let stops = signal == Signal::TERM || signal == Signal::HUP && terminal.is_some();
+                if stops && kill_at.is_none() {
+                    kill_at = Instant::now().checked_add(stop.timeout);
                 }
+                self.pass_on_signal(signal, stop, &mut requests, output)?;
             }
             if kill_at.is_some_and(|time| Instant::now() >= time) {
                 self.pass_on_request(Signal::KILL)?;
@@ -314,6 +336,7 @@ impl Child {
     fn pass_on_signal(
         &self,
         signal: Signal,
+        stop: Stop,
         requests: &mut u32,
         output: BorrowedFd<'_>,
     ) -> Result<(), Errno> {
@@ -327,6 +350,8 @@ impl Child {
         *requests += u32::from(asks_to_end);
         let signal = if asks_to_end && *requests >= PATIENCE {
             Signal::KILL
+        } else if signal == Signal::TERM {
+            stop.signal
         } else {
             signal
         };

@@ -35,12 +35,12 @@ mod terminal;
 pub use account::{Account, resolve as resolve_account};
 pub use capability::{Capability, CapabilitySet, UnknownCapability};
 pub use cgroup::{CgroupError, Controller, Unenforced};
-pub use child::{Child, PassedOn};
+pub use child::{Child, PassedOn, Stop};
 pub use enter::{EnterError, EnterOptions, enter};
 pub use error::SandboxError;
 pub use exit::{Exit, ExitStatus};
 pub use host::Host;
-pub use kiln_sys::signal::Signal;
+pub use kiln_sys::signal::{Signal, signal_of};
 pub use overlay::OverlayInterface;
 pub use privileges::{IdRange, Privileges};
 pub use spec::{

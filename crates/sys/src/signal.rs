@@ -15,6 +15,16 @@ pub use rustix::process::Signal;
 
 use crate::Errno;
 
+/// Returns the signal with a number of `signal(7)`; `None` for 0, for those that libc keeps to itself, and beyond.
+pub fn signal_of(number: i32) -> Option<Signal> {
+    let is_real_time = (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number);
+    if is_real_time {
+        // SAFETY: the number is one of a signal that is free for programs to use.
+        return Some(unsafe { Signal::from_raw_unchecked(number) });
+    }
+    Signal::from_named_raw(number)
+}
+
 /// Where the handler writes to; below 0, nowhere.
 static WRITER: AtomicI32 = AtomicI32::new(-1);
 /// Pipes that are not in use, reader and writer. They are never closed: a handler may be about to write into one.

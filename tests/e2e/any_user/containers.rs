@@ -357,6 +357,38 @@ fn every_asked_signal_reaches_the_container() {
 }
 
 #[test]
+fn kiln_asked_to_end_stops_the_container_as_it_was_told_to() {
+    let space = project();
+    let run = |flags: &[&str], script: &str| {
+        let mut child = space
+            .command()
+            .arg("run")
+            .args(flags)
+            .args(["app", "sh", "-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("kiln starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        assert_eq!(lines.next().expect("a line").expect("text"), "ready");
+        host(Command::new("kill").args(["-TERM", &child.id().to_string()]));
+        let rest: Vec<String> = lines.map(|line| line.expect("text")).collect();
+        (child.wait().expect("kiln ends").code(), rest)
+    };
+    let other = run(
+        &["--stop-signal", "USR1"],
+        "trap 'echo got USR1; exit 9' USR1; echo ready; while true; do sleep 0.05; done",
+    );
+    assert_eq!(other, (Some(9), vec!["got USR1".to_owned()]));
+    let started = std::time::Instant::now();
+    let deaf = run(
+        &["--stop-timeout", "1s"],
+        "trap '' TERM; echo ready; while true; do sleep 0.05; done",
+    );
+    assert_eq!(deaf, (Some(137), Vec::new()));
+    assert!(started.elapsed() >= std::time::Duration::from_secs(1));
+}
+
+#[test]
 fn a_lot_of_input_and_output_passes_unharmed() {
     let space = project();
     let input = space.project().join("input");
