@@ -233,7 +233,7 @@ impl Ready {
             printer.warning(format!("what earlier ones left cannot be removed: {error}"));
         }
         // Its writable layer may be large, and nobody else may come to clear it away for long.
-        if let Err(error) = self.session.store().tidy_if_much() {
+        if let Err(error) = self.session.store().empty_trash() {
             printer.warning(format!(
                 "what the container left cannot be removed: {error}"
             ));

@@ -19,9 +19,6 @@ use crate::store::Store;
 const RECORDED: &[&str] = &["layers", "stacks", "sources"];
 /// Areas whose files are named by their digest.
 const HASHED: &[&str] = &["blobs/sha256", "downloads"];
-/// How much trash may wait for the next process: things in it, and what they take on the disk.
-const LITTLE_THINGS: usize = 48;
-const LITTLE_BYTES: u64 = 1 << 20;
 /// How much earlier than its marker a file's time may be, for clocks that are read at ticks.
 const SLACK_SECONDS: i64 = 5;
 
@@ -36,18 +33,6 @@ impl Store {
     /// What the system says. What could not be removed is tried again by the next process.
     pub fn tidy(&self) -> Result<(), StoreError> {
         crate::gc::unless_running(self, || self.sweep_sessions())?;
-        self.empty_trash()
-    }
-
-    /// Empties the trash unless there is little in it, which the next process can do while it waits for
-    /// something else: a file system that discards at once takes milliseconds for a handful of folders.
-    ///
-    /// # Errors
-    /// As [`Store::tidy`].
-    pub fn tidy_if_much(&self) -> Result<(), StoreError> {
-        if has_little(&self.at("trash"))? {
-            return Ok(());
-        }
         self.empty_trash()
     }
 
@@ -115,39 +100,6 @@ impl Store {
         }
         Ok(())
     }
-}
-
-/// Says whether what is in a folder is quickly deleted. Looks at no more than that takes.
-fn has_little(folder: &Path) -> Result<bool, StoreError> {
-    let mut folders = vec![folder.to_owned()];
-    let (mut things, mut bytes) = (0, 0);
-    while let Some(folder) = folders.pop() {
-        let entries = match std::fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            // Somebody else deletes it already.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            // Of no use to its owner: deleting gives itself the right.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
-            Err(error) => return Err(StoreError::io("list", &folder, error)),
-        };
-        for entry in entries {
-            let entry = entry.at("list", &folder)?;
-            let kind = entry.file_type().at("look at", &entry.path())?;
-            things += 1;
-            if kind.is_dir() {
-                folders.push(entry.path());
-            } else if kind.is_file() {
-                bytes += match entry.metadata() {
-                    Ok(metadata) => metadata.blocks() * 512,
-                    Err(_) => 0,
-                };
-            }
-            if things > LITTLE_THINGS || bytes > LITTLE_BYTES {
-                return Ok(false);
-            }
-        }
-    }
-    Ok(true)
 }
 
 /// After a loss of power, throws away what may not have reached the disk.

@@ -265,28 +265,3 @@ fn folders_made_ahead_become_the_next_layer_or_go_with_their_session() {
     drop(session);
     test.assert_no_drafts();
 }
-
-#[test]
-fn little_trash_waits_for_the_next_and_much_does_not() {
-    let test = TestStore::new();
-    let trash = || disk::names(&test.store.at("trash")).unwrap().len();
-    let throw_away = |bytes: usize| {
-        let session = test.session();
-        let scratch = crate::Scratch::new(&session, "container").unwrap();
-        std::fs::write(scratch.path().join("file"), vec![1; bytes]).unwrap();
-    };
-    throw_away(100);
-    assert!(trash() > 0);
-    let before = trash();
-    test.store.tidy_if_much().unwrap();
-    assert_eq!(trash(), before);
-    throw_away(2 << 20);
-    test.store.tidy_if_much().unwrap();
-    assert_eq!(trash(), 0);
-    (0..60).for_each(|_| throw_away(1));
-    test.store.tidy_if_much().unwrap();
-    assert_eq!(trash(), 0);
-    throw_away(100);
-    test.store.tidy().unwrap();
-    assert_eq!(trash(), 0);
-}
