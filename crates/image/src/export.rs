@@ -56,10 +56,24 @@ pub fn export(
     image: &Image,
     compression: Compression,
 ) -> Result<Image, ImageError> {
+    export_watched(session, image, compression, &|_| Ok(()))
+}
+
+/// Like [`export`]; `watch` hears of each layer that has to be compressed, from several threads, and stops
+/// all by an error.
+///
+/// # Errors
+/// Those of [`export`]; [`ImageError::Write`] with the error of `watch`.
+pub fn export_watched(
+    session: &Session,
+    image: &Image,
+    compression: Compression,
+    watch: &ExportWatch<'_>,
+) -> Result<Image, ImageError> {
     let layers = image.layers();
     let blobs = Mutex::new(vec![None; layers.len()]);
     crate::parallel::run(layers.len(), |at| {
-        let blob = layer_blob(session, &layers[at], compression)?;
+        let blob = layer_blob(session, &layers[at], compression, watch)?;
         let mut blobs = blobs
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -88,6 +102,7 @@ fn layer_blob(
     session: &Session,
     layer: &ImageLayer,
     compression: Compression,
+    watch: &ExportWatch<'_>,
 ) -> Result<Descriptor, ImageError> {
     if session
         .pin(&[Pin::Blob(layer.descriptor.digest)])?
@@ -103,16 +118,27 @@ fn layer_blob(
         });
     }
     let layers = session.store().layers();
-    if layers.get(session, diff_id)?.is_none() {
+    let Some(record) = layers.get(session, diff_id)? else {
         return Err(ImageError::MissingLayer(*diff_id));
-    }
+    };
     if let Some(blob) = layers.exported(session, diff_id, compression)? {
         return Ok(blob);
     }
     let writer = session.store().blobs().writer(session)?;
-    let mut encoder = Encoder::new(compression, io::BufWriter::with_capacity(128 << 10, writer));
-    write_layer_tar(session.store(), diff_id, &mut encoder)?;
-    let writer = encoder
+    let encoder = Encoder::new(compression, io::BufWriter::with_capacity(128 << 10, writer));
+    let mut watched = Watched {
+        encoder,
+        watch,
+        now: ExportProgress {
+            diff_id: *diff_id,
+            done_bytes: 0,
+            total_bytes: record.tar_size_bytes,
+        },
+    };
+    watched.tell().map_err(ImageError::Write)?;
+    write_layer_tar(session.store(), diff_id, &mut watched)?;
+    let writer = watched
+        .encoder
         .finish()
         .and_then(|buffered| {
             buffered
@@ -124,4 +150,49 @@ fn layer_blob(
     let blob = Descriptor::new(MediaType::OciLayer(compression), digest, size_bytes);
     layers.set_exported(session, diff_id, compression, &blob)?;
     Ok(blob)
+}
+
+/// How far a layer is compressed; at the end `done_bytes` is `total_bytes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExportProgress {
+    /// Which layer.
+    pub diff_id: DiffId,
+    /// How much of its tar went in.
+    pub done_bytes: u64,
+    /// The length of its tar.
+    pub total_bytes: u64,
+}
+
+/// Hears of progress, and stops the work by an error.
+pub type ExportWatch<'a> = dyn Fn(ExportProgress) -> io::Result<()> + Sync + 'a;
+
+/// Tells how much was written to an encoder.
+struct Watched<'a, W: Write> {
+    encoder: Encoder<W>,
+    watch: &'a ExportWatch<'a>,
+    now: ExportProgress,
+}
+
+impl<W: Write> Watched<'_, W> {
+    fn tell(&self) -> io::Result<()> {
+        (self.watch)(self.now)
+    }
+}
+
+impl<W: Write> Write for Watched<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.encoder.write(bytes)?;
+        let before = self.now.done_bytes;
+        self.now.done_bytes += written as u64;
+        // Once a megabyte, and at the end.
+        let is_due = before >> 20 != self.now.done_bytes >> 20;
+        if is_due || self.now.done_bytes == self.now.total_bytes {
+            self.tell()?;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.encoder.flush()
+    }
 }

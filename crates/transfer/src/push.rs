@@ -1,7 +1,9 @@
 //! Push: an image of the store to a registry, compressed.
 
+use std::io;
+
 use kiln_client::{Document, Documents, PushProgress, Pushed};
-use kiln_image::{Image, export};
+use kiln_image::{ExportProgress, Image, export_watched};
 use kiln_oci::{Compression, Reference};
 
 use crate::Transfer;
@@ -13,7 +15,7 @@ impl Transfer<'_> {
     /// Blocks.
     ///
     /// The same image becomes the same bytes everywhere, and only what the registry lacks is sent.
-    /// `progress` is called from several threads.
+    /// `compressing` and `progress` are called from several threads.
     ///
     /// # Errors
     /// [`TransferError::Image`] for layers that are damaged or missing, [`TransferError::Client`] for
@@ -23,10 +25,18 @@ impl Transfer<'_> {
         image: &Image,
         reference: &Reference,
         compression: Compression,
+        compressing: &(dyn Fn(ExportProgress) + Sync),
         progress: &(dyn Fn(PushProgress) + Sync),
     ) -> Result<Pushed, TransferError> {
         let store = self.session.store();
-        let image = export(self.session, image, compression)?;
+        let watch = |now| {
+            self.cancel.check().map_err(io::Error::other)?;
+            compressing(now);
+            Ok(())
+        };
+        let image = export_watched(self.session, image, compression, &watch);
+        self.cancel.check().map_err(kiln_client::Error::from)?;
+        let image = image?;
         let documents = Documents {
             root: Document {
                 media_type: image.descriptor.media_type.clone(),

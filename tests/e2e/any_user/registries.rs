@@ -45,6 +45,12 @@ fn what_is_pushed_is_pulled_and_runs() {
     let name = format!("{}/team/app:1", registry.host());
     space.kiln_ok(["build"]);
     let pushed = space.kiln_ok(["push", "app", &name]);
+    assert_eq!(
+        count(&pushed.stderr, " compressed "),
+        2,
+        "{}",
+        pushed.shown()
+    );
     assert_eq!(count(&pushed.stderr, " pushed "), 3, "{}", pushed.shown());
     assert!(pushed.stdout.starts_with(&format!("{name}@sha256:")));
     let seen = inspect(&space, &registry, "team/app:1");

@@ -1,13 +1,13 @@
 //! `kiln push`: images of the store to registries.
 
-use kiln_image::Image;
+use kiln_image::{ExportProgress, Image};
 use kiln_oci::{Compression, Reference};
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
 use crate::output::Method;
 use crate::printer::Printer;
-use crate::progress::blobs::BlobView;
+use crate::progress::blobs::{BlobReport, BlobView};
 use crate::project::Project;
 use crate::settings::Settings;
 use crate::transfers::{TransferArgs, pinned, show_push};
@@ -62,8 +62,17 @@ fn push_to(
     compression: Compression,
 ) -> Outcome<kiln_oci::Digest> {
     let view = BlobView::start(settings);
+    let compressing = |now: ExportProgress| {
+        view.report(&BlobReport {
+            digest: now.diff_id.0,
+            done_bytes: now.done_bytes,
+            total_bytes: now.total_bytes,
+            ended: (now.done_bytes == now.total_bytes).then(|| "compressed".to_owned()),
+        });
+    };
+    let sending = |now| show_push(&view, &now);
     let pushed = args.how.with(settings, session, |transfer| {
-        transfer.push(image, reference, compression, &|now| show_push(&view, &now))
+        transfer.push(image, reference, compression, &compressing, &sending)
     })?;
     Ok(pushed.digest)
 }
