@@ -166,6 +166,7 @@ impl Classify for ImageError {
             | Self::DamagedLayer { .. }
             | Self::OtherTar { .. }
             | Self::Flatten(_)
+            | Self::Tree(_)
             | Self::Scratch { .. }
             | Self::Write(_) => Class::Environment,
             Self::Store(error) => error.class(),

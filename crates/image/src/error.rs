@@ -154,6 +154,9 @@ pub enum ImageError {
     /// The tree of an image cannot be written.
     #[error("cannot write the root file system: {0}")]
     Flatten(#[source] Box<kiln_layer::DraftError>),
+    /// A file of an image cannot be read.
+    #[error("cannot read the image's files: {0}")]
+    Tree(#[source] Box<kiln_layer::ResolveError>),
     /// The archive cannot be written.
     #[error("cannot write the archive: {0}")]
     Write(io::Error),

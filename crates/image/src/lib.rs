@@ -21,6 +21,7 @@ mod save;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod unpack;
 mod validate;
 
@@ -34,5 +35,6 @@ pub use image::{Image, ImageLayer, parse_config, parse_manifest, resolve};
 pub use listing::{BrokenImage, HistoryLine, ImageSummary, Inspection, history, inspect, list};
 pub use lookup::find;
 pub use save::{save, save_layout};
+pub use tree::ImageTree;
 pub use unpack::{UnpackSettings, for_each_layer, import_tar, unpack_layer};
 pub use validate::{Depth, Problem, validate};
