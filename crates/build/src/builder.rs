@@ -116,20 +116,7 @@ pub fn build(
         LockPolicy::Locked => false,
         LockPolicy::Update | LockPolicy::Refresh(_) => workspace.lock.save()?,
     };
-    let mut assembler = Assembler {
-        workspace,
-        graph,
-        executor: &executor,
-        report: &report,
-        images: BTreeMap::new(),
-        failures: Vec::new(),
-    };
-    for plan in graph.images().values() {
-        assembler.assemble(plan)?;
-    }
-    let Assembler {
-        images, failures, ..
-    } = assembler;
+    let (images, failures) = assemble_all(workspace, graph, &executor, &report)?;
     let images = name_images(workspace, images)?;
     for (name, built) in &images {
         let references = built.references.iter().map(ToString::to_string).collect();
@@ -179,6 +166,30 @@ impl Sweeper {
             Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
         }
     }
+}
+
+/// Images by name, and why others could not be assembled.
+type Assembled = (BTreeMap<ImageName, Image>, Vec<(ImageName, Failure)>);
+
+/// Assembles the images whose nodes are all done.
+pub(crate) fn assemble_all(
+    workspace: &Workspace,
+    graph: &BuildGraph,
+    executor: &StoreExecutor<'_>,
+    report: &BuildReport,
+) -> Result<Assembled, BuildError> {
+    let mut assembler = Assembler {
+        workspace,
+        graph,
+        executor,
+        report,
+        images: BTreeMap::new(),
+        failures: Vec::new(),
+    };
+    for plan in graph.images().values() {
+        assembler.assemble(plan)?;
+    }
+    Ok((assembler.images, assembler.failures))
 }
 
 struct Assembler<'a> {

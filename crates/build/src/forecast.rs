@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use kiln_graph::{BuildGraph, NodeName};
+use kiln_graph::{BuildGraph, ImageName, NodeName};
+use kiln_image::Image;
 use serde::Serialize;
 
-use crate::builder::{BuildError, scan};
-use crate::event::{BuildEvent, EventKind, FailureKind, MissReason, SkipReason};
+use crate::builder::{BuildError, assemble_all, scan};
+use crate::event::{BuildEvent, EventKind, FailureKind, MissReason, Outcome, SkipReason};
 use crate::executor::{Described, Executor, Failure, LookUp, NodeOutput, Task};
 use crate::scheduler::{SchedulerOptions, run_graph};
 use crate::store_executor::StoreExecutor;
@@ -70,6 +71,31 @@ pub fn forecast(
             (name, outlook)
         })
         .collect())
+}
+
+/// Returns the images of `graph` as a build would make them, without names, if every node's result is
+/// there; `None` if something would run, or cannot be told. Blocks.
+///
+/// What of the lock they are made from is then known:
+/// [`LockFile::used`](crate::LockFile::used). Nothing is run or resolved under
+/// [`LockPolicy::Locked`](crate::LockPolicy::Locked).
+///
+/// # Errors
+/// [`BuildError`].
+pub fn recall(
+    workspace: &Workspace,
+    graph: &BuildGraph,
+    options: &SchedulerOptions,
+) -> Result<Option<BTreeMap<ImageName, Image>>, BuildError> {
+    let files = scan(workspace, graph)?;
+    let executor = Teller(StoreExecutor::new(workspace, &files)?);
+    let report = run_graph(graph, &executor, options, &workspace.cancel, &mut |_| {})
+        .map_err(BuildError::Thread)?;
+    if report.outcome != Outcome::Complete {
+        return Ok(None);
+    }
+    let (images, failures) = assemble_all(workspace, graph, &executor.0, &report)?;
+    Ok(failures.is_empty().then_some(images))
 }
 
 fn take_in(outlooks: &mut BTreeMap<NodeName, Outlook>, event: BuildEvent) {

@@ -34,7 +34,7 @@ pub use event::{
     Outcome, OutputStream, SkipReason,
 };
 pub use executor::{Described, Executor, Failure, LookUp, NodeOutput, Task};
-pub use forecast::{Outlook, forecast};
+pub use forecast::{Outlook, forecast, recall};
 pub use lines::LineWriter;
 pub use lock_file::{LockFile, LockFileError, LockPolicy};
 pub use pinning::{Pinned, pin};

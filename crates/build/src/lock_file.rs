@@ -79,6 +79,22 @@ struct Used {
     git: BTreeSet<GitKey>,
 }
 
+impl Used {
+    /// Drops every other pin.
+    fn keep_in(&self, lock: &mut Lock) {
+        lock.images.retain(|name, _| self.images.contains(name));
+        lock.urls.retain(|url, _| self.urls.contains(url));
+        lock.git.retain(|key, _| self.git.contains(key));
+        for (suite, pin) in &mut lock.debian {
+            pin.sets
+                .retain(|set, _| self.sets.contains(&(suite.clone(), set.clone())));
+            let needed: BTreeSet<&PackageKey> = pin.sets.values().flatten().collect();
+            pin.packages.retain(|package, _| needed.contains(package));
+        }
+        lock.debian.retain(|_, pin| !pin.sets.is_empty());
+    }
+}
+
 impl LockFile {
     /// Reads the lock at `path`; a missing file is an empty lock.
     ///
@@ -271,16 +287,15 @@ impl LockFile {
     pub fn prune(&self) {
         let mut state = self.state();
         let State { lock, used, .. } = &mut *state;
-        lock.images.retain(|name, _| used.images.contains(name));
-        lock.urls.retain(|url, _| used.urls.contains(url));
-        lock.git.retain(|key, _| used.git.contains(key));
-        for (suite, pin) in &mut lock.debian {
-            pin.sets
-                .retain(|set, _| used.sets.contains(&(suite.clone(), set.clone())));
-            let needed: BTreeSet<&PackageKey> = pin.sets.values().flatten().collect();
-            pin.packages.retain(|package, _| needed.contains(package));
-        }
-        lock.debian.retain(|_, pin| !pin.sets.is_empty());
+        used.keep_in(lock);
+    }
+
+    /// Returns the pins that were looked at.
+    pub fn used(&self) -> Lock {
+        let state = self.state();
+        let mut lock = state.lock.clone();
+        state.used.keep_in(&mut lock);
+        lock
     }
 
     /// Writes the lock if it changed, all or nothing; returns whether it did.
