@@ -146,6 +146,7 @@ impl Classify for TransferError {
             Self::Client(error) => error.class(),
             Self::Image(error) => error.class(),
             Self::Store(error) => error.class(),
+            Self::TooMuch { .. } | Self::NoList { .. } => Class::User,
         }
     }
 }

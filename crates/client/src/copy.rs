@@ -63,6 +63,23 @@ impl Registry {
 }
 
 impl Registry {
+    /// Fetches and verifies a small blob of the repository of `reference`. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::BlobNotFound`]; [`Error::Http`], also for wrong bytes.
+    pub fn fetch_blob(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+        cancel: &Cancel,
+    ) -> Result<Vec<u8>, Error> {
+        self.at_places(reference, 0, cancel, |visit, _| {
+            let mut bytes = Vec::new();
+            visit.blob(blob.digest, blob.size_bytes, &mut bytes, &mut |_| {})?;
+            Ok(bytes)
+        })
+    }
+
     /// Starts counting tries at a blob.
     fn blob_attempts(&self, reference: &Reference, digest: Digest) -> Result<Attempts<'_>, Error> {
         let place = Place::upstream(reference);

@@ -1,6 +1,7 @@
 //! Why an image did not arrive.
 
 use kiln_image::ImageError;
+use kiln_oci::Reference;
 use kiln_store::StoreError;
 
 /// A transfer that failed. What came or went until then is not done again by the next try.
@@ -16,6 +17,24 @@ pub enum TransferError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What is attached to an image is more than anybody attaches.
+    #[error("`{reference}` has {what}, more than the {limit} that are read")]
+    TooMuch {
+        /// The image.
+        reference: Box<Reference>,
+        /// What there is too much of.
+        what: String,
+        /// What would be read.
+        limit: u64,
+    },
+    /// The list of what is attached to an image is no list.
+    #[error("`{reference}` does not name a list of what is attached to an image: {reason}")]
+    NoList {
+        /// The name of the list.
+        reference: Box<Reference>,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl TransferError {
@@ -23,7 +42,7 @@ impl TransferError {
     pub fn is_cancelled(&self) -> bool {
         match self {
             Self::Client(error) => error.is_cancelled(),
-            Self::Image(_) | Self::Store(_) => false,
+            Self::Image(_) | Self::Store(_) | Self::TooMuch { .. } | Self::NoList { .. } => false,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The seam between `store`, which knows nothing of the network, and `client`, which knows nothing
 //! of files: [`StoreSink`] takes pulled blobs in, [`StoreSource`] hands out what is pushed. On top of
-//! them a [`Transfer`] pulls an image until it can be started, and pushes one that was built.
+//! them a [`Transfer`] pulls an image until it can be started, pushes one that was built, and attaches to it what
+//! is said about it.
 //!
 //! Knows nothing of manifests, builds or terminals.
 //!
@@ -13,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attach;
 mod error;
 mod pull;
 mod push;
@@ -24,6 +26,7 @@ use kiln_http::Cancel;
 use kiln_store::Session;
 
 pub use error::TransferError;
+pub use push::PushedImage;
 pub use sink::{PartialSink, StoreSink};
 pub use source::StoreSource;
 

@@ -4,11 +4,20 @@ use std::io;
 
 use kiln_client::{Document, Documents, PushProgress, Pushed};
 use kiln_image::{ExportProgress, Image, export_watched};
-use kiln_oci::{Compression, Reference};
+use kiln_oci::{Compression, Descriptor, Reference};
 
 use crate::Transfer;
 use crate::error::TransferError;
 use crate::source::StoreSource;
+
+/// An image as a registry has it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushedImage {
+    /// Its manifest: what statements about it have as their subject.
+    pub descriptor: Descriptor,
+    /// What the push came to.
+    pub pushed: Pushed,
+}
 
 impl Transfer<'_> {
     /// Pushes an image of the store to `reference`; layers that were built here are compressed as told.
@@ -27,7 +36,7 @@ impl Transfer<'_> {
         compression: Compression,
         compressing: &(dyn Fn(ExportProgress) + Sync),
         progress: &(dyn Fn(PushProgress) + Sync),
-    ) -> Result<Pushed, TransferError> {
+    ) -> Result<PushedImage, TransferError> {
         let store = self.session.store();
         let watch = |now| {
             self.cancel.check().map_err(io::Error::other)?;
@@ -49,6 +58,9 @@ impl Transfer<'_> {
         let pushed = self
             .registry
             .push(reference, &documents, &source, progress, self.cancel)?;
-        Ok(pushed)
+        Ok(PushedImage {
+            descriptor: image.descriptor,
+            pushed,
+        })
     }
 }

@@ -54,7 +54,10 @@ pub(crate) fn pull(
         .pull(&pinned, platform, &unpack_settings(workspace), &progress)
         .map_err(|error| match error {
             TransferError::Client(error) => failure(workspace, reference, &error),
-            TransferError::Image(_) | TransferError::Store(_) => {
+            TransferError::Image(_)
+            | TransferError::Store(_)
+            | TransferError::TooMuch { .. }
+            | TransferError::NoList { .. } => {
                 Problem::new(workspace, reference.span, chain(&error)).environment()
             }
         })?;
