@@ -7,6 +7,7 @@ mod copy;
 mod df;
 mod explain;
 mod gc;
+mod generate_key;
 mod graph;
 mod history;
 mod images;
@@ -20,14 +21,17 @@ mod logout;
 mod pull;
 mod push;
 mod reference;
+mod referrers;
 mod rmi;
 mod run;
 mod save;
+mod sbom;
 mod schema;
 mod shell;
 mod tag;
 mod tags;
 mod verify;
+mod verify_signature;
 mod version;
 
 use std::process::ExitCode;
@@ -68,6 +72,10 @@ pub(crate) enum Verb {
     Load(load::Args),
     Pull(pull::Args),
     Push(push::Args),
+    Referrers(referrers::Args),
+    VerifySignature(verify_signature::Args),
+    GenerateKey(generate_key::Args),
+    Sbom(sbom::Args),
     Tag(tag::Args),
     Rmi(rmi::Args),
     Login(login::Args),
@@ -109,6 +117,10 @@ impl Verb {
             Self::Load(args) => load::run(&args, settings, printer),
             Self::Pull(args) => pull::run(&args, settings, printer),
             Self::Push(args) => push::run(&args, settings, printer),
+            Self::Referrers(args) => referrers::run(&args, settings, printer),
+            Self::VerifySignature(args) => verify_signature::run(&args, settings, printer),
+            Self::GenerateKey(args) => generate_key::run(&args, settings, printer),
+            Self::Sbom(args) => sbom::run(&args, settings, printer),
             Self::Tag(args) => tag::run(&args, settings, printer),
             Self::Rmi(args) => rmi::run(&args, settings, printer),
             Self::Login(args) => login::run(&args, settings, printer),
