@@ -16,4 +16,5 @@ mod registries;
 mod run;
 mod same_bytes;
 mod sources;
+mod supply;
 mod terminal;

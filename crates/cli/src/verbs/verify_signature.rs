@@ -12,7 +12,7 @@ use crate::keys;
 use crate::local;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use crate::transfers::TransferArgs;
+use crate::transfers::{TransferArgs, pinned};
 
 /// Check that the owner of a key vouches for an image
 ///
@@ -83,10 +83,10 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     })?;
     session.finish()?;
     let claim = Claim::new(digest, args.identity.as_ref().unwrap_or(&args.image));
-    let name = super::pull::pinned(&args.image, &digest);
-    check(&signatures, &key, &claim).map_err(|why| refused(&name, &claim, args, why))?;
+    let name = pinned(&args.image, &digest);
+    check(&signatures, &key, &claim).map_err(|why| refused(args, &claim, why))?;
     for kind in &args.statement {
-        check_statement(&envelopes, &key, digest, *kind, &name)?;
+        check_statement(args, &envelopes, &key, digest, *kind)?;
     }
     printer.line(name)
 }
@@ -103,44 +103,37 @@ fn check(signatures: &[Signature], key: &PublicKey, claim: &Claim) -> Result<(),
     Err(nearest)
 }
 
-fn refused(name: &str, claim: &Claim, args: &Args, why: Option<Refusal>) -> Failure {
-    let key = args.key.display();
+fn refused(args: &Args, claim: &Claim, why: Option<Refusal>) -> Failure {
+    let (name, key) = (&args.image, args.key.display());
     let (message, help) = match why {
         None => (
             format!("`{name}` has no signature"),
-            Some("sign it: kiln push --sign KEYFILE".to_owned()),
+            "sign it: kiln push --sign KEYFILE".to_owned(),
         ),
         Some(Refusal::OtherKey) => (
-            format!(
-                "`{name}` has no signature that `{key}` verifies: {}",
-                Refusal::OtherKey
-            ),
-            None,
+            format!("`{name}` has no signature that `{key}` verifies"),
+            "other keys made those that are there, or what was signed has been changed since"
+                .to_owned(),
         ),
         Some(why @ (Refusal::NoClaim(_) | Refusal::OtherDigest(_))) => (
             format!("the signature by `{key}` does not vouch for `{name}`: {why}"),
-            None,
+            format!("do not trust it: `{name}` is `{}` now", claim.digest),
         ),
         Some(Refusal::OtherRepository(other)) => (
-            format!(
-                "the signature by `{key}` vouches for `{name}` in the repository `{other}`, not in `{}`",
-                claim.repository
-            ),
-            Some(format!(
-                "if it is known to be copied from there: --identity {other}"
-            )),
+            format!("the signature by `{key}` is for `{name}` in the repository `{other}`"),
+            format!("if it is known to be copied from there: --identity {other}"),
         ),
     };
-    Failure::message(Class::User, message, help)
+    Failure::message(Class::User, message, Some(help))
 }
 
 /// Looks for a statement of a kind by the key's owner.
 fn check_statement(
+    args: &Args,
     envelopes: &[Vec<u8>],
     key: &PublicKey,
     digest: Digest,
     kind: StatementKind,
-    name: &str,
 ) -> Outcome {
     let wanted = kind.predicate_type();
     let mut others = Vec::new();
@@ -157,10 +150,11 @@ fn check_statement(
             }
         }
     }
-    let why = match others.len() {
-        0 => "there are no signed statements".to_owned(),
-        _ => others.join("; "),
+    let name = &args.image;
+    let message = format!("`{name}` has no statement `{wanted}` that the key verifies");
+    let help = match others.len() {
+        0 => "attach one: kiln push --sbom FORMAT --provenance --sign KEYFILE".to_owned(),
+        _ => format!("of those that are there: {}", others.join("; ")),
     };
-    let message = format!("`{name}` has no statement `{wanted}` of that key: {why}");
-    Err(Failure::message(Class::User, message, None))
+    Err(Failure::message(Class::User, message, Some(help)))
 }
