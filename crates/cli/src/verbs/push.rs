@@ -79,11 +79,13 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     for reference in &names {
         let pushed = push_to(args, settings, &session, &image, reference)?;
         let artifacts = statements.about(reference, &pushed, settings, &image, key.as_ref());
-        args.how.with(settings, &session, |transfer| {
-            artifacts
-                .iter()
-                .try_for_each(|artifact| transfer.attach(reference, artifact))
-        })?;
+        if !artifacts.is_empty() {
+            args.how.with(settings, &session, |transfer| {
+                artifacts
+                    .iter()
+                    .try_for_each(|artifact| transfer.attach(reference, artifact))
+            })?;
+        }
         printer.line(pinned(reference, &pushed.digest))?;
     }
     Ok(session.finish()?)
