@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `/var/lib/dpkg/status`, `/var/lib/dpkg/status.d/*` | packages of Debian and its relatives |
 //! | `/lib/apk/db/installed` | packages of Alpine and its relatives |
-//! | `*.dist-info/METADATA` | installed Python packages |
+//! | `*.dist-info/METADATA`, `*.egg-info/PKG-INFO` | installed Python packages |
 //! | `Cargo.lock`, `package-lock.json`, `poetry.lock`, `uv.lock`, `requirements*.txt`, `go.sum` | what builds pinned |
 //!
 //! The database of rpm is binary and not read; an inventory of an image that has one says so.
@@ -81,6 +81,7 @@ pub fn fits_file_name(path: &str) -> Option<Source> {
     }
     match name {
         "METADATA" if folder.ends_with(".dist-info") => Some(Source::PythonMetadata),
+        "PKG-INFO" if folder.ends_with(".egg-info") => Some(Source::PythonMetadata),
         "Cargo.lock" => Some(Source::Cargo),
         "package-lock.json" | ".package-lock.json" | "npm-shrinkwrap.json" => Some(Source::Npm),
         "poetry.lock" | "uv.lock" => Some(Source::PythonLock),

@@ -286,6 +286,10 @@ fn files_are_told_by_their_names() {
             "usr/lib/python3/a-1.dist-info/METADATA",
             Some(Source::PythonMetadata),
         ),
+        (
+            "usr/lib/python3/a.egg-info/PKG-INFO",
+            Some(Source::PythonMetadata),
+        ),
         ("METADATA", None),
         ("Cargo.lock", Some(Source::Cargo)),
         ("srv/node_modules/.package-lock.json", Some(Source::Npm)),

@@ -12,6 +12,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("docker-registry", "docker-registry"),
     ("docker.io", "dockerd"),
     ("git", "git"),
+    ("openssl", "openssl"),
     ("podman", "podman"),
     ("skopeo", "skopeo"),
     ("uidmap", "newuidmap"),
