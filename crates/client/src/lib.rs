@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod artifact;
 mod auth;
 mod challenge;
 mod copy;

@@ -74,13 +74,41 @@ impl Visit<'_> {
         name: &str,
         expected: Option<(Digest, &'static str)>,
     ) -> Result<(Document, Kind), Error> {
-        let rest = format!("manifests/{name}");
-        let (response, ticket) =
-            self.ask(&rest, |url| Request::get(url).header("accept", ACCEPTED))?;
+        let (response, ticket) = self.ask_for_document(name)?;
         if response.status == 404 {
             return Err(self.missing(name, &response));
         }
-        let response = self.successful(response, ticket.as_ref())?;
+        self.verified(response, ticket.as_ref(), expected)
+    }
+
+    /// Fetches what the reference names; `None`, without further questions, if there is nothing.
+    pub(crate) fn find_root(&self) -> Result<Option<(Document, Kind)>, Error> {
+        let digest = self.reference.digest();
+        let name = match (digest, self.reference.tag()) {
+            (Some(digest), _) => digest.to_string(),
+            (None, tag) => tag.unwrap_or(kiln_oci::DEFAULT_TAG).to_owned(),
+        };
+        let (response, ticket) = self.ask_for_document(&name)?;
+        if response.status == 404 {
+            return Ok(None);
+        }
+        let expected = digest.map(|digest| (digest, "the reference"));
+        self.verified(response, ticket.as_ref(), expected).map(Some)
+    }
+
+    fn ask_for_document(&self, name: &str) -> Result<(Response, Option<Ticket>), Error> {
+        let rest = format!("manifests/{name}");
+        self.ask(&rest, |url| Request::get(url).header("accept", ACCEPTED))
+    }
+
+    /// Takes the document out of a reply, if it is the one expected.
+    fn verified(
+        &self,
+        response: Response,
+        ticket: Option<&Ticket>,
+        expected: Option<(Digest, &'static str)>,
+    ) -> Result<(Document, Kind), Error> {
+        let response = self.successful(response, ticket)?;
         let actual = Digest::of(&response.body);
         let announced = response
             .header("docker-content-digest")

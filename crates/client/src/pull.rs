@@ -95,20 +95,22 @@ impl Registry {
             .iter()
             .filter(|layer| seen.insert(layer.digest));
         let received = parallel::for_each(self.settings().jobs, layers, cancel, |layer, stop| {
-            self.pull_blob(image, layer, sink, progress, stop)
+            let (reference, place) = (&image.reference, image.place);
+            self.pull_blob_from(reference, place, layer, sink, progress, stop)
         })?;
         Ok(received.into_iter().sum())
     }
 
-    fn pull_blob(
+    /// Pulls a blob from the places of `reference`, from number `place` on.
+    pub(crate) fn pull_blob_from(
         &self,
-        image: &RemoteImage,
+        reference: &Reference,
+        place: usize,
         blob: &Descriptor,
         sink: &dyn BlobSink,
         progress: &(dyn Fn(Progress) + Sync),
         cancel: &Cancel,
     ) -> Result<u64, Error> {
-        let reference = &image.reference;
         let report = |done_bytes, committed| {
             progress(Progress {
                 digest: blob.digest,
@@ -132,7 +134,7 @@ impl Registry {
         };
         let held = partial.held().map_err(|error| failed(Box::new(error)))?;
         let into: &mut dyn Sink = &mut *partial;
-        self.at_places(reference, image.place, cancel, |visit, _| {
+        self.at_places(reference, place, cancel, |visit, _| {
             visit.blob(blob.digest, blob.size_bytes, &mut *into, &mut |now| {
                 report(now.done_bytes, false);
             })

@@ -90,11 +90,11 @@ impl Registry {
 }
 
 /// One push.
-struct Push<'a> {
-    visit: Visit<'a>,
-    documents: &'a Documents,
-    source: &'a dyn BlobSource,
-    progress: &'a (dyn Fn(PushProgress) + Sync),
+pub(crate) struct Push<'a> {
+    pub(crate) visit: Visit<'a>,
+    pub(crate) documents: &'a Documents,
+    pub(crate) source: &'a dyn BlobSource,
+    pub(crate) progress: &'a (dyn Fn(PushProgress) + Sync),
 }
 
 impl Push<'_> {
@@ -138,12 +138,19 @@ impl Push<'_> {
             }
         }
         let absent = self.absent_parts()?;
-        self.push_blobs(&absent, &mut pushed)?;
-        self.push_parts(&absent)?;
-        let response = visit.put_manifest(root, tag.unwrap_or(&named))?;
-        visit.accepted(root, &response)?;
-        visit.list_referrer(root, &response)?;
+        self.send(&absent, &mut pushed)?;
         Ok(pushed)
+    }
+
+    /// Brings blobs, then `parts`, then the root to the registry.
+    pub(crate) fn send(&self, parts: &[&Document], pushed: &mut Pushed) -> Result<(), Error> {
+        let (visit, root) = (&self.visit, &self.documents.root);
+        self.push_blobs(parts, pushed)?;
+        self.push_parts(parts)?;
+        let named = root.digest.to_string();
+        let response = visit.put_manifest(root, visit.reference.tag().unwrap_or(&named))?;
+        visit.accepted(root, &response)?;
+        visit.list_referrer(root, &response)
     }
 
     fn jobs(&self) -> std::num::NonZeroUsize {
