@@ -173,6 +173,7 @@ pub struct BuildGraph {
     pub(crate) dependents: StepMap<Vec<Edge>>,
     pub(crate) stacks: StepMap<Vec<StepId>>,
     pub(crate) images: BTreeMap<ImageName, ImagePlan>,
+    pub(crate) asked_for: BTreeSet<StepId>,
     pub(crate) by_name: BTreeMap<NodeName, StepId>,
 }
 
@@ -194,7 +195,16 @@ impl BuildGraph {
             let index = file.indices.get(&vertex);
             wanted.push(*index.ok_or_else(|| unknown_target(manifest, &target.to_string()))?);
         }
-        Ok(Lowering::new(&file, &wanted).finish())
+        let mut graph = Lowering::new(&file, &wanted).finish();
+        for target in targets {
+            let nodes = match target_vertex(manifest, target) {
+                Vertex::Image(name) => graph.images.get(&name).map(|plan| plan.stack.clone()),
+                Vertex::Step(image, step) => graph.produced(&ProducedBy::Step { image, step }),
+                Vertex::Base(_) => None,
+            };
+            graph.asked_for.extend(nodes.into_iter().flatten());
+        }
+        Ok(graph)
     }
 
     /// Lowers every image of the file.
@@ -277,6 +287,12 @@ impl BuildGraph {
     /// Returns the images that the targets reach as a whole, by name.
     pub fn images(&self) -> &BTreeMap<ImageName, ImagePlan> {
         &self.images
+    }
+
+    /// Returns the nodes whose layers make what the targets name: all of an image, or what a step sees
+    /// and its own layer. The others are only read on the way there.
+    pub fn asked_for(&self) -> &BTreeSet<StepId> {
+        &self.asked_for
     }
 
     /// Returns the plan of what `target` runs or is, `None` for a step or what was not lowered.

@@ -269,6 +269,7 @@ impl<'a> Lowering<'a> {
         BuildGraph {
             source: self.file.manifest.source.clone(),
             images: images.collect(),
+            asked_for: BTreeSet::new(),
             by_name: self
                 .nodes
                 .iter()
