@@ -97,7 +97,18 @@ pub fn export_watched(
     Image::new(descriptor, manifest, image.config.clone())
 }
 
-/// Returns a blob of a layer: the one it has, or one made now.
+/// Returns a blob of a layer, pinned: the one it has, or one made now.
+///
+/// # Errors
+/// Those of [`export`].
+pub fn export_layer(
+    session: &Session,
+    layer: &ImageLayer,
+    compression: Compression,
+) -> Result<Descriptor, ImageError> {
+    layer_blob(session, layer, compression, &|_| Ok(()))
+}
+
 fn layer_blob(
     session: &Session,
     layer: &ImageLayer,

@@ -29,7 +29,9 @@ pub use archive::{Archive, ArchiveImage};
 pub use assemble::{Assembly, ConfigChanges, NewLayer, assemble, rfc3339};
 pub use directories::{LowerDirectories, lower_directories};
 pub use error::ImageError;
-pub use export::{ExportProgress, ExportWatch, export, export_watched, write_layer_tar};
+pub use export::{
+    ExportProgress, ExportWatch, export, export_layer, export_watched, write_layer_tar,
+};
 pub use flatten::flatten;
 pub use image::{Image, ImageLayer, parse_config, parse_manifest, resolve};
 pub use listing::{BrokenImage, HistoryLine, ImageSummary, Inspection, history, inspect, list};

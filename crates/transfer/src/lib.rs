@@ -16,6 +16,7 @@
 
 mod attach;
 mod error;
+mod layer;
 mod pull;
 mod push;
 mod sink;
