@@ -13,6 +13,7 @@ mod logins;
 mod outputs;
 mod peers;
 mod registries;
+mod registry_cache;
 mod run;
 mod same_bytes;
 mod sources;

@@ -82,6 +82,13 @@ impl Build {
         }
     }
 
+    /// The digest of one of the images that were built.
+    #[track_caller]
+    pub(crate) fn digest_of(&self, image: &str) -> String {
+        let digest = self.images().remove(image);
+        digest.unwrap_or_else(|| panic!("`{image}` was not built\n{}", self.run.shown()))
+    }
+
     /// The steps and bases that really ran, sorted.
     pub(crate) fn ran(&self) -> Vec<String> {
         self.steps("started")

@@ -1,5 +1,7 @@
 //! A build from graph to images: run the nodes, assemble the images, give them their names.
 
+mod run;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -7,15 +9,17 @@ use std::thread::{Builder, Scope};
 
 use kiln_graph::{BuildGraph, ImageBase, ImageName, ImagePlan, StepId, Work};
 use kiln_image::{Assembly, ConfigChanges, Image, ImageError, NewLayer, assemble};
-use kiln_oci::{Descriptor, Reference};
+use kiln_oci::{Descriptor, DiffId, Reference};
 use kiln_store::{Store, StoreError, Timestamp};
 
 use crate::config;
 use crate::event::{BuildEvent, EventKind, Outcome};
 use crate::executor::{Failure, NodeOutput};
 use crate::lock_file::{LockFileError, LockPolicy};
+use crate::passes::Passes;
 use crate::project::{ProjectError, ProjectFiles, WantedFiles};
-use crate::scheduler::{BuildReport, SchedulerOptions, run_graph};
+use crate::remote_cache::Reach;
+use crate::scheduler::{BuildReport, SchedulerOptions};
 use crate::store_executor::{StoreExecutor, check_conflicts};
 use crate::workspace::Workspace;
 
@@ -60,6 +64,9 @@ pub enum BuildError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Project(#[from] ProjectError),
+    /// Layers that a cache has could not be brought into the store.
+    #[error("cannot bring layers of a cache: {0}")]
+    Layers(#[source] Failure),
     /// No thread could be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
@@ -98,19 +105,9 @@ pub fn build(
     sink: &mut dyn FnMut(BuildEvent),
 ) -> Result<Build, BuildError> {
     let files = scan(workspace, graph)?;
-    let executor = StoreExecutor::new(workspace, &files)?;
-    let mut last_ms = 0;
-    let report = std::thread::scope(|scope| {
-        let mut sweeper = Sweeper::default();
-        run_graph(graph, &executor, options, &workspace.cancel, &mut |event| {
-            last_ms = event.at_ms;
-            if matches!(event.kind, EventKind::Done { .. }) {
-                sweeper.wake(scope, workspace.store());
-            }
-            sink(event);
-        })
-    })
-    .map_err(BuildError::Thread)?;
+    let executor = StoreExecutor::new(workspace, &files, Reach::Everything)?;
+    let mut passes = Passes::new(sink);
+    let report = run::run(workspace, graph, options, &executor, &mut passes)?;
     executor.finish()?;
     let lock_written = match workspace.lock.policy() {
         LockPolicy::Locked => false,
@@ -120,15 +117,13 @@ pub fn build(
     let images = name_images(workspace, images)?;
     for (name, built) in &images {
         let references = built.references.iter().map(ToString::to_string).collect();
-        sink(BuildEvent {
-            at_ms: last_ms,
-            kind: EventKind::Image {
-                image: name.to_string(),
-                digest: built.image.descriptor.digest,
-                references,
-            },
+        passes.tell(EventKind::Image {
+            image: name.to_string(),
+            digest: built.image.descriptor.digest,
+            references,
         });
     }
+    run::write(workspace, graph, options, &executor, &report, &mut passes);
     Ok(Build {
         report,
         images,
@@ -214,6 +209,14 @@ impl Assembler<'_> {
         let output = |node: StepId| -> &NodeOutput {
             output(node).expect("looked at above, and others wait for these")
         };
+        let layers = plan.stack.iter().flat_map(|&node| &output(node).layers);
+        let layers: Vec<DiffId> = layers.copied().collect();
+        // Only read on the way to what was asked for, and found in a cache.
+        match self.executor.cache().missing(&layers) {
+            Ok(missing) if missing.is_empty() => {}
+            Ok(_) => return Ok(None),
+            Err(failure) => return Err(BuildError::Layers(failure)),
+        }
         if let Err(failure) = check_conflicts(self.workspace, self.graph, &plan.stack, output) {
             if !self.failures.iter().any(|(name, _)| *name == plan.name) {
                 self.failures.push((plan.name.clone(), failure));

@@ -54,6 +54,9 @@ pub enum EventKind {
         layers: Vec<DiffId>,
         /// Size of their tars together.
         size_bytes: u64,
+        /// The cache that has it; `None` for the store.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cache: Option<String>,
     },
     /// Its result was not in the cache; it waits to be run.
     Miss {
@@ -168,6 +171,15 @@ pub enum EventKind {
         digest: Digest,
         /// References it can be found under.
         references: Vec<String>,
+    },
+    /// A cache has what it lacked of this build. Comes after all images.
+    Written {
+        /// The cache.
+        cache: String,
+        /// Steps that it has now and did not have before.
+        steps: usize,
+        /// Bytes that were sent.
+        sent_bytes: u64,
     },
     /// The steps are finished. Events of images may still follow.
     Finished {

@@ -72,7 +72,12 @@ pub struct Described<I> {
 #[derive(Clone, Debug)]
 pub enum LookUp {
     /// The result of the same key.
-    Hit(NodeOutput),
+    Hit {
+        /// What it hands on.
+        output: NodeOutput,
+        /// The cache that has it; `None` for the store.
+        cache: Option<String>,
+    },
     /// There is none.
     Miss {
         /// Why.
@@ -234,6 +239,15 @@ impl Failure {
     /// The build was cancelled while the node was worked on.
     pub fn cancelled() -> Self {
         Self::new(FailureKind::Cancelled, "was cancelled".to_owned())
+    }
+
+    /// A result that the node builds on was promised by a cache and cannot be had. It is nobody's failure:
+    /// the graph is run again without it.
+    pub(crate) fn lost() -> Self {
+        Self::new(
+            FailureKind::Cancelled,
+            "waits for a result that a cache has lost".to_owned(),
+        )
     }
 
     /// Something else, with a `message` in lower case.

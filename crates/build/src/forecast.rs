@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::builder::{BuildError, assemble_all, scan};
 use crate::event::{BuildEvent, EventKind, FailureKind, MissReason, Outcome, SkipReason};
 use crate::executor::{Described, Executor, Failure, LookUp, NodeOutput, Task};
+use crate::remote_cache::Reach;
 use crate::scheduler::{SchedulerOptions, run_graph};
 use crate::store_executor::StoreExecutor;
 use crate::workspace::Workspace;
@@ -18,7 +19,11 @@ use crate::workspace::Workspace;
 #[serde(tag = "outlook", rename_all = "snake_case")]
 pub enum Outlook {
     /// Its result is there.
-    Cached,
+    Cached {
+        /// The cache that has it; `None` for the store.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cache: Option<String>,
+    },
     /// It would run.
     Runs(MissReason),
     /// That depends on what another node makes, which would run first.
@@ -46,7 +51,7 @@ pub fn forecast(
     options: &SchedulerOptions,
 ) -> Result<Vec<(NodeName, Outlook)>, BuildError> {
     let files = scan(workspace, graph)?;
-    let executor = Teller(StoreExecutor::new(workspace, &files)?);
+    let executor = Teller(StoreExecutor::new(workspace, &files, Reach::LookOnly)?);
     let options = SchedulerOptions {
         keep_going: true,
         ..options.clone()
@@ -100,8 +105,8 @@ pub fn recall(
 
 fn take_in(outlooks: &mut BTreeMap<NodeName, Outlook>, event: BuildEvent) {
     match event.kind {
-        EventKind::Hit { step, .. } => {
-            outlooks.insert(step, Outlook::Cached);
+        EventKind::Hit { step, cache, .. } => {
+            outlooks.insert(step, Outlook::Cached { cache });
         }
         EventKind::Miss { step, reason, .. } => {
             outlooks.insert(step, Outlook::Runs(reason));
@@ -137,6 +142,7 @@ fn take_in(outlooks: &mut BTreeMap<NodeName, Outlook>, event: BuildEvent) {
         | EventKind::Done { .. }
         | EventKind::Cancelled { .. }
         | EventKind::Image { .. }
+        | EventKind::Written { .. }
         | EventKind::Finished { .. } => {}
     }
 }

@@ -15,10 +15,12 @@ mod git;
 mod lines;
 mod lock_file;
 mod mask;
+mod passes;
 mod pinning;
 mod pool;
 mod problem;
 mod project;
+mod remote_cache;
 mod reporter;
 mod scheduler;
 mod state;
@@ -46,4 +48,4 @@ pub use project::{
 pub use scheduler::{BuildReport, Refresh, SchedulerOptions, run_graph};
 pub use state::StepState;
 pub use verify::{DifferentFile, DifferentStep, Verification, verify};
-pub use workspace::{OnFailure, Remote, SecretValue, Workspace};
+pub use workspace::{CacheRegistries, OnFailure, Remote, SecretValue, Workspace};

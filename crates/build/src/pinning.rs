@@ -12,6 +12,7 @@ use kiln_manifest::model::Action;
 use crate::builder::{BuildError, scan};
 use crate::event::BuildEvent;
 use crate::executor::{Described, Executor, Failure, LookUp, NodeOutput, Task};
+use crate::remote_cache::Reach;
 use crate::scheduler::{BuildReport, SchedulerOptions, run_graph};
 use crate::store_executor::StoreExecutor;
 use crate::workspace::Workspace;
@@ -41,7 +42,7 @@ pub fn pin(
 ) -> Result<Pinned, BuildError> {
     let files = scan(workspace, graph)?;
     let executor = Pinner {
-        executor: StoreExecutor::new(workspace, &files)?,
+        executor: StoreExecutor::new(workspace, &files, Reach::Nowhere)?,
         built: below_packages(graph),
     };
     let report = run_graph(graph, &executor, options, &workspace.cancel, sink)

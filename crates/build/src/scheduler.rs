@@ -185,6 +185,7 @@ enum Change<'c> {
     Hit {
         key: CacheKey,
         output: &'c NodeOutput,
+        cache: Option<String>,
     },
     Miss {
         key: CacheKey,
@@ -267,13 +268,14 @@ impl<'a, I> Scheduler<'a, I> {
         let (state, event) = match change {
             Change::Queue => (StepState::Ready, EventKind::Queued { step }),
             Change::Check => (StepState::Checking, EventKind::Checking { step }),
-            Change::Hit { key, output } => (
+            Change::Hit { key, output, cache } => (
                 StepState::Cached,
                 EventKind::Hit {
                     step,
                     key: key.hex(),
                     layers: output.layers.clone(),
                     size_bytes: output.size_bytes,
+                    cache,
                 },
             ),
             Change::Miss { key, reason } => (
@@ -410,7 +412,7 @@ impl<'a, I> Scheduler<'a, I> {
     fn take(&mut self, message: Message<I>) {
         match message {
             Message::Report(node, report) => self.report(node, report),
-            Message::Checked(node, Ok((described, LookUp::Hit(output)))) => {
+            Message::Checked(node, Ok((described, LookUp::Hit { output, cache }))) => {
                 if self.options.refresh.includes(node) && !self.joined.contains(&node) {
                     self.miss(node, described, MissReason::Refresh, Some(output.layers));
                 } else {
@@ -419,6 +421,7 @@ impl<'a, I> Scheduler<'a, I> {
                         Change::Hit {
                             key: described.key,
                             output: &output,
+                            cache,
                         },
                     );
                     self.finish(node, output);

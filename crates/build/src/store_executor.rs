@@ -5,6 +5,9 @@
 //! look_up    key → step record → layers, or the reason why there is none
 //! run        draft folder → action → commit → layer, record
 //! ```
+//! What the store does not have may be in a [`RemoteCache`]: then a node's layers are known and not here,
+//! and whoever needs them brings them first.
+//!
 //! One file for each kind of base and action. What a step makes is a draft of the store until the
 //! layer is complete, so a step that fails or dies leaves nothing.
 
@@ -27,18 +30,21 @@ use std::time::Instant;
 
 use kiln_graph::{CacheKey, NodeName, StepId, StepInputs, Work};
 use kiln_image::Image;
-use kiln_manifest::model::{Action, Step};
+use kiln_manifest::model::{Action, CopySource, Step};
 use kiln_oci::DiffId;
-use kiln_store::{History, Name, Seen, StepKey, StepRecord};
+use kiln_store::{History, Name, Seen, StackKey, StepKey, StepRecord};
 
 use self::bases::BaseMaterials;
+pub(crate) use self::bases::{load_image, unpack_settings};
 pub(crate) use self::explain::recorded_inputs;
 use self::layers::Made;
+pub(crate) use self::layers::ownership;
 use self::resolve::{Materials, StepResolver};
-pub(crate) use self::stack::{Stack, check_conflicts};
+pub(crate) use self::stack::{Stack, check_conflicts, conflict_question};
 use crate::event::FailureKind;
 use crate::executor::{Described, Executor, Failure, LookUp, NodeOutput, Task};
 use crate::project::ProjectFiles;
+use crate::remote_cache::{Reach, RemoteCache};
 use crate::workspace::Workspace;
 
 /// Builds nodes with the store of a workspace.
@@ -48,6 +54,7 @@ pub(crate) struct StoreExecutor<'w> {
     files: &'w ProjectFiles,
     /// The project's last build, as this one found it.
     before: History,
+    cache: RemoteCache<'w>,
     state: Mutex<State>,
 }
 
@@ -55,6 +62,8 @@ pub(crate) struct StoreExecutor<'w> {
 #[derive(Debug, Default)]
 struct State {
     seen: BTreeMap<String, Seen>,
+    /// The keys of nodes that have a result.
+    keys: BTreeMap<StepId, StepKey>,
     /// The images that bases are.
     bases: BTreeMap<StepId, Arc<Image>>,
 }
@@ -65,6 +74,8 @@ pub(crate) struct Prepared {
     inputs: StepInputs,
     layers: Vec<DiffId>,
     materials: NodeMaterials,
+    /// The question whether what the step sees has conflicts, where layers are not here to answer it.
+    unchecked: Option<StackKey>,
 }
 
 #[derive(Debug)]
@@ -74,19 +85,21 @@ enum NodeMaterials {
 }
 
 impl<'w> StoreExecutor<'w> {
-    /// Prepares to build in `workspace`.
+    /// Prepares to build in `workspace`; `reach` says how far caches may be used.
     ///
     /// # Errors
     /// What the store says.
     pub(crate) fn new(
         workspace: &'w Workspace,
         files: &'w ProjectFiles,
+        reach: Reach,
     ) -> Result<Self, kiln_store::StoreError> {
         let before = workspace.store().history().get(&workspace.id)?;
         Ok(Self {
             workspace,
             files,
             before,
+            cache: RemoteCache::new(workspace, reach),
             state: Mutex::default(),
         })
     }
@@ -100,6 +113,7 @@ impl<'w> StoreExecutor<'w> {
     /// # Errors
     /// What the store says.
     pub(crate) fn finish(&self) -> Result<(), kiln_store::StoreError> {
+        self.cache.settle()?;
         let mut history = self.before.clone();
         history.steps.extend(self.state().seen.clone());
         if history != self.before {
@@ -108,6 +122,16 @@ impl<'w> StoreExecutor<'w> {
             histories.put(&workspace.session, &workspace.id, &history)?;
         }
         Ok(())
+    }
+
+    /// Returns the caches that are read from.
+    pub(crate) fn cache(&self) -> &RemoteCache<'w> {
+        &self.cache
+    }
+
+    /// Returns the keys of the nodes that have a result.
+    pub(crate) fn keys(&self) -> BTreeMap<StepId, StepKey> {
+        self.state().keys.clone()
     }
 
     /// Returns the image that the base `node` is, if it is one.
@@ -139,16 +163,20 @@ impl<'w> StoreExecutor<'w> {
     }
 
     fn describe_step(&self, task: &Task<'_>, step: &Step) -> Result<Prepared, Failure> {
-        let stack = task.graph().stack(task.node());
-        check_conflicts(self.workspace, task.graph(), stack, |node| {
-            task.output_of(node)
-        })?;
         let layers = task.layers_seen();
+        let mut unchecked = None;
+        if self.cache.missing(&layers)?.is_empty() {
+            self.check_conflicts(task)?;
+        } else {
+            let stack = task.graph().stack(task.node());
+            unchecked = conflict_question(task.graph(), stack, |node| task.output_of(node));
+        }
         let mut resolver = StepResolver {
             workspace: self.workspace,
             files: self.files,
             task,
             layers: &layers,
+            cache: &self.cache,
             materials: Materials::default(),
         };
         let inputs =
@@ -158,7 +186,73 @@ impl<'w> StoreExecutor<'w> {
             inputs,
             layers,
             materials,
+            unchecked,
         })
+    }
+
+    fn check_conflicts(&self, task: &Task<'_>) -> Result<(), Failure> {
+        let stack = task.graph().stack(task.node());
+        check_conflicts(self.workspace, task.graph(), stack, |node| {
+            task.output_of(node)
+        })
+    }
+
+    /// Answers the question that was left open, with the layers that it takes.
+    fn answer(&self, task: &Task<'_>, prepared: &Prepared) -> Result<(), Failure> {
+        if prepared.unchecked.is_none() {
+            return Ok(());
+        }
+        self.cache.bring(&prepared.layers, task)?;
+        self.check_conflicts(task)
+    }
+
+    /// Looks a node up in the caches.
+    fn look_further(
+        &self,
+        task: &Task<'_>,
+        described: &Described<Prepared>,
+    ) -> Result<Option<LookUp>, Failure> {
+        let key = StepKey::from_raw(*described.key.as_raw());
+        let prepared = &described.inputs;
+        let Some(hit) = self.cache.find(task, &key, || recorded_inputs(prepared))? else {
+            return Ok(None);
+        };
+        match (&prepared.unchecked, hit.checked()) {
+            (Some(question), Some(answered)) if *question == answered => {
+                let stacks = self.workspace.store().stacks();
+                stacks.set_checked(&self.workspace.session, question)?;
+            }
+            (Some(_), _) => self.answer(task, prepared)?,
+            (None, _) => {}
+        }
+        let mut output = hit.output();
+        if let Some(image) = hit.base() {
+            output.config = Some(Arc::new(image.config.clone()));
+            self.state().bases.insert(task.node(), image.clone());
+        }
+        self.state().keys.insert(task.node(), key);
+        self.note(&task.graph().nodes()[task.node()].name, described.key, None);
+        Ok(Some(LookUp::Hit {
+            output,
+            cache: Some(self.cache.place(&hit)),
+        }))
+    }
+
+    /// Returns the layers that it takes to make the node.
+    fn needed(&self, task: &Task<'_>, work: &Work, below: &[DiffId]) -> Vec<DiffId> {
+        let mut needed = below.to_vec();
+        if let Work::Step(step) = work
+            && let Action::Copy(copies) = &step.action.value
+        {
+            for copy in copies {
+                if let CopySource::Produced { from, .. } = &copy.source
+                    && let Some(nodes) = task.graph().produced(&from.value)
+                {
+                    needed.extend(task.layers_of(&nodes));
+                }
+            }
+        }
+        needed
     }
 
     fn make_step(
@@ -226,6 +320,7 @@ impl Executor for StoreExecutor<'_> {
                     inputs: StepInputs::of_base(&self.workspace.inputs, inputs),
                     layers: Vec::new(),
                     materials: NodeMaterials::Base(materials),
+                    unchecked: None,
                 }
             }
         };
@@ -240,10 +335,19 @@ impl Executor for StoreExecutor<'_> {
         let key = StepKey::from_raw(*described.key.as_raw());
         let store = self.workspace.store();
         if let Some(record) = store.steps().get(&self.workspace.session, &key)? {
+            self.answer(task, &described.inputs)?;
             let output = self.output(task, &record)?;
             self.note(name, described.key, record.log);
-            return Ok(LookUp::Hit(output));
+            self.state().keys.insert(task.node(), key);
+            return Ok(LookUp::Hit {
+                output,
+                cache: None,
+            });
         }
+        if let Some(hit) = self.look_further(task, described)? {
+            return Ok(hit);
+        }
+        self.answer(task, &described.inputs)?;
         let before = self.before.steps.get(name.as_str());
         let (reason, previous) = explain::miss(store, before, key, task, &described.inputs)?;
         Ok(LookUp::Miss { reason, previous })
@@ -254,6 +358,10 @@ impl Executor for StoreExecutor<'_> {
         let began = Instant::now();
         let node = &task.graph().nodes()[task.node()];
         let recorded = recorded_inputs(&inputs);
+        // Who makes it does not rely on what a cache has.
+        self.cache.forget(&StepKey::from_raw(*key.as_raw()));
+        let needed = self.needed(task, &node.work, &inputs.layers);
+        self.cache.bring(&needed, task)?;
         let mut log = None;
         let made = match (&node.work, inputs.materials) {
             (Work::Base(base), NodeMaterials::Base(materials)) => {
@@ -288,6 +396,7 @@ impl Executor for StoreExecutor<'_> {
         let key = StepKey::from_raw(*key.as_raw());
         let steps = self.workspace.store().steps();
         steps.put(&self.workspace.session, &key, &record, &recorded)?;
+        self.state().keys.insert(task.node(), key);
         self.output(task, &record)
     }
 }

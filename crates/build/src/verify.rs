@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::builder::{Build, BuildError, build, scan};
 use crate::event::{BuildEvent, Outcome};
+use crate::remote_cache::Reach;
 use crate::scheduler::{BuildReport, Refresh, SchedulerOptions, run_graph};
 use crate::store_executor::StoreExecutor;
 use crate::workspace::Workspace;
@@ -81,7 +82,7 @@ pub fn verify(
         return Ok(verification);
     }
     let files = scan(workspace, graph)?;
-    let executor = StoreExecutor::new(workspace, &files)?;
+    let executor = StoreExecutor::new(workspace, &files, Reach::Nowhere)?;
     let options = SchedulerOptions {
         jobs: other_jobs(options),
         refresh: Refresh::Everything,

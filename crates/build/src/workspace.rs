@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, Once};
 use kiln_graph::BuildInputs;
 use kiln_manifest::BuildManifest;
 use kiln_manifest::value::Name;
+use kiln_oci::Reference;
 use kiln_sandbox::{Host, Privileges};
 use kiln_store::{Session, Store};
 
@@ -49,6 +50,8 @@ pub struct Workspace {
     pub on_failure: OnFailure,
     /// Where bytes from elsewhere come from.
     pub remote: Remote,
+    /// Registries that keep results for other machines.
+    pub caches: CacheRegistries,
     /// Where packages come from.
     pub debian: DebianArchive,
     /// Stops everything.
@@ -64,6 +67,15 @@ pub struct Remote {
     pub registry: kiln_client::Registry,
     /// Stops its transfers.
     pub cancel: kiln_http::Cancel,
+}
+
+/// Registries that keep results for other machines: repositories, whose tags are kiln's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CacheRegistries {
+    /// Asked for what the store does not have, one after the other.
+    pub read: Vec<Reference>,
+    /// Given what they lack of a build, once it is done.
+    pub write: Vec<Reference>,
 }
 
 /// What to do when a step's process fails.

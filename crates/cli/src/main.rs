@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod caches;
 mod container;
 mod errors;
 mod failed_build;

@@ -11,12 +11,17 @@ use crate::text;
 /// Most project files named as the reason for a run.
 const FILES_NAMED: usize = 3;
 
-/// Why a step runs.
+/// Why a step runs, as a sentence.
 pub(crate) fn miss(reason: &MissReason) -> String {
+    format!("runs: {}", self::reason(reason))
+}
+
+/// Why a step runs.
+pub(crate) fn reason(reason: &MissReason) -> String {
     match reason {
-        MissReason::New => "runs: the store has no result of it".to_owned(),
+        MissReason::New => "the store has no result of it".to_owned(),
         MissReason::Changed { what, files } => {
-            let mut words = format!("runs: {}", text::harmless(what));
+            let mut words = text::harmless(what);
             if !files.is_empty() {
                 let named: Vec<String> = files
                     .iter()
@@ -31,9 +36,23 @@ pub(crate) fn miss(reason: &MissReason) -> String {
             }
             words
         }
-        MissReason::Removed => "runs: its result was removed from the store".to_owned(),
-        MissReason::Refresh => "runs: it was asked to".to_owned(),
+        MissReason::Removed => "its result was removed from the store".to_owned(),
+        MissReason::Refresh => "it was asked to".to_owned(),
     }
+}
+
+/// Where the result of a step was.
+pub(crate) fn hit(cache: Option<&str>) -> String {
+    match cache {
+        None => "cached".to_owned(),
+        Some(cache) => format!("cached in {cache}"),
+    }
+}
+
+/// What a cache was given.
+pub(crate) fn written(cache: &str, steps: usize, sent_bytes: u64) -> String {
+    let (steps, size) = (text::count(steps, "result"), text::bytes(sent_bytes));
+    format!("cache {cache}: {steps} written, {size} sent")
 }
 
 /// How a step that ran ended well.

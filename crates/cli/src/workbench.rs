@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once};
 
 use kiln_build::{
-    Cancel, DebianArchive, LockFile, LockPolicy, OnFailure, Project as ProjectFolder, Remote,
-    SecretValue, StatCache, Workspace,
+    CacheRegistries, Cancel, DebianArchive, LockFile, LockPolicy, OnFailure,
+    Project as ProjectFolder, Remote, SecretValue, StatCache, Workspace,
 };
 use kiln_debian::MirrorSettings;
 use kiln_graph::BuildInputs;
@@ -40,6 +40,8 @@ pub(crate) struct BuildWishes {
     pub(crate) lock: LockPolicy,
     /// What to do when a step fails.
     pub(crate) on_failure: OnFailure,
+    /// Registries that keep results.
+    pub(crate) caches: CacheRegistries,
 }
 
 /// The store in use, and what runs sandboxes over it.
@@ -129,6 +131,7 @@ pub(crate) fn workspace(
             catalogs: Mutex::default(),
         },
         on_failure: wishes.on_failure,
+        caches: wishes.caches,
         remote: Remote {
             http,
             registry,

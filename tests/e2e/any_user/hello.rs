@@ -37,7 +37,7 @@ fn the_tour_builds_runs_and_then_starts_at_once() {
     assert_eq!(
         explained
             .lines()
-            .filter(|line| line.ends_with("cached"))
+            .filter(|line| line.ends_with("hit here"))
             .count(),
         6
     );

@@ -22,7 +22,7 @@ fn explain_names_the_first_input_that_differs_and_runs_nothing() {
     assert!(new.contains("depends on what app:base makes"), "{new}");
     Build::ok(&space, &[]);
     let cached = space.kiln_ok(["explain"]).stdout;
-    assert_eq!(cached.matches("cached").count(), 3, "{cached}");
+    assert_eq!(cached.matches("hit here").count(), 3, "{cached}");
 
     space.write("input.txt", "two\n");
     let changed = space.kiln_ok(["explain"]).stdout;

@@ -142,7 +142,10 @@ impl Executor for FakeExecutor {
                 .lock()
                 .unwrap()
                 .insert(step, output.layers.clone());
-            return Ok(LookUp::Hit(output.clone()));
+            return Ok(LookUp::Hit {
+                output: output.clone(),
+                cache: None,
+            });
         }
         if let Some(looked_up) = self.looked_up.get(&step) {
             looked_up(self.look_ups.fetch_add(1, Ordering::SeqCst) == 0);

@@ -13,6 +13,7 @@ use crate::event::FailureKind;
 use crate::executor::{Failure, Task};
 use crate::problem::Problem;
 use crate::project::{ProjectFiles, SelectedFiles};
+use crate::remote_cache::RemoteCache;
 use crate::workspace::Workspace;
 use crate::{config, git};
 
@@ -38,6 +39,7 @@ pub(crate) struct StepResolver<'a> {
     pub(crate) files: &'a ProjectFiles,
     pub(crate) task: &'a Task<'a>,
     pub(crate) layers: &'a [DiffId],
+    pub(crate) cache: &'a RemoteCache<'a>,
     pub(crate) materials: Materials,
 }
 
@@ -61,6 +63,8 @@ impl Resolver for StepResolver<'_> {
     }
 
     fn packages(&mut self, names: &[String]) -> Result<Vec<PackagePin>, Failure> {
+        // What is installed is in the layers.
+        self.cache.bring(self.layers, self.task)?;
         let plan = packages::plan(self.workspace, self.task, self.layers, names)?;
         let pins = plan.pins();
         self.materials.packages = Some(plan);

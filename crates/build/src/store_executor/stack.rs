@@ -78,6 +78,17 @@ fn indexes(workspace: &Workspace, layers: &[DiffId]) -> Result<Vec<TreeIndex>, F
     layers.iter().map(index).collect()
 }
 
+/// Returns the name of the question whether steps of `stack` conflict, if there is one; `output_of` says
+/// what the nodes produced.
+pub(crate) fn conflict_question<'a>(
+    graph: &BuildGraph,
+    stack: &[StepId],
+    output_of: impl Fn(StepId) -> &'a NodeOutput,
+) -> Option<StackKey> {
+    let siblings = graph.siblings(stack);
+    (!siblings.is_empty()).then(|| conflict_key(&siblings, &output_of))
+}
+
 /// Fails if two steps of `stack` that do not wait for each other made one path differently.
 ///
 /// `output_of` says what the nodes produced. A stack that was once found free of conflicts is not

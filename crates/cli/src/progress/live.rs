@@ -301,10 +301,10 @@ impl<W: Write + Send> View for Live<W> {
             }
             EventKind::Queued { .. } | EventKind::Joined { .. } => {}
             EventKind::Checking { step } => self.begin(step),
-            EventKind::Hit { step, .. } => {
+            EventKind::Hit { step, cache, .. } => {
                 self.end(step);
                 if self.telling == Telling::Everything || self.verbose {
-                    self.stay_about(Mark::Cached, step, "cached");
+                    self.stay_about(Mark::Cached, step, &words::hit(cache.as_deref()));
                 }
             }
             EventKind::Miss { step, reason, .. } => {
@@ -370,6 +370,15 @@ impl<W: Write + Send> View for Live<W> {
             } => {
                 if self.is_told() {
                     self.stay(&words::image(image, digest, references));
+                }
+            }
+            EventKind::Written {
+                cache,
+                steps,
+                sent_bytes,
+            } => {
+                if self.is_told() {
+                    self.stay(&words::written(cache, *steps, *sent_bytes));
                 }
             }
             EventKind::Finished {

@@ -79,8 +79,10 @@ impl<W: Write + Send> View for Plain<W> {
                 Ok(())
             }
             EventKind::Queued { .. } | EventKind::Checking { .. } => Ok(()),
-            EventKind::Hit { step, .. } if self.telling == Telling::Everything || self.verbose => {
-                self.line(step, "cached")
+            EventKind::Hit { step, cache, .. }
+                if self.telling == Telling::Everything || self.verbose =>
+            {
+                self.line(step, &words::hit(cache.as_deref()))
             }
             EventKind::Hit { .. } => Ok(()),
             EventKind::Miss { step, reason, .. } => {
@@ -141,6 +143,18 @@ impl<W: Write + Send> View for Plain<W> {
                 writeln!(self.output, "{}", words::image(image, digest, references))
             }
             EventKind::Image { .. } => Ok(()),
+            EventKind::Written {
+                cache,
+                steps,
+                sent_bytes,
+            } if self.is_told() => {
+                writeln!(
+                    self.output,
+                    "{}",
+                    words::written(cache, *steps, *sent_bytes)
+                )
+            }
+            EventKind::Written { .. } => Ok(()),
             EventKind::Finished {
                 outcome,
                 built,

@@ -78,6 +78,7 @@ fn hit(name: &str) -> EventKind {
         key: "k".to_owned(),
         layers: Vec::new(),
         size_bytes: 10,
+        cache: None,
     }
 }
 

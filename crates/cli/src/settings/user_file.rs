@@ -7,6 +7,8 @@
 //!
 //! [build]
 //! jobs = 16
+//! cache-from = ["registry.example.com/team/cache"]
+//! cache-to   = ["registry.example.com/team/cache"]
 //!
 //! [debian]
 //! mirror = "http://mirror.example.com/debian"
@@ -30,6 +32,7 @@ use kiln_http::{ClientCertificate, HostSettings};
 use kiln_manifest::value::ByteSize;
 use serde::Deserialize;
 
+use crate::caches::CacheReference;
 use crate::errors::{Class, Failure, Outcome};
 
 /// The whole file.
@@ -98,6 +101,10 @@ pub(crate) struct UserStore {
 pub(crate) struct UserBuild {
     /// Most steps that run at once.
     pub(crate) jobs: Option<NonZeroUsize>,
+    /// Caches to read from, unless a flag names some.
+    pub(crate) cache_from: Vec<CacheReference>,
+    /// Caches to write to, unless a flag names some.
+    pub(crate) cache_to: Vec<CacheReference>,
 }
 
 /// `[debian]`
@@ -188,6 +195,8 @@ mod tests {
     #[test]
     fn everything_in_the_module_documentation_is_understood() {
         let text = "[store]\npath = \"/data/kiln\"\nmax = \"50GB\"\n[build]\njobs = 16\n\
+                    cache-from = [\"registry.example.com/team/cache\"]\n\
+                    cache-to = [\"registry.example.com/team/cache\"]\n\
                     [debian]\nmirror = \"http://mirror.example.com/debian\"\n\
                     [registry.\"registry.example.com\"]\nplain-http = true\n\
                     authorities = [\"/etc/ssl/example.pem\"]\n\

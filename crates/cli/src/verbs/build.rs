@@ -10,6 +10,7 @@ use kiln_build::{
 };
 use kiln_graph::{BuildGraph, BuildTarget, StepId};
 
+use crate::caches::CacheArgs;
 use crate::errors::{Class, Failure, Outcome};
 use crate::failed_build::{self, LastLines};
 use crate::local;
@@ -28,6 +29,8 @@ use crate::workbench::{self, BuildWishes};
   kiln build app worker             two images, and what they need
   kiln build app.compile            one step, and what it needs
   kiln build --no-cache=app.test    run that step again
+  kiln build --cache registry.example.com/team/cache
+                                    share results with other machines
   kiln build --on-failure shell     look around in a step that fails
   kiln build -o type=dir,dest=root  and put its root file system into a folder")]
 pub(crate) struct Args {
@@ -69,6 +72,9 @@ pub(crate) struct BuildArgs {
     /// What to do when a step fails
     #[arg(long, value_name = "WHAT", default_value = "stop")]
     on_failure: WhenFailed,
+
+    #[command(flatten)]
+    caches: CacheArgs,
 }
 
 /// What to do when a step fails.
@@ -105,6 +111,7 @@ impl BuildArgs {
                 WhenFailed::Stop => OnFailure::Stop,
                 WhenFailed::Shell => OnFailure::Shell,
             },
+            caches: self.caches.registries(settings),
         })
     }
 

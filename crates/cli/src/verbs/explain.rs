@@ -6,6 +6,7 @@ use kiln_build::{LockPolicy, OnFailure, Outlook, forecast};
 use kiln_graph::BuildGraph;
 use serde_json::{Value, json};
 
+use crate::caches::CacheArgs;
 use crate::errors::{Failure, Outcome};
 use crate::printer::Printer;
 use crate::project::Project;
@@ -32,6 +33,9 @@ pub(crate) struct Args {
     /// Choose the form of the answer
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
+
+    #[command(flatten)]
+    caches: CacheArgs,
 }
 
 /// Asks the cache about every step.
@@ -43,6 +47,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let wishes = BuildWishes {
         lock: LockPolicy::Locked,
         on_failure: OnFailure::Stop,
+        caches: args.caches.registries(settings),
     };
     let workspace = workbench::workspace(settings, &project, entered, wishes)?;
     let options = BuildArgs::default().options(settings, &graph)?;
@@ -70,8 +75,9 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
 
 fn words(outlook: &Outlook) -> String {
     match outlook {
-        Outlook::Cached => "cached".to_owned(),
-        Outlook::Runs(reason) => words::miss(reason),
+        Outlook::Cached { cache: None } => "hit here".to_owned(),
+        Outlook::Cached { cache: Some(cache) } => format!("hit in {cache}"),
+        Outlook::Runs(reason) => format!("miss: {}", words::reason(reason)),
         Outlook::Depends { on } => format!("depends on what {on} makes"),
         Outlook::Unknown { message } => format!("unknown: {}", text::harmless(message)),
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use kiln_build::{Build, LockPolicy, OnFailure, Outcome as BuildOutcome, pin};
+use kiln_build::{Build, CacheRegistries, LockPolicy, OnFailure, Outcome as BuildOutcome, pin};
 use kiln_graph::{BuildGraph, BuildTarget};
 
 use crate::errors::{Class, Failure, Outcome};
@@ -55,6 +55,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
             None => LockPolicy::Update,
         },
         on_failure: OnFailure::Stop,
+        caches: CacheRegistries::default(),
     };
     let workspace = workbench::workspace(settings, &project, entered, wishes)?;
     let options = BuildArgs::default().options(settings, &graph)?;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use kiln_build::{Build, DifferentStep, Verification, verify};
+use kiln_build::{Build, CacheRegistries, DifferentStep, Verification, verify};
 use kiln_graph::BuildGraph;
 use serde_json::json;
 
@@ -16,7 +16,7 @@ use crate::settings::Settings;
 use crate::text;
 use crate::verbs::Format;
 use crate::verbs::build::{self, BuildArgs};
-use crate::workbench;
+use crate::workbench::{self, BuildWishes};
 
 /// Files named for each step, unless --verbose.
 const FILES_SHOWN: usize = 20;
@@ -48,7 +48,11 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let project = Project::load(settings)?;
     let targets = project.targets(&args.targets)?;
     let graph = BuildGraph::lower(&project.manifest, &targets).map_err(Failure::user)?;
-    let wishes = args.how.wishes(settings)?;
+    let wishes = BuildWishes {
+        // It is about what this machine makes.
+        caches: CacheRegistries::default(),
+        ..args.how.wishes(settings)?
+    };
     let entered = workbench::enter(settings)?;
     local::warn_of_one_owner(&entered.host, printer);
     let workspace = workbench::workspace(settings, &project, entered, wishes)?;
