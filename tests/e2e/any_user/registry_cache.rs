@@ -154,6 +154,7 @@ fn explain_says_where_a_hit_is() {
 }
 
 /// Does something to the blob of the image's program layer and expects a rebuild of the same image.
+/// The registry comes first, since it has to end before its space.
 fn recovers(harm: impl Fn(&Path)) -> (Registry, TestSpace) {
     let (space, registry, digest) = cached();
     let program = blob_of(&space, "app.program", &registry);
@@ -207,9 +208,10 @@ fn blob_of(space: &TestSpace, step: &str, registry: &Registry) -> PathBuf {
 
 #[test]
 fn a_lost_blob_is_a_warning_and_a_rebuild_and_comes_back() {
-    let (registry, space) = recovers(|blob| fs::remove_file(blob).expect("a blob"));
-    let third = elsewhere(&space);
-    let built = Build::ok(&third, &["--cache-from", &cache(&registry)]);
+    let recovered = recovers(|blob| fs::remove_file(blob).expect("a blob"));
+    let (registry, space) = (&recovered.0, &recovered.1);
+    let third = elsewhere(space);
+    let built = Build::ok(&third, &["--cache-from", &cache(registry)]);
     assert_eq!(built.ran(), [""; 0], "{}", built.run.shown());
 }
 
