@@ -165,12 +165,12 @@ impl<'s> Passes<'s> {
         self.pass_began_ms = self.now_ms();
     }
 
-    /// Tells how the last pass ended. `is_cancelled` says whether the build was cancelled; if not, a node
-    /// that was given up is one that another failure left without a result.
-    pub(crate) fn end(&mut self, is_cancelled: bool) {
+    /// Tells how the last pass ended. In a build that was not cancelled, a node that was given up is one
+    /// that the failure of another one left without a result.
+    pub(crate) fn end(&mut self, build: Outcome) {
         for mut event in std::mem::take(&mut self.ends) {
             if let EventKind::Cancelled { step } = &event.kind
-                && !is_cancelled
+                && build != Outcome::Cancelled
             {
                 let (step, because) = (step.clone(), SkipReason::Stopped);
                 event.kind = EventKind::Skipped { step, because };
@@ -193,9 +193,7 @@ impl<'s> Passes<'s> {
             let more = ran.saturating_sub(*built).min(*cached);
             *built += more;
             *cached -= more;
-            if *outcome == Outcome::Cancelled && !is_cancelled {
-                *outcome = Outcome::Failed;
-            }
+            *outcome = build;
         }
         (self.sink)(event);
     }
@@ -257,7 +255,7 @@ mod tests {
     }
 
     /// Runs passes over their events, and returns what is told.
-    fn told(passes: &[&[EventKind]], is_cancelled: bool) -> Vec<EventKind> {
+    fn told(passes: &[&[EventKind]], build: Outcome) -> Vec<EventKind> {
         let mut told = Vec::new();
         let mut sink = |event: BuildEvent| told.push(event.kind);
         let mut all = Passes::new(&mut sink);
@@ -270,7 +268,7 @@ mod tests {
                 all.event(BuildEvent { at_ms: 0, kind });
             }
         }
-        all.end(is_cancelled);
+        all.end(build);
         told
     }
 
@@ -317,7 +315,7 @@ mod tests {
             done("user"),
             finished(Outcome::Complete, [3, 0, 0, 0]),
         ];
-        assert_eq!(told(&[&first, &second], false), expected);
+        assert_eq!(told(&[&first, &second], Outcome::Complete), expected);
     }
 
     #[test]
@@ -328,12 +326,12 @@ mod tests {
         ];
         let (step, because) = (step("user"), SkipReason::Stopped);
         assert_eq!(
-            told(&[&events], false),
+            told(&[&events], Outcome::Failed),
             [
                 EventKind::Skipped { step, because },
                 finished(Outcome::Failed, [0, 0, 0, 1])
             ]
         );
-        assert_eq!(told(&[&events], true), events);
+        assert_eq!(told(&[&events], Outcome::Cancelled), events);
     }
 }

@@ -15,6 +15,7 @@
 
 mod bring;
 mod entry;
+mod mounts;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kiln_client::{Document, Error as ClientError};
 use kiln_image::Image;
 use kiln_layer::Ownership;
+use kiln_manifest::value::Name;
 use kiln_oci::{DiffId, Reference};
 use kiln_store::{StackKey, StepKey, StepRecord};
 use kiln_transfer::{Transfer, TransferError};
@@ -57,6 +59,8 @@ pub(crate) struct RemoteCache<'w> {
     state: Mutex<State>,
     /// Held while a layer is fetched, so that it is fetched once.
     fetching: Mutex<BTreeMap<DiffId, Arc<Mutex<()>>>>,
+    /// The cache mounts that steps used and that travel.
+    mounts: Mutex<BTreeSet<Name>>,
 }
 
 /// A registry's repository that is read from.
@@ -161,6 +165,7 @@ impl<'w> RemoteCache<'w> {
             sources: sources.collect(),
             state: Mutex::default(),
             fetching: Mutex::default(),
+            mounts: Mutex::default(),
         }
     }
 
@@ -324,23 +329,31 @@ pub(crate) fn name(repository: &Reference) -> String {
 
 /// Tells whether a failure says something about a registry as a whole, not about one entry of it.
 fn is_of_registry(error: &TransferError) -> bool {
-    use kiln_http::Error as HttpError;
     match error {
-        TransferError::Client(ClientError::Http { source, .. }) => !matches!(
+        TransferError::Client(error) => is_of_client(error),
+        TransferError::Image(_) | TransferError::Store(_) => false,
+    }
+}
+
+/// The same, of a failure of the client.
+fn is_of_client(error: &ClientError) -> bool {
+    use kiln_http::Error as HttpError;
+    if let ClientError::Http { source, .. } = error {
+        return !matches!(
             **source,
             HttpError::WrongDigest { .. }
                 | HttpError::WrongSize { .. }
                 | HttpError::TooLarge { .. }
-        ),
-        TransferError::Client(
-            ClientError::RepositoryNotFound { .. }
+        );
+    }
+    matches!(
+        error,
+        ClientError::RepositoryNotFound { .. }
             | ClientError::Unauthorised { .. }
             | ClientError::Denied { .. }
             | ClientError::RateLimited { .. }
             | ClientError::Mirror { .. }
             | ClientError::Credentials(_)
-            | ClientError::Sink { .. },
-        ) => true,
-        TransferError::Client(_) | TransferError::Image(_) | TransferError::Store(_) => false,
-    }
+            | ClientError::Sink { .. }
+    )
 }

@@ -268,6 +268,9 @@ impl<'w> StoreExecutor<'w> {
         match &step.action.value {
             Action::Run(run) => {
                 let stack = Stack::find(workspace, layers)?;
+                for mount in run.caches.keys() {
+                    self.cache.use_mount(mount, &|message| task.warn(message));
+                }
                 run_step::make(workspace, task, step, run, &stack, materials, log)
             }
             Action::Packages(_) => packages::make(workspace, task, &open()?, materials, log),

@@ -62,9 +62,12 @@ pub(crate) fn manifest(
     let volumes = each(volume, |name, written::Volume { at: _ }| {
         Some(Volume { name })
     });
-    let caches = each(cache, |name, written::Cache { at: _, max }| {
-        let max_bytes = max.map(|max| max.value.0);
-        Some(Cache { name, max_bytes })
+    let caches = each(cache, |name, written::Cache { at: _, max, export }| {
+        Some(Cache {
+            name,
+            max_bytes: max.map(|max| max.value.0),
+            export: export.is_some_and(|export| export.value),
+        })
     });
     let secrets = each(secret, |name, secret| checker.secret(name, secret));
     if warn_unused {

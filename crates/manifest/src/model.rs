@@ -93,6 +93,8 @@ pub struct Cache {
     pub name: Spanned<Name>,
     /// The size above which it is emptied.
     pub max_bytes: Option<u64>,
+    /// Whether it travels to other machines with the results of steps.
+    pub export: bool,
 }
 
 /// `[secret.NAME]`: a value that steps and services may see and layers never hold.

@@ -112,6 +112,8 @@ table! {
     Cache as "a cache" {
         /// The size above which the cache is emptied before the next build. Default: no limit.
         max: Option<Spanned<ByteSize>>,
+        /// Whether it travels to other machines with the results of steps (`kiln build --cache`). Default: `false`.
+        export: Option<Flag>,
     }
 }
 

@@ -347,3 +347,47 @@ fn an_image_as_a_base_comes_from_the_cache() {
         "text\n"
     );
 }
+
+#[test]
+fn an_exported_cache_mount_travels() {
+    let steps = r#"
+        [cache.objects]
+        export = true
+        max    = "1MB"
+        [cache.own]
+        [image.app.step.compile]
+        files   = ["input.txt"]
+        workdir = "/work"
+        caches  = { objects = "/objects", own = "/own" }
+        run     = "cat /objects/a/mark /own/mark || true; mkdir -p /objects/a; echo warm > /objects/a/mark; echo cold > /own/mark"
+    "#;
+    let space = busybox_project(steps);
+    space.write("input.txt", "one\n");
+    let registry = Registry::start(&space);
+    let cache = cache(&registry);
+    Build::ok(&space, &["--cache", &cache]);
+    let other = elsewhere(&space);
+    other.write("input.txt", "two\n");
+    let built = Build::ok(&other, &["--cache-from", &cache]);
+    assert_eq!(warnings(&built), [""; 0]);
+    let output = built.output("app.compile");
+    assert!(output.contains(&"warm".to_owned()), "{output:?}");
+    assert!(!output.contains(&"cold".to_owned()), "{output:?}");
+    // One that is not empty stays as it is, and one that is too large stays here.
+    let large = steps.replace(
+        "echo cold",
+        "dd if=/dev/zero of=/objects/large bs=1M count=2; echo",
+    );
+    let third = busybox_project(&large);
+    third.write("input.txt", "one\n");
+    let built = Build::ok(&third, &["--cache-to", &cache]);
+    assert!(
+        warnings(&built).iter().any(|it| it.contains("max")),
+        "{}",
+        built.run.shown()
+    );
+    let fourth = elsewhere(&other);
+    fourth.write("input.txt", "three\n");
+    let built = Build::ok(&fourth, &["--cache-from", &cache]);
+    assert!(built.output("app.compile").contains(&"warm".to_owned()));
+}

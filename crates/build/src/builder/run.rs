@@ -39,7 +39,9 @@ pub(super) fn run(
         }
         let is_lost = executor.cache().take_lost();
         if workspace.cancel.is_cancelled() {
-            report.outcome = Outcome::Cancelled;
+            if brought.is_err() {
+                report.outcome = Outcome::Cancelled;
+            }
         } else if !report.failures.is_empty() {
             settle(&mut report);
         } else if is_lost {
@@ -48,7 +50,7 @@ pub(super) fn run(
         } else {
             brought.map_err(BuildError::Layers)?;
         }
-        passes.end(workspace.cancel.is_cancelled());
+        passes.end(report.outcome);
         return Ok(report);
     }
 }
@@ -184,6 +186,15 @@ pub(super) fn write(
             let message = format!("the cache `{cache}` lacks {failed} of the results: {reason}");
             let step = None;
             passes.tell(EventKind::Warning { step, message });
+        }
+        // What kept results from the cache keeps mounts from it, too.
+        if written.failed == 0 {
+            executor.cache().write_mounts(repository, &mut |message| {
+                passes.tell(EventKind::Warning {
+                    step: None,
+                    message,
+                });
+            });
         }
         if written.steps > 0 {
             passes.tell(EventKind::Written {

@@ -98,6 +98,11 @@ impl RemoteCache<'_> {
         );
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let promised = self.promised(layer);
+        // Others may have found out that a hit is worth nothing.
+        if promised.is_empty() && !self.state().is_lost {
+            let message = format!("the layer `{layer}` is neither in the store nor in a cache");
+            return Err(Failure::new(FailureKind::Environment, message));
+        }
         let mut reasons = Vec::new();
         for (_, hit) in &promised {
             match self.fetch(layer, hit, listener)? {

@@ -238,6 +238,12 @@ impl<W: Write + Send> Live<W> {
 
     fn progress(&mut self, step: &NodeName, what: &str, done: u64, total: Option<u64>) {
         let now = self.now;
+        // The layers of a step that is done already come from a cache.
+        let is_done = total == Some(done);
+        if !self.running.contains_key(step) && !is_done {
+            self.begin(step);
+            self.fetching.insert(step.clone());
+        }
         let Some(running) = self.running.get_mut(step) else {
             return;
         };
@@ -249,6 +255,11 @@ impl<W: Write + Send> Live<W> {
         running
             .samples
             .retain(|(at, _)| now.saturating_sub(*at) <= RATE_WINDOW);
+        let mut downloads = running.downloads.values();
+        let is_whole = downloads.all(|(done, total)| Some(*done) == *total);
+        if is_whole && self.fetching.remove(step) {
+            self.running.remove(step);
+        }
     }
 
     fn line(&mut self, step: &NodeName, line: String) {
