@@ -11,7 +11,7 @@
 //! anew. Lines are cut to the terminal's width, which is asked for each time,
 //! so that a resize needs no signal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -50,8 +50,11 @@ pub(super) struct Live<W> {
     colour: bool,
     name_width: usize,
     total: usize,
-    finished: usize,
+    /// Steps that have ended; one whose result was lost by a cache ends twice.
+    finished: BTreeSet<NodeName>,
     running: BTreeMap<NodeName, Running>,
+    /// Those of `running` that have ended and whose layers come from a cache.
+    fetching: BTreeSet<NodeName>,
     /// Lines that go above the next picture.
     staying: String,
     /// Widths of the lines of the last picture.
@@ -101,8 +104,9 @@ impl<W: Write + Send> Live<W> {
             colour,
             name_width: 0,
             total: 0,
-            finished: 0,
+            finished: BTreeSet::new(),
             running: BTreeMap::new(),
+            fetching: BTreeSet::new(),
             staying: String::new(),
             picture: Vec::new(),
             has_work: false,
@@ -188,7 +192,11 @@ impl<W: Write + Send> Live<W> {
             let shown = text.replacen(' ', &self.paint(wheel, "33"), 1);
             lines.push((shown, text::width(&text)));
         }
-        let mut last = format!("  {} of {}", self.finished, text::count(self.total, "step"));
+        let mut last = format!(
+            "  {} of {}",
+            self.finished.len(),
+            text::count(self.total, "step")
+        );
         if self.running.len() > room {
             write!(
                 last,
@@ -241,6 +249,7 @@ impl<W: Write + Send> Live<W> {
         // The layers of a step that is done already come from a cache.
         let is_done = total == Some(done);
         if !self.running.contains_key(step) && !is_done {
+            self.has_work = true;
             self.begin(step);
             self.fetching.insert(step.clone());
         }
@@ -285,6 +294,7 @@ impl<W: Write + Send> Live<W> {
     }
 
     fn begin(&mut self, step: &NodeName) {
+        self.fetching.remove(step);
         self.running.entry(step.clone()).or_insert_with(|| Running {
             started: self.now,
             last_line: String::new(),
@@ -295,7 +305,8 @@ impl<W: Write + Send> Live<W> {
 
     fn end(&mut self, step: &NodeName) {
         self.running.remove(step);
-        self.finished += 1;
+        self.fetching.remove(step);
+        self.finished.insert(step.clone());
     }
 }
 

@@ -233,6 +233,57 @@ fn the_live_view_leaves_finished_steps_on_the_screen() {
 }
 
 #[test]
+fn what_comes_from_a_cache_is_told_with_its_name_and_shown_on_its_way() {
+    let mut from_cache = hit("fetch");
+    if let EventKind::Hit { cache, .. } = &mut from_cache {
+        *cache = Some("registry.example.com/team/cache".to_owned());
+    }
+    let progress = |done_bytes| EventKind::Progress {
+        step: step("fetch"),
+        what: "sha256:00".to_owned(),
+        done_bytes,
+        total_bytes: Some(10_000_000),
+    };
+    let written = EventKind::Written {
+        cache: "registry.example.com/team/cache".to_owned(),
+        steps: 2,
+        sent_bytes: 1000,
+    };
+    let events = [
+        begin(&["fetch"]),
+        at(1, from_cache),
+        at(2, progress(2_000_000)),
+        at(3, progress(10_000_000)),
+        at(4, written),
+    ];
+    let screen = Screen::default();
+    let mut live = Live::new(screen.clone(), Telling::Everything, false, false).with_size(60, 5);
+    for event in &events[..3] {
+        live.event(event).expect("a screen takes everything");
+    }
+    live.tick(Duration::from_secs(1)).expect("drawn");
+    expect![[r#"
+        = app.fetch  cached in registry.example.com/team/cache
+        ⠙ app.fetch  1.0 s      2.0 MB of 10 MB, 0 B/s  sha256:00
+          1 of 1 step, 1 running
+    "#]]
+    .assert_eq(&visible(&screen));
+    live.event(&events[3]).expect("a screen takes everything");
+    live.tick(Duration::from_secs(2)).expect("drawn");
+    expect![[r#"
+        <^[2A^[J  1 of 1 step
+    "#]]
+    .assert_eq(&visible(&screen));
+    let screen = Screen::default();
+    let mut plain = Plain::new(screen.clone(), Telling::Everything, false);
+    expect![[r#"
+        app.fetch | cached in registry.example.com/team/cache
+        cache registry.example.com/team/cache: 2 results written, 1.0 kB sent
+    "#]]
+    .assert_eq(&shown(&mut plain, &events, &screen));
+}
+
+#[test]
 fn nothing_is_said_of_a_build_that_only_comes_before_a_run_and_is_cached() {
     let screen = Screen::default();
     let mut plain = Plain::new(screen.clone(), Telling::OnlyWork, false);
