@@ -93,7 +93,7 @@ pub fn recall(
     options: &SchedulerOptions,
 ) -> Result<Option<BTreeMap<ImageName, Image>>, BuildError> {
     let files = scan(workspace, graph)?;
-    let executor = Teller(StoreExecutor::new(workspace, &files)?);
+    let executor = Teller(StoreExecutor::new(workspace, &files, Reach::Nowhere)?);
     let report = run_graph(graph, &executor, options, &workspace.cancel, &mut |_| {})
         .map_err(BuildError::Thread)?;
     if report.outcome != Outcome::Complete {

@@ -31,6 +31,8 @@ impl Second {
             EventKind::Miss { .. }
             | EventKind::Joined { .. }
             | EventKind::Started { .. }
+            | EventKind::ShellOpened { .. }
+            | EventKind::ShellClosed { .. }
             | EventKind::Done { .. }
             | EventKind::Failed { .. } => Self::Work,
             EventKind::Build { .. }
@@ -112,6 +114,8 @@ impl<'s> Passes<'s> {
             | EventKind::Started { step }
             | EventKind::Output { step, .. }
             | EventKind::Progress { step, .. }
+            | EventKind::ShellOpened { step, .. }
+            | EventKind::ShellClosed { step, .. }
             | EventKind::Done { step, .. }
             | EventKind::Failed { step, .. } => Some(step.clone()),
             EventKind::Warning { step, .. } => step.clone(),

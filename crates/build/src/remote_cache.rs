@@ -331,7 +331,10 @@ pub(crate) fn name(repository: &Reference) -> String {
 fn is_of_registry(error: &TransferError) -> bool {
     match error {
         TransferError::Client(error) => is_of_client(error),
-        TransferError::Image(_) | TransferError::Store(_) => false,
+        TransferError::Image(_)
+        | TransferError::Store(_)
+        | TransferError::TooMuch { .. }
+        | TransferError::NoList { .. } => false,
     }
 }
 

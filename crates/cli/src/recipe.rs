@@ -76,6 +76,8 @@ impl Recalled {
         let wishes = BuildWishes {
             lock: LockPolicy::Locked,
             on_failure: OnFailure::Stop,
+            // Only what this store knows is recalled.
+            caches: kiln_build::CacheRegistries::default(),
         };
         let session = local::session(settings)?;
         let entered = Entered { session, host };

@@ -18,8 +18,8 @@ use std::sync::atomic::Ordering;
 
 use kiln_client::Document;
 use kiln_layer::{
-    Compression as Method, CopyOverrides, Decoder, Draft, DraftOptions, Encoder, EndMark,
-    LowerStack, TreePath, UnpackLimits, UnpackOptions, unpack,
+    CopyOverrides, Decoder, Draft, DraftOptions, Encoder, EndMark, LowerStack, TreePath,
+    UnpackLimits, UnpackOptions, unpack,
 };
 use kiln_manifest::value::Name;
 use kiln_oci::{Compression, Descriptor, ImageManifest, MediaType, Reference};
@@ -232,7 +232,7 @@ impl RemoteCache<'_> {
         draft.copy_tree(&source, &all, &all, CopyOverrides::default())?;
         let writer = session.store().blobs().writer(session)?;
         let buffered = io::BufWriter::with_capacity(128 << 10, writer);
-        let mut encoder = Encoder::new(Method::Zstd, buffered);
+        let mut encoder = Encoder::new(Compression::Zstd, buffered);
         let committed = draft.finish(Some(&mut encoder))?;
         if let Some(max_bytes) = max_bytes {
             check_size(committed.tar_size_bytes, max_bytes)?;

@@ -319,7 +319,7 @@ impl<W: Write + Send> View for Live<W> {
                 self.name_width = widths.max().unwrap_or(0).min(NAME_COLUMNS);
                 self.total = nodes.len();
                 // `verify` builds twice.
-                self.finished = 0;
+                self.finished.clear();
             }
             EventKind::Queued { .. } | EventKind::Joined { .. } => {}
             EventKind::Checking { step } => self.begin(step),
