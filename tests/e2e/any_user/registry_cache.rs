@@ -1,6 +1,7 @@
 //! Results in a registry, for machines that have none.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -302,6 +303,30 @@ fn a_registry_that_is_down_is_one_warning() {
     tagged
         .assert_code(2)
         .assert_says("the tags of a cache are kiln's");
+}
+
+#[test]
+fn a_registry_that_refuses_is_one_warning_that_says_what_to_do() {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    // Ends with the process of the tests: nobody can stop an `accept`.
+    std::thread::spawn(move || {
+        for mut connection in listener.incoming().flatten() {
+            let reply = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\
+                         Content-Length: 0\r\nConnection: close\r\n\r\n";
+            let mut request = [0; 4096];
+            if connection.read(&mut request).is_ok() {
+                connection.write_all(reply.as_bytes()).unwrap_or_default();
+            }
+        }
+    });
+    let cache = format!("{address}/team/cache");
+    for flag in ["--cache-from", "--cache-to"] {
+        let built = Build::ok(&project(), &[flag, &cache]);
+        let warnings = warnings(&built);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("kiln login"), "{warnings:?}");
+    }
 }
 
 #[test]
