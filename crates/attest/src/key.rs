@@ -1,7 +1,7 @@
 //! Keys: ECDSA on the curve P-256, with SHA-256, as cosign uses them.
 //!
 //! A private key is PEM in one of the forms that are around: PKCS#8, SEC1, or
-//! [sealed](crate::sealed) by a password. Signatures are made as RFC 6979 has it, without a random number:
+//! [sealed] by a password. Signatures are made as RFC 6979 has it, without a random number:
 //! the same key and bytes give the same signature, so that signing twice adds nothing.
 
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Where components are found: package databases of an image, lock files of languages, `kiln.lock`.
 //!
 //! Each source is a text with the path it was found under. A database says what is installed; a lock
-//! file only names things, so what it adds is [`Role::Named`](crate::Role::Named).
+//! file only names things, so what it adds is [`Role::Named`].
 //!
 //! | file | source |
 //! | --- | --- |
