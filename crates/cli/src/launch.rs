@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
-use std::thread::JoinHandle;
 
 use clap::ValueEnum;
 use kiln_build::{SecretValue, StepState, Workspace};
@@ -15,7 +14,7 @@ use kiln_manifest::value::Name;
 use kiln_oci::{DiffId, Platform, RunConfig};
 use kiln_runtime::{Container, Launch, LaunchError, Overrides, Plan};
 use kiln_sandbox::{Host, PassedOn, Privileges, Stdio, window_size};
-use kiln_store::{Session, StoreError};
+use kiln_store::Session;
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
@@ -218,8 +217,6 @@ impl Ready {
         let signals = PassedOn::take_over()
             .map_err(LaunchError::from)
             .map_err(launch_failure)?;
-        // Already while the container is being set up: a short one leaves no time for it.
-        let tidying = self.tidy_meanwhile();
         let exit = Container::start(&launch, &plan)
             .and_then(|mut container| {
                 if let Some(unenforced) = container.unenforced() {
@@ -228,12 +225,8 @@ impl Ready {
                 container.foreground(&signals, io::stdin(), io::stdout())
             })
             .map_err(launch_failure);
-        // Not waited for: what is still there is the next one's.
-        if let Some(Err(error)) = tidying.and_then(finished) {
-            printer.warning(format!("what earlier ones left cannot be removed: {error}"));
-        }
         // Its writable layer may be large, and nobody else may come to clear it away for long.
-        if let Err(error) = self.session.store().empty_trash() {
+        if let Err(error) = self.session.store().tidy() {
             printer.warning(format!(
                 "what the container left cannot be removed: {error}"
             ));
@@ -248,18 +241,6 @@ impl Ready {
             u8::try_from(exit.code() & 0xff).unwrap_or(u8::MAX),
         ))
     }
-
-    /// Clears away what earlier ones left, beside the container; `None` if there is no thread for it.
-    fn tidy_meanwhile(&self) -> Option<JoinHandle<Result<(), StoreError>>> {
-        let store = self.session.store().clone();
-        let tidy = move || store.tidy();
-        std::thread::Builder::new().spawn(tidy).ok()
-    }
-}
-
-/// Returns what a thread returned, if it has.
-fn finished<T>(thread: JoinHandle<T>) -> Option<T> {
-    thread.is_finished().then(|| thread.join().ok()).flatten()
 }
 
 /// The config of the base, changed by what the step says of its process.
