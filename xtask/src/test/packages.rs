@@ -9,6 +9,7 @@ use crate::process::{Failure, Outcome, find_program, run, say};
 const NEEDED: &[(&str, &str)] = &[
     ("busybox-static", "busybox"),
     ("crun", "crun"),
+    ("curl", "curl"),
     ("docker-registry", "docker-registry"),
     ("docker.io", "dockerd"),
     ("git", "git"),
