@@ -7,7 +7,8 @@ use kiln_sys::Errno;
 use kiln_sys::confined;
 use rustix::fs::{Mode, OFlags};
 
-use super::{Cgroup, CgroupError, Controller, MountLine, Setting, make, pids_max};
+use super::group::{Setting, make};
+use super::{Cgroup, CgroupError, Controller, MountLine, pids_max};
 use crate::spec::Limits;
 
 /// Length of the time slice in which a share of processor time is counted.

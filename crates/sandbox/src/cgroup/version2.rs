@@ -9,7 +9,8 @@ use kiln_sys::Errno;
 use kiln_sys::confined;
 use rustix::fs::Access;
 
-use super::{Cgroup, CgroupError, Controller, MountLine, Setting, make, pids_max, write};
+use super::group::{Setting, make, write};
+use super::{Cgroup, CgroupError, Controller, MountLine, pids_max};
 use crate::spec::Limits;
 
 /// Length of the time slice in which a share of processor time is counted.

@@ -1,0 +1,53 @@
+//! Why a limit is not enforced.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use kiln_sys::Errno;
+
+use super::Controller;
+
+/// A limit cannot be enforced.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CgroupError {
+    /// The host has no way to enforce it, or this user may not use it.
+    #[error("cannot limit {limit}: {reason}")]
+    Unavailable {
+        /// What was to be limited.
+        limit: Controller,
+        /// What is missing, and how to get it.
+        reason: String,
+    },
+    /// The kernel refused.
+    #[error("cannot {action} `{path}`: {errno}")]
+    Kernel {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What it said.
+        errno: Errno,
+    },
+}
+
+/// Limits that are left out, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unenforced {
+    /// What is not limited; never empty.
+    pub limits: Vec<Controller>,
+    /// What is missing for the first of them, and how to get it.
+    pub reason: String,
+}
+
+impl fmt::Display for Unenforced {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.limits.iter().map(ToString::to_string).collect();
+        write!(
+            formatter,
+            "there is no limit of {}: {}",
+            names.join(" and "),
+            self.reason
+        )
+    }
+}
