@@ -155,7 +155,9 @@ impl Host {
                     self.use_overlay_interface(interface);
                     break;
                 }
-                Err(Errno::INVAL | Errno::NOSYS | Errno::BADF) => {}
+                // The first is what a kernel says that knows no descriptors as options (before 6.5), the others are
+                // for what it does not know at all.
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::BADF) => {}
                 Err(_) => break,
             }
         }
