@@ -1,11 +1,12 @@
 //! Limits for all processes of a sandbox together, through cgroups of version 2 or 1.
 //!
-//! One group per sandbox and hierarchy, below the group kiln itself is in (version 1), or below the nearest one
-//! that may have children with controllers (version 2). Only the controllers a limit needs are used. The name
-//! tells which kiln made it, so that a later one can remove what a killed one left:
+//! One group per sandbox and hierarchy, below the group kiln itself is in (version 1), or below one that can have
+//! children with controllers (version 2). Only the controllers a limit needs are used. The name tells which kiln
+//! made it, so that a later one can remove what a killed one left:
 //!
 //! ```text
-//! kiln-<pid>-<start time of that process>-<n>
+//! kiln-<pid>-<start time of that process>-<n>       of its sandbox number n
+//! kiln-<pid>-<start time of that process>-home      of itself, where it had to make room
 //! ```
 
 mod controller;
@@ -20,9 +21,9 @@ pub use controller::Controller;
 pub use error::{CgroupError, Unenforced};
 pub(crate) use group::Cgroup;
 use mounts::MountLine;
-pub(crate) use owner::Owner;
+pub(crate) use owner::{GroupName, Owner};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::spec::{Limits, PidsLimit};
 
@@ -57,7 +58,7 @@ impl Hierarchies {
     /// Makes a group with these limits; `None` if none is needed, or only default ones are and cannot be had.
     pub(crate) fn create(
         &self,
-        name: &str,
+        name: GroupName,
         limits: &Limits,
     ) -> Result<Option<Cgroup>, CgroupError> {
         let needed = needed(limits);
@@ -88,7 +89,11 @@ impl Hierarchies {
     }
 
     /// Those of `limits` that can be had, tried out with a group called `name`, and what is wrong with the others.
-    pub(crate) fn enforceable(&self, name: &str, limits: &Limits) -> (Limits, Option<Unenforced>) {
+    pub(crate) fn enforceable(
+        &self,
+        name: GroupName,
+        limits: &Limits,
+    ) -> (Limits, Option<Unenforced>) {
         let mut limits = limits.clone();
         let mut missing: Option<Unenforced> = None;
         while limits != Limits::default() {
@@ -121,6 +126,13 @@ impl Hierarchies {
         matches!(self, Self::Version2(_))
     }
 
+    fn remove(&self, group: &Path) -> bool {
+        match self {
+            Self::Version2(_) => version2::Version2::remove(group),
+            Self::Version1(_) | Self::Nothing => rustix::fs::rmdir(group).is_ok(),
+        }
+    }
+
     /// Removes groups whose kiln is gone; returns how many. Those that still have processes stay.
     pub(crate) fn sweep(&self) -> usize {
         let mut removed = 0;
@@ -133,7 +145,7 @@ impl Hierarchies {
                 let Some(owner) = name.to_str().and_then(Owner::parse) else {
                     continue;
                 };
-                if !owner.is_alive() && rustix::fs::rmdir(entry.path()).is_ok() {
+                if !owner.is_alive() && self.remove(&entry.path()) {
                     removed += 1;
                 }
             }
@@ -185,7 +197,8 @@ mod tests {
             pids: PidsLimit::AtMost(7),
             ..Limits::default()
         };
-        let (left, missing) = Hierarchies::Nothing.enforceable("unused", &limits);
+        let name = Owner::this_process().group(0);
+        let (left, missing) = Hierarchies::Nothing.enforceable(name, &limits);
         assert_eq!(left, Limits::default());
         let missing = missing.expect("there is no cgroup");
         assert_eq!(missing.limits, [Controller::Memory, Controller::Pids]);
@@ -194,7 +207,7 @@ mod tests {
             "there is no limit of memory and the number of processes: \
              no cgroup file system is mounted at /sys/fs/cgroup"
         );
-        let none = Hierarchies::Nothing.enforceable("unused", &Limits::default());
+        let none = Hierarchies::Nothing.enforceable(name, &Limits::default());
         assert_eq!(none, (Limits::default(), None));
     }
 

@@ -19,7 +19,7 @@ use kiln_sys::{Errno, namespace};
 
 use crate::capability::{Capability, CapabilitySet};
 use crate::host::Host;
-use crate::privileges::{IdRange, Privileges};
+use crate::privileges::{IdRange, Privileges, parse_map};
 
 /// How to [`enter()`].
 #[derive(Debug, Clone)]
@@ -121,23 +121,6 @@ fn privileges_of_this_namespace() -> Privileges {
         },
         _ => Privileges::Mapped { uids, gids },
     }
-}
-
-fn parse_map(text: &str) -> Vec<IdRange> {
-    let lines = text.lines().filter_map(|line| {
-        let mut numbers = line.split_ascii_whitespace().map(str::parse);
-        let (inside, outside, count) = (
-            numbers.next()?.ok()?,
-            numbers.next()?.ok()?,
-            numbers.next()?.ok()?,
-        );
-        Some(IdRange {
-            inside,
-            outside,
-            count,
-        })
-    });
-    lines.collect()
 }
 
 /// As an ordinary user: a user namespace with all the numbers this user may have.

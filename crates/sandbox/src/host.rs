@@ -20,7 +20,7 @@ use kiln_sys::mount::{self, Depth, MountAttributes, Propagation};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::capability::CapabilitySet;
-use crate::cgroup::{Hierarchies, Owner, Unenforced};
+use crate::cgroup::{GroupName, Hierarchies, Owner, Unenforced};
 use crate::enter::{EnterError, EnterOptions};
 use crate::error::SandboxError;
 use crate::overlay::{OverlayInterface, Stubs};
@@ -103,7 +103,7 @@ impl Host {
     /// Whoever goes on without them should say so.
     #[must_use]
     pub fn enforceable(&self, limits: &Limits) -> (Limits, Option<Unenforced>) {
-        self.hierarchies().enforceable(&self.cgroup_name(), limits)
+        self.hierarchies().enforceable(self.cgroup_name(), limits)
     }
 
     /// Removes cgroups that killed kiln processes left behind; returns how many.
@@ -123,10 +123,10 @@ impl Host {
     }
 
     /// A name for a cgroup that tells whose it is.
-    pub(crate) fn cgroup_name(&self) -> String {
+    pub(crate) fn cgroup_name(&self) -> GroupName {
         self.owner
             .get_or_init(Owner::this_process)
-            .group_name(self.next_number())
+            .group(self.next_number())
     }
 }
 

@@ -149,14 +149,17 @@ impl Host {
         // The best one that works is the one to stay with.
         let mut outcome = Err(Errno::INVAL);
         for interface in [Descriptors, Paths, MountOptions] {
+            // A kernel that takes no descriptor as an option of any file system (before 6.5) knows no list of paths
+            // either, and would complain about it in its log.
+            if interface == Paths && matches!(outcome, Err(Errno::OPNOTSUPP)) {
+                continue;
+            }
             outcome = self.mount_by(interface, layers, attributes);
             match &outcome {
                 Ok(_) => {
                     self.use_overlay_interface(interface);
                     break;
                 }
-                // The first is what a kernel says that knows no descriptors as options (before 6.5), the others are
-                // for what it does not know at all.
                 Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::BADF) => {}
                 Err(_) => break,
             }

@@ -58,3 +58,21 @@ fn contains(ranges: &[IdRange], id: u32) -> bool {
         .iter()
         .any(|range| id >= range.inside && id - range.inside < range.count)
 }
+
+/// Reads what `/proc/<pid>/uid_map` or `gid_map` says.
+pub(crate) fn parse_map(text: &str) -> Vec<IdRange> {
+    let lines = text.lines().filter_map(|line| {
+        let mut numbers = line.split_ascii_whitespace().map(str::parse);
+        let (inside, outside, count) = (
+            numbers.next()?.ok()?,
+            numbers.next()?.ok()?,
+            numbers.next()?.ok()?,
+        );
+        Some(IdRange {
+            inside,
+            outside,
+            count,
+        })
+    });
+    lines.collect()
+}

@@ -52,7 +52,7 @@ impl Host {
     pub fn spawn(&self, spec: &SandboxSpec) -> Result<Child, SandboxError> {
         let mut group = self
             .hierarchies()
-            .create(&self.cgroup_name(), &spec.limits)?;
+            .create(self.cgroup_name(), &spec.limits)?;
         let Draft {
             prepared,
             files,

@@ -70,7 +70,9 @@ fn groups(process: u32) -> Vec<String> {
         .lines()
         .filter(|group| {
             // Other tests run at the same time: theirs have processes.
-            fs::read_to_string(format!("{group}/cgroup.procs")).is_ok_and(|all| all.is_empty())
+            let read = |file: &str| fs::read_to_string(format!("{group}/{file}"));
+            read("cgroup.procs").is_ok_and(|all| all.is_empty())
+                && !read("cgroup.events").is_ok_and(|events| events.contains("populated 1"))
         })
         .map(str::to_owned)
         .collect()

@@ -86,6 +86,8 @@ fn add_cgroups(folder: &Path, found: &mut BTreeSet<String>) {
     for entry in folders {
         let path: PathBuf = entry.path();
         if entry.file_name().to_string_lossy().starts_with("kiln") {
+            // With cgroups of version 2 there is a second group in it.
+            fs::remove_dir(path.join("sandbox")).ok();
             if fs::remove_dir(&path).is_ok() || !path.exists() {
                 continue;
             }

@@ -1,11 +1,23 @@
 //! Which process made a group, by the name of the group.
 
+use std::fmt;
+
 /// The process in the name of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Owner {
     pid: u32,
     start_time: u64,
 }
+
+/// The name of a group: its owner and a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GroupName {
+    owner: Owner,
+    number: u64,
+}
+
+/// What stands for a number in the name of the group its owner is in.
+const HOME: &str = "home";
 
 impl Owner {
     /// This process.
@@ -17,16 +29,20 @@ impl Owner {
         }
     }
 
-    /// The name of its group number `count`.
-    pub(crate) fn group_name(self, count: u64) -> String {
-        let Self { pid, start_time } = self;
-        format!("kiln-{pid}-{start_time}-{count}")
+    /// The name of its group for sandbox number `number`.
+    pub(crate) const fn group(self, number: u64) -> GroupName {
+        GroupName {
+            owner: self,
+            number,
+        }
     }
 
     pub(super) fn parse(name: &str) -> Option<Self> {
         let mut parts = name.strip_prefix("kiln-")?.split('-');
-        let (pid, start_time, count) = (parts.next()?, parts.next()?, parts.next()?);
-        count.parse::<u64>().ok()?;
+        let (pid, start_time, number) = (parts.next()?, parts.next()?, parts.next()?);
+        if number != HOME {
+            number.parse::<u64>().ok()?;
+        }
         if parts.next().is_some() {
             return None;
         }
@@ -38,6 +54,24 @@ impl Owner {
 
     pub(super) fn is_alive(self) -> bool {
         start_time(self.pid) == Some(self.start_time)
+    }
+}
+
+impl GroupName {
+    /// The name of a group for the owner itself.
+    pub(super) fn home(self) -> String {
+        let Owner { pid, start_time } = self.owner;
+        format!("kiln-{pid}-{start_time}-{HOME}")
+    }
+}
+
+impl fmt::Display for GroupName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            owner: Owner { pid, start_time },
+            number,
+        } = self;
+        write!(formatter, "kiln-{pid}-{start_time}-{number}")
     }
 }
 
@@ -56,7 +90,9 @@ mod tests {
     #[test]
     fn names_say_which_process_made_them() {
         let owner = Owner::this_process();
-        assert_eq!(Owner::parse(&owner.group_name(3)), Some(owner));
+        let name = owner.group(3);
+        assert_eq!(Owner::parse(&name.to_string()), Some(owner));
+        assert_eq!(Owner::parse(&name.home()), Some(owner));
         assert!(owner.is_alive());
         assert!(
             !Owner {
@@ -71,6 +107,7 @@ mod tests {
             "kiln-1-2",
             "kiln-1-2-3-4",
             "kiln-1-x-3",
+            "kiln-1-2-x",
             "other-1-2-3",
         ] {
             assert_eq!(Owner::parse(name), None, "{name}");

@@ -8,7 +8,7 @@ use kiln_sys::confined;
 use rustix::fs::{Mode, OFlags};
 
 use super::group::{Setting, make};
-use super::{Cgroup, CgroupError, Controller, MountLine, pids_max};
+use super::{Cgroup, CgroupError, Controller, GroupName, MountLine, pids_max};
 use crate::spec::Limits;
 
 /// Length of the time slice in which a share of processor time is counted.
@@ -47,7 +47,7 @@ impl Version1 {
 
     pub(super) fn create(
         &self,
-        name: &str,
+        name: GroupName,
         limits: &Limits,
         needed: &[Controller],
     ) -> Result<Cgroup, CgroupError> {
@@ -61,7 +61,7 @@ impl Version1 {
             let Some(parent) = self.own.get(controller) else {
                 return Err(unavailable(*controller));
             };
-            let directory = parent.join(name);
+            let directory = parent.join(name.to_string());
             let opened = make(&directory, &settings(*controller, limits))
                 .map_err(|error| explain(*controller, error))?;
             group.directories.push(directory.clone());

@@ -1,17 +1,27 @@
 //! Cgroups of version 2: one hierarchy, processes are started in it.
 //!
-//! A group can have children with controllers only if it has no processes of its own, so the group kiln is in
-//! usually cannot; the nearest one above that can, and that this user may write to, is taken.
+//! A sandbox has two groups, one in the other. Limits and processes are in the inner one. The outer one keeps the
+//! controllers switched on: the kernel refuses to take from a group what its children have given on, while systemd
+//! takes from all others what it has no use for itself.
+//!
+//! ```text
+//! <parent>/kiln-<pid>-<start>-<n>/sandbox/
+//! ```
+
+mod parent;
+mod scope;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use kiln_sys::Errno;
-use kiln_sys::confined;
-use rustix::fs::Access;
-
-use super::group::{Setting, make, write};
-use super::{Cgroup, CgroupError, Controller, MountLine, pids_max};
+use super::group::{Setting, make};
+use super::{Cgroup, CgroupError, Controller, GroupName, MountLine, pids_max};
+use crate::error::best_effort;
 use crate::spec::Limits;
+use parent::Unfit;
+
+/// The inner group.
+const INNER: &str = "sandbox";
 
 /// Length of the time slice in which a share of processor time is counted.
 const PERIOD_MICROSECONDS: u64 = 100_000;
@@ -19,29 +29,29 @@ const PERIOD_MICROSECONDS: u64 = 100_000;
 /// The one hierarchy.
 #[derive(Debug)]
 pub(crate) struct Version2 {
-    /// Its mount point.
-    top: PathBuf,
-    /// The group this process is in.
+    mount: MountLine,
+    /// The group this process was started in.
     own: PathBuf,
+    /// The group that systemd moved it to, once it was asked.
+    scope: OnceLock<Option<PathBuf>>,
 }
 
 impl Version2 {
     pub(super) fn find(mounts: &[MountLine], own: &str) -> Option<Self> {
         let mount = mounts.iter().find(|mount| mount.kind == "cgroup2")?;
-        let path = own
-            .lines()
-            .find_map(|line| line.strip_prefix("0::"))
-            .unwrap_or("/");
         Some(Self {
-            top: mount.point.clone(),
-            own: mount.locate(path),
+            own: mount.locate(group(own)),
+            mount: mount.clone(),
+            scope: OnceLock::new(),
         })
     }
 
     /// The own group and those above it, the nearest first.
     pub(super) fn parents(&self) -> Vec<PathBuf> {
-        let inside = |directory: &&Path| directory.starts_with(&self.top);
-        self.own
+        let inside = |directory: &&Path| directory.starts_with(&self.mount.point);
+        let scope = self.scope.get().and_then(Option::as_ref);
+        scope
+            .unwrap_or(&self.own)
             .ancestors()
             .take_while(inside)
             .map(Path::to_owned)
@@ -50,87 +60,109 @@ impl Version2 {
 
     pub(super) fn create(
         &self,
-        name: &str,
+        name: GroupName,
         limits: &Limits,
         needed: &[Controller],
     ) -> Result<Cgroup, CgroupError> {
-        let parent = self
-            .parents()
-            .into_iter()
-            .find(|directory| can_hold(directory, needed));
-        let Some(parent) = parent else {
-            return Err(self.unavailable(needed));
+        let find = || parent::find(&self.parents(), needed, &name.home());
+        let parent = match find() {
+            // Not worth it for what nobody asked for.
+            Err(Unfit::NotWritable) if *limits != Limits::default() && self.ask_for_scope() => {
+                find()
+            }
+            found => found,
         };
-        let directory = parent.join(name);
-        let opened = make(&directory, &settings(limits, needed))?;
+        let parent = parent.map_err(|unfit| self.unavailable(unfit, needed))?;
+        let outer = parent.join(name.to_string());
+        let inner = outer.join(INNER);
+        make(
+            &outer,
+            &[Setting::new(
+                "cgroup.subtree_control",
+                parent::request(needed),
+            )],
+        )?;
+        let opened = make(&inner, &settings(limits, needed)).inspect_err(|_| {
+            best_effort("removing a cgroup", rustix::fs::rmdir(&outer));
+        })?;
         let memory_events = needed
             .contains(&Controller::Memory)
-            .then(|| directory.join("memory.events"));
+            .then(|| inner.join("memory.events"));
         Ok(Cgroup {
-            directories: vec![directory],
+            directories: vec![inner, outer],
             join: Vec::new(),
             start_in: Some(opened),
             memory_events,
         })
     }
 
-    fn unavailable(&self, needed: &[Controller]) -> CgroupError {
-        let available = words(&self.top.join("cgroup.controllers"));
-        let missing = needed
-            .iter()
-            .find(|controller| !available.iter().any(|name| name == controller.name()));
-        match missing {
-            Some(missing) => CgroupError::Unavailable {
-                limit: *missing,
-                reason: format!(
+    /// Whether systemd has just moved this process to a group of its own.
+    fn ask_for_scope(&self) -> bool {
+        let mut moved = false;
+        self.scope.get_or_init(|| {
+            let text = scope::request()?;
+            moved = true;
+            Some(self.mount.locate(group(&text)))
+        });
+        moved
+    }
+
+    /// Removes the group of a sandbox that nobody cares for any more; whether it is gone.
+    pub(super) fn remove(group: &Path) -> bool {
+        // There is none if kiln itself was in the group.
+        rustix::fs::rmdir(group.join(INNER)).ok();
+        rustix::fs::rmdir(group).is_ok()
+    }
+
+    fn unavailable(&self, unfit: Unfit, needed: &[Controller]) -> CgroupError {
+        let own = self.own.display();
+        let (limit, reason) = match unfit {
+            Unfit::NotWritable => (
+                needed[0],
+                format!(
+                    "this user may not make cgroups in `{own}` or above; start kiln by `systemd-run --user --scope \
+                     -p Delegate=yes kiln …`, or as root"
+                ),
+            ),
+            Unfit::Occupied { directory } => (
+                needed[0],
+                format!(
+                    "`{}` has processes that kiln may not move to a group of their own",
+                    directory.display()
+                ),
+            ),
+            Unfit::Lacks {
+                controller,
+                directory,
+                available,
+            } if directory == self.mount.point => (
+                controller,
+                format!(
                     "the kernel offers no cgroup controller `{}` (it has: {}); it may be switched off on the kernel \
                      command line, or in use by cgroups of version 1",
-                    missing.name(),
+                    controller.name(),
                     available.join(" ")
                 ),
-            },
-            None => CgroupError::Unavailable {
-                limit: needed[0],
-                reason: format!(
-                    "no cgroup above `{}` lets this user make groups with limits; start kiln by `systemd-run --user \
-                     --scope -p Delegate=yes kiln …`, or as root",
-                    self.own.display()
+            ),
+            Unfit::Lacks {
+                controller,
+                directory,
+                available,
+            } => (
+                controller,
+                format!(
+                    "`{}` was given no cgroup controller `{}` (it has: {}); `Delegate={} {}` below `[Service]` in \
+                     `systemctl edit user@.service` gives it to users who log in again",
+                    directory.display(),
+                    controller.name(),
+                    available.join(" "),
+                    available.join(" "),
+                    controller.name(),
                 ),
-            },
-        }
+            ),
+        };
+        CgroupError::Unavailable { limit, reason }
     }
-}
-
-fn words(path: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.split_ascii_whitespace().map(str::to_owned).collect()
-}
-
-/// Whether `directory` can have children with the controllers, switched on now if need be.
-fn can_hold(directory: &Path, needed: &[Controller]) -> bool {
-    // To start a process in a child from here takes the right to move processes at the common parent.
-    let writable = |path: &Path| rustix::fs::access(path, Access::WRITE_OK).is_ok();
-    if !writable(directory) || !writable(&directory.join("cgroup.procs")) {
-        return false;
-    }
-    let enabled = words(&directory.join("cgroup.subtree_control"));
-    let missing = needed
-        .iter()
-        .filter(|controller| !enabled.iter().any(|name| name == controller.name()));
-    let request: Vec<String> = missing
-        .map(|controller| format!("+{}", controller.name()))
-        .collect();
-    if request.is_empty() {
-        return true;
-    }
-    let switch_on = || -> Result<(), Errno> {
-        write(
-            &confined::open_directory(directory)?,
-            "cgroup.subtree_control",
-            &request.join(" "),
-        )
-    };
-    switch_on().is_ok()
 }
 
 fn settings(limits: &Limits, needed: &[Controller]) -> Vec<Setting> {
@@ -170,10 +202,17 @@ fn settings(limits: &Limits, needed: &[Controller]) -> Vec<Setting> {
     settings
 }
 
+/// The group in what `/proc/self/cgroup` says.
+fn group(own: &str) -> &str {
+    own.lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .unwrap_or("/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroup::needed;
+    use crate::cgroup::{Owner, needed};
 
     #[test]
     fn limits_become_settings() {
@@ -199,38 +238,58 @@ mod tests {
         );
     }
 
+    fn below(top: &Path, own: &Path) -> Version2 {
+        let line = format!("30 23 0:26 / {} rw - cgroup2 cgroup2 rw", top.display());
+        Version2 {
+            mount: MountLine::parse(&line).unwrap(),
+            own: own.to_owned(),
+            scope: OnceLock::from(None),
+        }
+    }
+
     #[test]
     fn the_nearest_group_comes_first() {
-        let version2 = Version2 {
-            top: PathBuf::from("/c"),
-            own: PathBuf::from("/c/a/b"),
-        };
+        let version2 = below(Path::new("/c"), Path::new("/c/a/b"));
         assert_eq!(
             version2.parents(),
             [Path::new("/c/a/b"), Path::new("/c/a"), Path::new("/c")]
         );
     }
 
-    /// A host that has both versions has version 2 without these controllers: enough to see what is said.
     #[test]
     fn a_limit_that_cannot_be_had_is_explained() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("cgroup.controllers"), "cpu pids\n").unwrap();
-        let version2 = Version2 {
-            top: directory.path().to_owned(),
-            own: directory.path().to_owned(),
-        };
+        let top = tempfile::tempdir().unwrap();
+        let (top, given) = (top.path(), top.path().join("given"));
+        std::fs::create_dir(&given).unwrap();
+        for directory in [top, &given] {
+            for file in ["cgroup.procs", "cgroup.subtree_control"] {
+                std::fs::write(directory.join(file), "").unwrap();
+            }
+            std::fs::write(directory.join("cgroup.controllers"), "cpu pids\n").unwrap();
+        }
         let limits = Limits {
             memory_bytes: Some(1),
             ..Limits::default()
         };
-        let error = version2
-            .create("kiln-1-2-3", &limits, &needed(&limits))
-            .unwrap_err()
-            .to_string();
+        let refusal = |own: &Path| {
+            below(top, own)
+                .create(Owner::this_process().group(0), &limits, &needed(&limits))
+                .unwrap_err()
+                .to_string()
+        };
+        let error = refusal(top);
         assert!(
             error.contains("cannot limit memory: the kernel offers no cgroup controller `memory`"),
             "{error}"
         );
+        let error = refusal(&given);
+        assert!(
+            error.contains("given` was given no cgroup controller `memory` (it has: cpu pids)"),
+            "{error}"
+        );
+        std::fs::remove_file(given.join("cgroup.procs")).unwrap();
+        std::fs::remove_file(top.join("cgroup.procs")).unwrap();
+        let error = refusal(&given);
+        assert!(error.contains("systemd-run --user"), "{error}");
     }
 }
