@@ -225,7 +225,9 @@ impl Ready {
                 container.foreground(&signals, io::stdin(), io::stdout())
             })
             .map_err(launch_failure);
-        // Its writable layer may be large, and nobody else may come to clear it away for long.
+        // Its writable layer may be large, and nobody else may come to clear it away for long; the same holds for
+        // what killed ones left.
+        self.host.sweep();
         if let Err(error) = self.session.store().tidy() {
             printer.warning(format!(
                 "what the container left cannot be removed: {error}"
