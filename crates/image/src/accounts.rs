@@ -1,4 +1,4 @@
-//! The user database of an image: the texts of `/etc/passwd` and `/etc/group`.
+//! The user database of an image: the texts of `/etc/passwd`, `/etc/group` and `/etc/shadow`.
 //!
 //! Works on texts that the caller has read from the image's own root (bounded, regular files only);
 //! it knows nothing of the host's users. Every number is parsed strictly: `1x`, an empty name, a
@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-/// The most bytes of `/etc/passwd` or `/etc/group` that are read from an image.
+/// The most bytes of each of them that are read from an image.
 pub const DATABASE_LIMIT_BYTES: u64 = 1024 * 1024;
 
 /// Who a process runs as.
@@ -217,6 +217,8 @@ pub struct Databases {
     pub passwd: String,
     /// `/etc/group`.
     pub group: String,
+    /// `/etc/shadow`; most small images have none.
+    pub shadow: Option<String>,
 }
 
 /// Adds `account` to the databases; an account that is there already with the same ids stays.
@@ -235,6 +237,7 @@ pub fn add(account: &NewAccount, databases: &Databases) -> Result<Databases, Acc
     } = account;
     let mut passwd = databases.passwd.clone();
     let mut group = databases.group.clone();
+    let mut shadow = databases.shadow.clone();
     match users(&databases.passwd).find(|user| user.name == name) {
         Some(user) => {
             for (property, existing, wanted) in [("uid", user.uid, *uid), ("gid", user.gid, *gid)] {
@@ -261,6 +264,11 @@ pub fn add(account: &NewAccount, databases: &Databases) -> Result<Databases, Acc
                 &mut passwd,
                 &format!("{name}:x:{uid}:{gid}::{home}:{shell}"),
             );
+            // Without a line in there, an account that has `x` in the other file counts as broken, and nothing that
+            // asks PAM (su, sudo, cron, sshd) lets it in. No password fits, and there are no dates.
+            if let Some(shadow) = shadow.as_mut().filter(|shadow| !has_line(shadow, name)) {
+                append_line(shadow, &format!("{name}:!:::::::"));
+            }
         }
     }
     if !groups(&group).any(|entry| entry.gid == *gid) {
@@ -278,7 +286,17 @@ pub fn add(account: &NewAccount, databases: &Databases) -> Result<Databases, Acc
         group_id(membership, &group)?;
         group = add_member(&group, membership, name);
     }
-    Ok(Databases { passwd, group })
+    Ok(Databases {
+        passwd,
+        group,
+        shadow,
+    })
+}
+
+fn has_line(shadow: &str, name: &str) -> bool {
+    shadow
+        .lines()
+        .any(|line| line.split(':').next() == Some(name))
 }
 
 fn append_line(text: &mut String, line: &str) {
@@ -373,6 +391,7 @@ mod tests {
         Databases {
             passwd: PASSWD.to_owned(),
             group: GROUP.to_owned(),
+            shadow: None,
         }
     }
 
@@ -385,6 +404,24 @@ mod tests {
         assert!(once.group.contains("empty:x:7:web\n"));
         assert!(once.group.ends_with("web:x:2000:\n"));
         assert_eq!(add(&new, &once).unwrap(), once);
+    }
+
+    #[test]
+    fn an_account_has_a_shadow_where_others_have() {
+        let new = account("web", 2000, 2000, &[]);
+        assert_eq!(add(&new, &databases()).unwrap().shadow, None);
+        let with = |shadow: &str| Databases {
+            shadow: Some(shadow.to_owned()),
+            ..databases()
+        };
+        let once = add(&new, &with("root:*:19000:0:99999:7:::\n")).unwrap();
+        assert_eq!(
+            once.shadow.as_deref(),
+            Some("root:*:19000:0:99999:7:::\nweb:!:::::::\n")
+        );
+        assert_eq!(add(&new, &once).unwrap(), once);
+        let there = add(&new, &with("web:*:1::::::\n")).unwrap();
+        assert_eq!(there.shadow.as_deref(), Some("web:*:1::::::\n"));
     }
 
     #[test]

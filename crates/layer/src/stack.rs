@@ -18,7 +18,7 @@ use kiln_sys::Errno;
 use rustix::fs::{FileType, Stat};
 
 use crate::disk::{self, At, FileError};
-use crate::{Metadata, PathError, TreeIndex, TreePath, Xattrs};
+use crate::{Attributes, Metadata, PathError, TreeIndex, TreePath, Xattrs};
 
 /// Symbolic links followed in one look-up, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -197,6 +197,19 @@ impl LowerStack {
     pub fn exists(&self, path: &TreePath) -> Result<bool, ResolveError> {
         let resolved = self.resolve(path, LastLink::Follow)?;
         Ok(resolved.path.is_root() || resolved.found.is_some())
+    }
+
+    /// Returns mode and owner of what `path` leads to, links followed; `None` if there is nothing.
+    ///
+    /// # Errors
+    /// See [`ResolveError`].
+    pub fn attributes(&self, path: &TreePath) -> Result<Option<Attributes>, ResolveError> {
+        let found = self.resolve(path, LastLink::Follow)?.found;
+        Ok(found.map(|Found { stat, .. }| Attributes {
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+        }))
     }
 
     /// Reads the file that `path` leads to, links followed; `None` if there is none. Never opens

@@ -299,12 +299,18 @@ impl FileWork<'_> {
         let after = accounts::add(&new, &before)
             .map_err(|error| Problem::new(self.workspace, name.span, error.to_string()).user())?;
         for (path, before, after) in [
-            ("etc/passwd", &before.passwd, &after.passwd),
-            ("etc/group", &before.group, &after.group),
+            ("etc/passwd", Some(&before.passwd), Some(&after.passwd)),
+            ("etc/group", Some(&before.group), Some(&after.group)),
+            ("etc/shadow", before.shadow.as_ref(), after.shadow.as_ref()),
         ] {
-            if before != after {
+            if before != after
+                && let Some(after) = after
+            {
                 let path = TreePath::parse(path.as_bytes()).map_err(path_failure)?;
-                let attributes = Attributes::root(0o644);
+                // Who may read the file stays as it is.
+                let attributes = self.draft.view().attributes(&path);
+                let attributes = attributes.map_err(resolve_failure)?;
+                let attributes = attributes.unwrap_or(Attributes::root(0o644));
                 let written = self.draft.write_file(&path, after.as_bytes(), attributes);
                 self.done(name.span, written)?;
             }
@@ -323,8 +329,7 @@ impl FileWork<'_> {
     }
 
     fn exists(&self, path: &TreePath) -> Result<bool, Failure> {
-        let exists = self.draft.view().exists(path);
-        exists.map_err(|error| Failure::new(FailureKind::User, chain(&error)))
+        self.draft.view().exists(path).map_err(resolve_failure)
     }
 
     /// Reads the user databases of what the step sees so far.
@@ -332,19 +337,19 @@ impl FileWork<'_> {
         let read = |path: &str| {
             let path = TreePath::parse(path.as_bytes()).map_err(path_failure)?;
             let limit = accounts::DATABASE_LIMIT_BYTES;
-            let bytes = self
-                .draft
-                .view()
-                .read_file(&path, limit)
-                .map_err(|error| Failure::new(FailureKind::User, chain(&error)))?;
-            String::from_utf8(bytes.unwrap_or_default()).map_err(|_not_text| {
+            let bytes = self.draft.view().read_file(&path, limit);
+            let Some(bytes) = bytes.map_err(resolve_failure)? else {
+                return Ok(None);
+            };
+            String::from_utf8(bytes).map(Some).map_err(|_not_text| {
                 let message = format!("`{path}` of the image is not UTF-8");
                 Failure::new(FailureKind::User, message)
             })
         };
         Ok(Databases {
-            passwd: read("etc/passwd")?,
-            group: read("etc/group")?,
+            passwd: read("etc/passwd")?.unwrap_or_default(),
+            group: read("etc/group")?.unwrap_or_default(),
+            shadow: read("etc/shadow")?,
         })
     }
 
@@ -393,6 +398,10 @@ fn tree_path(path: &ContainerPath) -> Result<TreePath, Failure> {
 
 fn path_failure(error: kiln_layer::PathError) -> Failure {
     Failure::new(FailureKind::User, error.to_string())
+}
+
+fn resolve_failure(error: kiln_layer::ResolveError) -> Failure {
+    Failure::new(FailureKind::User, chain(&error))
 }
 
 /// Returns where something called `name` goes.
