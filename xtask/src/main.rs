@@ -11,6 +11,7 @@ mod bench;
 mod generate;
 mod process;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ usage: cargo xtask <command>
   lint               clippy and rustdoc, warnings denied
   test [filter]      every test: as root where possible, then as ordinary users
   test --list        name the tests, run none
+  vm                 the same on kernel 6.1 with cgroups of version 2, in a virtual machine
   bench [filter]     measure beside peers, with hyperfine
 ";
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["gen", "--check"] => generate::run(generate::Mode::Check),
         ["lint"] => lint(),
         ["test", rest @ ..] => test::run(rest),
+        ["vm"] => vm::run(),
         ["bench", filters @ ..] => bench::measure(filters),
         [] | ["help" | "--help" | "-h"] => {
             say(USAGE);

@@ -4,9 +4,9 @@
 //! mean something for an ordinary user run again as two of them: one with
 //! subordinate ids (`newuidmap`) and one without.
 
-mod accounts;
+pub(crate) mod accounts;
 mod leftovers;
-mod packages;
+pub(crate) mod packages;
 mod report;
 mod scratch;
 
@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome {
     if arguments.contains(&"--list") {
         return list();
     }
-    packages::ensure()?;
+    packages::ensure(packages::FOR_TESTS)?;
     // Built first, so that the time limit below is about tests only.
     run_shown(&mut cargo(["test", "--workspace", "--locked", "--no-run"]))?;
     let programs = test_programs()?;

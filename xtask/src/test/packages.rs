@@ -1,12 +1,12 @@
-//! Programs that the tests judge kiln by, from Debian's packages.
+//! Programs that tests need, from Debian's packages.
 
 use std::process::{Command, Stdio};
 
 use super::accounts::is_root;
 use crate::process::{Failure, Outcome, find_program, run, say};
 
-/// Debian package and the program it brings.
-const NEEDED: &[(&str, &str)] = &[
+/// What the tests judge kiln by: Debian package, and the program it brings.
+pub(crate) const FOR_TESTS: &[(&str, &str)] = &[
     ("busybox-static", "busybox"),
     ("crun", "crun"),
     ("curl", "curl"),
@@ -22,12 +22,12 @@ const NEEDED: &[(&str, &str)] = &[
     ("zstd", "zstd"),
 ];
 
-/// Installs what is missing where that is possible.
+/// Installs what is missing of `needed` (package and program) where that is possible.
 ///
 /// # Errors
 /// Something is missing and cannot be installed; the message says how to.
-pub(crate) fn ensure() -> Outcome {
-    let missing = missing();
+pub(crate) fn ensure(needed: &[(&'static str, &str)]) -> Outcome {
+    let missing = missing(needed);
     if missing.is_empty() {
         return Ok(());
     }
@@ -42,7 +42,7 @@ pub(crate) fn ensure() -> Outcome {
     run(apt_get()
         .args(["install", "--quiet", "--yes", "--no-install-recommends"])
         .args(&missing))?;
-    let still_missing = self::missing();
+    let still_missing = self::missing(needed);
     if still_missing.is_empty() {
         Ok(())
     } else {
@@ -53,8 +53,8 @@ pub(crate) fn ensure() -> Outcome {
     }
 }
 
-fn missing() -> Vec<&'static str> {
-    NEEDED
+fn missing(needed: &[(&'static str, &str)]) -> Vec<&'static str> {
+    needed
         .iter()
         .filter(|(_, program)| find_program(program).is_none())
         .map(|(package, _)| *package)
