@@ -1,0 +1,155 @@
+//! Failures as clients see them.
+
+use std::fmt::Display;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::blobs::BlobError;
+use crate::index::IndexError;
+
+/// An answer that is not what was asked for.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    code: &'static str,
+    message: String,
+    detail: Option<Value>,
+    /// Headers beside the usual ones.
+    pub(crate) headers: Vec<(&'static str, String)>,
+    /// What goes into the log and to nobody else.
+    pub(crate) cause: Option<String>,
+    /// Whether the connection ends with the answer.
+    pub(crate) closes: bool,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            detail: None,
+            headers: Vec::new(),
+            cause: None,
+            closes: false,
+        }
+    }
+
+    pub(crate) fn with_detail(mut self, detail: Value) -> Self {
+        self.detail = Some(detail);
+        self
+    }
+
+    pub(crate) fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub(crate) fn closing(mut self) -> Self {
+        self.closes = true;
+        self
+    }
+
+    /// The body.
+    pub(crate) fn body(&self) -> String {
+        let mut error = json!({ "code": self.code, "message": self.message });
+        if let Some(detail) = &self.detail {
+            error["detail"] = detail.clone();
+        }
+        json!({ "errors": [error] }).to_string()
+    }
+
+    pub(crate) fn no_such_path() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "UNSUPPORTED",
+            "there is nothing at this path",
+        )
+    }
+
+    pub(crate) fn method(allowed: &str) -> Self {
+        let message = format!("this method does not fit the path; these do: {allowed}");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", message)
+            .with_header("allow", allowed)
+    }
+
+    pub(crate) fn name_invalid(why: &dyn Display) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "NAME_INVALID", why.to_string())
+    }
+
+    pub(crate) fn digest_invalid(why: &dyn Display) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", why.to_string())
+    }
+
+    pub(crate) fn blob_unknown(digest: &dyn Display) -> Self {
+        let message = format!("the repository has no blob {digest}");
+        Self::new(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", message)
+    }
+
+    pub(crate) fn manifest_unknown(reference: &dyn Display) -> Self {
+        let message = format!("the repository has no manifest {reference}");
+        Self::new(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", message)
+    }
+
+    pub(crate) fn name_unknown(name: &dyn Display) -> Self {
+        let message = format!("there is no repository {name}");
+        Self::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", message)
+    }
+
+    pub(crate) fn upload_unknown() -> Self {
+        let message =
+            "there is no such upload: it ended, was given up, or belongs to somebody else";
+        Self::new(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", message)
+    }
+
+    pub(crate) fn full() -> Self {
+        let message = "the registry has no room left on its disk; deleting still works";
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "DENIED", message)
+    }
+
+    pub(crate) fn too_large(what: &str, limit_bytes: u64) -> Self {
+        let message = format!("{what} has more than {limit_bytes} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", message).closing()
+    }
+
+    pub(crate) fn read_only() -> Self {
+        let message = "the registry does not take changes at the moment";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "DENIED", message)
+            .with_header("retry-after", "60")
+    }
+
+    /// Something that is not the client's doing.
+    pub(crate) fn internal(cause: &dyn Display) -> Self {
+        let message = "the registry could not do that; its log says why";
+        let mut error = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", message);
+        error.cause = Some(cause.to_string());
+        error
+    }
+}
+
+impl From<IndexError> for ApiError {
+    fn from(error: IndexError) -> Self {
+        match error {
+            IndexError::Full => Self::full(),
+            IndexError::Closed => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "UNKNOWN",
+                "the registry is stopping",
+            )
+            .with_header("retry-after", "5"),
+            other => Self::internal(&other),
+        }
+    }
+}
+
+impl From<BlobError> for ApiError {
+    fn from(error: BlobError) -> Self {
+        if error.is_full() {
+            Self::full()
+        } else {
+            Self::internal(&error)
+        }
+    }
+}

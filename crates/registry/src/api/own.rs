@@ -1,0 +1,49 @@
+//! What monitoring asks.
+
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use serde_json::json;
+
+use super::error::ApiError;
+use super::{Answer, Asked, finish, json, plain};
+
+/// The process runs.
+pub(super) fn health() -> Answer {
+    json(&json!({ "status": "ok" }))
+}
+
+/// The registry can do its work.
+pub(super) fn ready(asked: &Asked) -> Answer {
+    let registry = &asked.registry;
+    registry.index.repositories("", 1)?;
+    let free_bytes = registry.blobs.free_bytes()?;
+    json(&json!({
+        "status": "ok",
+        "read-only": registry.is_read_only(),
+        "free-bytes": free_bytes,
+    }))
+}
+
+/// Numbers for Prometheus; for administrators where accounts are needed, or from this machine.
+pub(super) async fn metrics(asked: &Asked) -> Answer {
+    let registry = &asked.registry;
+    let proxied = registry.config.access.behind_tls_proxy;
+    if registry.access.needs_login && (proxied || !asked.peer.address.is_loopback()) {
+        let caller = asked.identify().await?;
+        if !caller.is_known() {
+            return Err(asked.challenge(None));
+        }
+        if !caller.admin {
+            let message = "the numbers are for administrators";
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "DENIED", message));
+        }
+    }
+    let totals = registry.index.totals()?;
+    let text = registry.metrics.render(
+        &totals,
+        registry.uploads.count(),
+        registry.blobs.free_bytes()?,
+    );
+    let head = plain(StatusCode::OK).header(CONTENT_TYPE, "text/plain; version=0.0.4");
+    finish(head, text.into())
+}

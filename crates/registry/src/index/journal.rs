@@ -1,0 +1,273 @@
+//! The journal: every change that must outlive the database, a JSON object a line.
+//!
+//! ```text
+//! journal/00000001.log    all up to some moment, in as few lines as that takes
+//! journal/00000002.log    what came after
+//! ```
+//!
+//! Appended and synced before the transaction that it belongs to is committed. Lines that were
+//! written for a transaction that never was are harmless: nobody was told of it. A last line
+//! without its end was being written when the machine stopped, and is cut off.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use super::IndexError;
+use super::accounts::{Account, Token};
+use super::change::Change;
+
+/// The journal's last file, open for appending.
+#[derive(Debug)]
+pub(super) struct Journal {
+    folder: PathBuf,
+    number: u64,
+    file: File,
+    length: u64,
+}
+
+impl Journal {
+    /// Opens the journal in `folder`, which is made if need be.
+    pub(super) fn open(folder: &Path) -> Result<Self, IndexError> {
+        fs::create_dir_all(folder).map_err(|error| IndexError::io(folder, error))?;
+        let number = files(folder)?.last().map_or(1, |(number, _)| *number);
+        let mut journal = Self::open_file(folder, number)?;
+        journal.cut_torn_line()?;
+        Ok(journal)
+    }
+
+    fn open_file(folder: &Path, number: u64) -> Result<Self, IndexError> {
+        let path = path(folder, number);
+        let failed = |error| IndexError::io(&path, error);
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true);
+        let file = options.open(&path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        sync_folder(folder)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            number,
+            file,
+            length,
+        })
+    }
+
+    fn cut_torn_line(&mut self) -> Result<(), IndexError> {
+        let path = self.path();
+        let failed = |error| IndexError::io(&path, error);
+        let mut reader = BufReader::new(File::open(&path).map_err(failed)?);
+        let (mut whole, mut line) = (0, Vec::new());
+        // Only the last line can be torn; lines before it are as long as a manifest at most.
+        loop {
+            line.clear();
+            let read = reader.read_until(b'\n', &mut line).map_err(failed)?;
+            if line.last() != Some(&b'\n') {
+                break;
+            }
+            whole += read as u64;
+        }
+        if whole < self.length {
+            self.cut(whole)?;
+        }
+        Ok(())
+    }
+
+    fn path(&self) -> PathBuf {
+        path(&self.folder, self.number)
+    }
+
+    /// Appends whole lines and syncs them; returns the length before.
+    pub(super) fn append(&mut self, lines: &[u8]) -> Result<u64, IndexError> {
+        let before = self.length;
+        if lines.is_empty() {
+            return Ok(before);
+        }
+        let written = self
+            .file
+            .write_all(lines)
+            .and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            self.cut(before)?;
+            return Err(IndexError::io(&self.path(), error));
+        }
+        self.length = before + lines.len() as u64;
+        Ok(before)
+    }
+
+    /// Takes back what was appended after `length`.
+    pub(super) fn cut(&mut self, length: u64) -> Result<(), IndexError> {
+        let path = self.path();
+        self.file
+            .set_len(length)
+            .map_err(|error| IndexError::io(&path, error))?;
+        self.file
+            .seek(SeekFrom::Start(length))
+            .and_then(|_| self.file.sync_data())
+            .map_err(|error| IndexError::io(&path, error))?;
+        self.length = length;
+        Ok(())
+    }
+
+    /// Begins a new file; returns the number of the one before.
+    pub(super) fn rotate(&mut self) -> Result<u64, IndexError> {
+        let last = self.number;
+        *self = Self::open_file(&self.folder, last + 1)?;
+        Ok(last)
+    }
+}
+
+fn path(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{number:08}.log"))
+}
+
+/// The files of a journal in their order.
+pub(crate) fn files(folder: &Path) -> Result<Vec<(u64, PathBuf)>, IndexError> {
+    let failed = |error| IndexError::io(folder, error);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let number = path
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_suffix(".log")?.parse().ok());
+        files.extend(number.map(|number| (number, path)));
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Bytes of all files.
+pub(super) fn size(folder: &Path) -> Result<u64, IndexError> {
+    let mut total = 0;
+    for (_, path) in files(folder)? {
+        total += fs::metadata(&path)
+            .map_err(|error| IndexError::io(&path, error))?
+            .len();
+    }
+    Ok(total)
+}
+
+/// Calls `each` for every change, oldest first.
+///
+/// # Errors
+/// A file or line cannot be read, or what `each` returns.
+pub(crate) fn replay(
+    folder: &Path,
+    mut each: impl FnMut(Change) -> Result<(), IndexError>,
+) -> Result<(), IndexError> {
+    for (_, path) in files(folder)? {
+        let file = File::open(&path).map_err(|error| IndexError::io(&path, error))?;
+        let (mut reader, mut line, mut number) = (BufReader::new(file), Vec::new(), 0);
+        loop {
+            line.clear();
+            number += 1;
+            reader
+                .read_until(b'\n', &mut line)
+                .map_err(|error| IndexError::io(&path, error))?;
+            if line.last() != Some(&b'\n') {
+                break;
+            }
+            let change = serde_json::from_slice(&line).map_err(|error| {
+                let why = format!("line {number}: {error}");
+                IndexError::io(&path, io::Error::new(io::ErrorKind::InvalidData, why))
+            })?;
+            each(change)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes what a snapshot of the database holds in place of the journal's files up to `last`.
+pub(crate) fn compact(db: &Connection, folder: &Path, last: u64) -> Result<(), IndexError> {
+    let target = path(folder, last);
+    let draft = target.with_extension("tmp");
+    let failed = |error| IndexError::io(&draft, error);
+    let mut out = BufWriter::new(File::create(&draft).map_err(failed)?);
+    let mut line = Vec::new();
+    let mut write = |change: &Change| {
+        line.clear();
+        change.write_line(&mut line);
+        out.write_all(&line).map_err(failed)
+    };
+    for account in Account::all(db)? {
+        write(&Change::Account(account))?;
+    }
+    for token in Token::all(db)? {
+        write(&Change::Token(token))?;
+    }
+    each_manifest(db, &mut write)?;
+    let file = out
+        .into_inner()
+        .map_err(|error| failed(error.into_error()))?;
+    file.sync_all().map_err(failed)?;
+    fs::rename(&draft, &target).map_err(failed)?;
+    sync_folder(folder)?;
+    for (number, path) in files(folder)? {
+        if number < last {
+            fs::remove_file(&path).map_err(|error| IndexError::io(&path, error))?;
+        }
+    }
+    sync_folder(folder)
+}
+
+/// Every manifest with its tags in the order of their arrival, then what of that is in the trash.
+fn each_manifest(
+    db: &Connection,
+    write: &mut impl FnMut(&Change) -> Result<(), IndexError>,
+) -> Result<(), IndexError> {
+    let mut manifests = db.prepare(
+        "SELECT repo.name, m.digest, m.media_type, m.body, m.pushed_at, m.pushed_by, m.deleted_at, m.repo
+         FROM manifest m JOIN repo ON repo.id = m.repo ORDER BY m.id",
+    )?;
+    let mut tags = db.prepare("SELECT name FROM tag WHERE repo = ?1 AND digest = ?2")?;
+    let mut trash = db.prepare(
+        "SELECT name, deleted_at, deleted_by FROM trash WHERE repo = ?1 AND digest = ?2
+         AND NOT EXISTS (SELECT 1 FROM tag WHERE tag.repo = trash.repo AND tag.name = trash.name)",
+    )?;
+    let mut rows = manifests.query([])?;
+    while let Some(row) = rows.next()? {
+        let (repo, digest): (String, String) = (row.get(0)?, row.get(1)?);
+        let id: i64 = row.get(7)?;
+        let names = |row: &rusqlite::Row<'_>| row.get(0);
+        let mut all: Vec<String> = tags
+            .query_map((id, &digest), names)?
+            .collect::<Result<_, _>>()?;
+        let deleted: Vec<(String, i64, String)> = trash
+            .query_map((id, &digest), |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?
+            .collect::<Result<_, _>>()?;
+        all.extend(deleted.iter().map(|(tag, _, _)| tag.clone()));
+        write(&Change::Manifest {
+            repo: repo.clone(),
+            digest: digest.clone(),
+            media_type: row.get(2)?,
+            body: row.get(3)?,
+            tags: all,
+            at: row.get(4)?,
+            by: row.get(5)?,
+        })?;
+        for (tag, at, by) in deleted {
+            let repo = repo.clone();
+            write(&Change::Untag { repo, tag, at, by })?;
+        }
+        if let Some(at) = row.get(6)? {
+            let by = String::new();
+            write(&Change::Delete {
+                repo,
+                digest,
+                at,
+                by,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes names in a folder durable.
+fn sync_folder(folder: &Path) -> Result<(), IndexError> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| IndexError::io(folder, error))
+}

@@ -1,0 +1,218 @@
+//! An open registry: everything in one folder, which belongs to this process.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::access::Access;
+use crate::blobs::pool::Pool;
+use crate::blobs::upload::Uploads;
+use crate::blobs::{BlobError, Blobs, make_folder};
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::index::accounts::kept_secret;
+use crate::index::{Index, IndexError, Policy, Seconds};
+use crate::metrics::Metrics;
+use crate::secret;
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// Room on the disk that uploads leave, at least.
+const LEAST_RESERVE: u64 = 1 << 30;
+
+/// Why a registry does not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+#[must_use]
+pub enum RegistryError {
+    /// Another process has the folder.
+    #[error("{path} belongs to a registry that is running", path = path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is no registry.
+    #[error("{path} is not the folder of a registry", path = path.display())]
+    Missing {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file does not do what it should.
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was to be done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The index does not do what it should.
+    #[error("{0}")]
+    Index(String),
+    /// What was asked for makes no sense here.
+    #[error("{0}")]
+    Refused(String),
+    /// The network does not do what it should.
+    #[error("{0}")]
+    Network(String),
+}
+
+impl From<IndexError> for RegistryError {
+    fn from(error: IndexError) -> Self {
+        Self::Index(error.to_string())
+    }
+}
+
+impl From<BlobError> for RegistryError {
+    fn from(error: BlobError) -> Self {
+        Self::Io {
+            action: error.action,
+            path: error.path,
+            source: error.source,
+        }
+    }
+}
+
+impl RegistryError {
+    pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// An open registry.
+pub struct Registry {
+    pub(crate) folder: PathBuf,
+    pub(crate) config: Config,
+    pub(crate) blobs: Blobs,
+    pub(crate) uploads: Uploads,
+    pub(crate) index: Index,
+    pub(crate) access: Arc<Access>,
+    pub(crate) cache: Cache,
+    pub(crate) pool: Pool,
+    pub(crate) metrics: Metrics,
+    pub(crate) read_only: AtomicBool,
+    /// Held by whatever must not meet a collection: backups, and collections themselves.
+    pub(crate) upkeep: std::sync::Mutex<()>,
+    clock: Clock,
+    _lock: File,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry")
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// Opens the registry in a folder, and makes one if there is nothing.
+    ///
+    /// # Errors
+    /// Another process has it, or it cannot be read or written.
+    pub fn open(folder: &Path, config: Config, clock: Clock) -> Result<Self, RegistryError> {
+        make_folder(folder)?;
+        let lock = take_lock(folder)?;
+        let seed = u32::from_ne_bytes(secret::random::<4>());
+        let blobs = Blobs::open(folder, seed)?;
+        let index = Index::open(folder)?;
+        let secret = index.write_blocking(|batch| {
+            kept_secret(batch.connection, "secret", || {
+                secret::random::<32>().to_vec()
+            })
+        })?;
+        Ok(Self {
+            access: Arc::new(Access::open(&index, &config, &secret)?),
+            uploads: Uploads::new(&secret),
+            folder: folder.to_owned(),
+            read_only: AtomicBool::new(config.read_only),
+            config,
+            blobs,
+            index,
+            cache: Cache::default(),
+            pool: Pool::default(),
+            metrics: Metrics::default(),
+            upkeep: std::sync::Mutex::new(()),
+            clock,
+            _lock: lock,
+        })
+    }
+
+    /// Whether a folder holds a registry.
+    #[must_use]
+    pub fn exists(folder: &Path) -> bool {
+        folder.join("registry.db").exists() || folder.join("journal").is_dir()
+    }
+
+    /// Seconds since 1970.
+    pub(crate) fn now(&self) -> Seconds {
+        let since = (self.clock)()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Seconds::try_from(since.as_secs()).unwrap_or(Seconds::MAX)
+    }
+
+    /// The time.
+    pub(crate) fn time(&self) -> SystemTime {
+        (self.clock)()
+    }
+
+    /// What is garbage now.
+    pub(crate) fn policy(&self) -> Policy {
+        let gc = &self.config.gc;
+        Policy {
+            now: self.now(),
+            grace: gc.grace.as_seconds(),
+            trash: gc.trash.as_seconds(),
+            untagged: gc.untagged.map(|span| span.as_seconds()),
+        }
+    }
+
+    /// After how many seconds a client that asks again for a blob renews its lease.
+    pub(crate) fn lease(&self) -> Seconds {
+        self.config.gc.grace.as_seconds() / 4
+    }
+
+    /// Whether changes are refused.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
+    /// Whether an upload of `more` bytes leaves the room on the disk that it should.
+    pub(crate) fn has_room(&self, more: u64) -> Result<bool, BlobError> {
+        let reserve = match self.config.limits.reserve {
+            Some(size) => size.0,
+            None => LEAST_RESERVE,
+        };
+        Ok(self.blobs.free_bytes()? >= reserve.saturating_add(more))
+    }
+}
+
+/// Takes the folder for this process, for as long as the file is open.
+pub(crate) fn take_lock(folder: &Path) -> Result<File, RegistryError> {
+    let path = folder.join("lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| RegistryError::io("open", &path, error))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(RegistryError::InUse {
+            path: folder.to_owned(),
+        }),
+        Err(error) => Err(RegistryError::io("lock", &path, error.into())),
+    }
+}

@@ -1,0 +1,114 @@
+//! Copies of everything.
+//!
+//! A copy is a folder like the original: index, journal, bytes. Bytes never change, so within one
+//! file system they are linked and not copied.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::sync::PoisonError;
+
+use rusqlite::{Connection, OpenFlags};
+use serde::Serialize;
+
+use crate::blobs::{BlobError, Blobs, make_folder, sync_folder};
+use crate::index::{Index, IndexError, journal};
+use crate::registry::{Registry, RegistryError};
+
+/// What was copied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Copied {
+    pub(crate) blobs: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Copies a registry, as it is at one moment, into a folder that is new or empty. Pushes and pulls
+/// go on meanwhile; garbage waits.
+pub(crate) fn backup(registry: &Registry, to: &Path) -> Result<Copied, RegistryError> {
+    let _alone = registry
+        .upkeep
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    need_empty(to)?;
+    let target = Blobs::open(to, 0)?;
+    let database = to.join("registry.db");
+    registry.index.copy_to(&database)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let copy = Connection::open_with_flags(&database, flags).map_err(IndexError::from)?;
+    make_folder(&to.join("journal"))?;
+    journal::compact(&copy, &to.join("journal"), 1)?;
+    let mut copied = Copied::default();
+    let mut statement = copy
+        .prepare("SELECT key, size FROM blob WHERE deleting = 0")
+        .map_err(IndexError::from)?;
+    let mut rows = statement.query([]).map_err(IndexError::from)?;
+    while let Some(row) = rows.next().map_err(IndexError::from)? {
+        let key: String = row.get(0).map_err(IndexError::from)?;
+        let size: i64 = row.get(1).map_err(IndexError::from)?;
+        link_or_copy(&registry.blobs.path(&key), &target.path(&key))?;
+        copied.blobs += 1;
+        copied.bytes += u64::try_from(size).unwrap_or(0);
+    }
+    sync_all(to)?;
+    Ok(copied)
+}
+
+/// Makes a registry from a backup, in a folder that is new or empty.
+///
+/// # Errors
+/// The folder holds something, or a file cannot be read or written.
+pub fn restore(from: &Path, to: &Path) -> Result<(), RegistryError> {
+    if !Registry::exists(from) {
+        return Err(RegistryError::Missing {
+            path: from.to_owned(),
+        });
+    }
+    need_empty(to)?;
+    let _ours = crate::registry::take_lock(to)?;
+    let source = Blobs::open(from, 0)?;
+    let target = Blobs::open(to, 0)?;
+    source.each(|file| link_or_copy(&source.path(&file.key), &target.path(&file.key)))?;
+    make_folder(&to.join("journal"))?;
+    for (_, path) in journal::files(&from.join("journal"))? {
+        if let Some(name) = path.file_name() {
+            copy(&path, &to.join("journal").join(name))?;
+        }
+    }
+    let database = "registry.db";
+    copy(&from.join(database), &to.join(database))?;
+    sync_all(to)?;
+    drop(Index::open(to)?);
+    Ok(())
+}
+
+fn need_empty(folder: &Path) -> Result<(), RegistryError> {
+    make_folder(folder)?;
+    let failed = |error| RegistryError::io("list", folder, error);
+    if fs::read_dir(folder).map_err(failed)?.next().is_some() {
+        let what = format!("{} is not empty; name a new folder", folder.display());
+        return Err(RegistryError::Refused(what));
+    }
+    Ok(())
+}
+
+/// Gives bytes that never change a second place.
+pub(super) fn link_or_copy(from: &Path, to: &Path) -> Result<(), BlobError> {
+    match fs::hard_link(from, to) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(_another_file_system) => copy(from, to),
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), BlobError> {
+    fs::copy(from, to).map_err(|error| BlobError::new("copy to", to, error))?;
+    File::open(to)
+        .and_then(|file| file.sync_all())
+        .map_err(|error| BlobError::new("sync", to, error))
+}
+
+fn sync_all(folder: &Path) -> Result<(), BlobError> {
+    let handle = File::open(folder).map_err(|error| BlobError::new("open", folder, error))?;
+    rustix::fs::syncfs(&handle).map_err(|error| BlobError::new("sync", folder, error.into()))?;
+    sync_folder(folder)
+}

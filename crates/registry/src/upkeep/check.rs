@@ -1,0 +1,172 @@
+//! Does everything fit together; is every byte what it was.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::sync::PoisonError;
+
+use serde::Serialize;
+
+use crate::blobs::BlobError;
+use crate::digest::{Digest, Hasher};
+use crate::index::journal;
+use crate::registry::{Registry, RegistryError};
+
+/// Rows that are read at once.
+const AT_ONCE: usize = 1000;
+/// Problems that are named; more are only counted.
+const MOST_NAMED: usize = 1000;
+
+/// What was found.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Found {
+    pub(crate) blobs: u64,
+    pub(crate) bytes: u64,
+    pub(crate) manifests: u64,
+    /// Files that nothing knows and that are no damage: gc takes them away.
+    pub(crate) orphans: u64,
+    pub(crate) problem_count: u64,
+    pub(crate) problems: Vec<String>,
+}
+
+impl Found {
+    fn problem(&mut self, text: String) {
+        self.problem_count += 1;
+        if self.problems.len() < MOST_NAMED {
+            self.problems.push(text);
+        }
+    }
+}
+
+/// Compares the index with the files and with itself, and reads the journal. Reads no blob.
+pub(crate) fn check(registry: &Registry) -> Result<Found, RegistryError> {
+    let _alone = registry
+        .upkeep
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let mut found = Found::default();
+    each_blob(registry, |key, digest, size| {
+        found.blobs += 1;
+        found.bytes += size;
+        let path = registry.blobs.path(key);
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.len() == size => {}
+            Ok(metadata) => found.problem(format!(
+                "blob {digest}: {} has {} bytes, not {size}",
+                path.display(),
+                metadata.len()
+            )),
+            Err(error) => found.problem(format!("blob {digest}: {}: {error}", path.display())),
+        }
+        Ok(())
+    })?;
+    let mut files = Vec::new();
+    registry.blobs.each(|file| {
+        files.push(file.key);
+        Ok(())
+    })?;
+    for key in files {
+        found.orphans += u64::from(!registry.index.knows(&key)?);
+    }
+    registry.index.each_manifest(|repo, digest, body| {
+        found.manifests += 1;
+        let actual = Digest::of(digest.algorithm(), body);
+        if actual != *digest {
+            found.problem(format!("{repo}: manifest {digest} is {actual} now"));
+        }
+    })?;
+    for problem in registry.index.broken_references()? {
+        found.problem(problem);
+    }
+    let mut remembered = BTreeSet::new();
+    journal::replay(&registry.index.journal_folder(), |change| {
+        change.note_manifest(&mut remembered);
+        Ok(())
+    })?;
+    registry.index.each_manifest(|repo, digest, _| {
+        if !remembered.contains(&format!("{repo}@{digest}")) {
+            found.problem(format!("{repo}: manifest {digest} is not in the journal"));
+        }
+    })?;
+    Ok(found)
+}
+
+/// Reads every blob; what is not what its digest says goes into quarantine, so that it is pushed
+/// again and not pulled.
+pub(crate) fn scrub(registry: &Registry) -> Result<Found, RegistryError> {
+    let mut found = Found::default();
+    let mut damaged = Vec::new();
+    each_blob(registry, |key, digest, size| {
+        found.blobs += 1;
+        found.bytes += size;
+        match hash(registry, key, digest, size) {
+            Ok(None) => {}
+            Ok(Some(what)) => damaged.push((key.to_owned(), what)),
+            Err(error) => found.problem(format!("blob {digest}: {error}")),
+        }
+        Ok(())
+    })?;
+    for (key, what) in damaged {
+        if !registry.index.condemn(key.clone())? {
+            continue;
+        }
+        let place = match registry.blobs.quarantine(&key) {
+            Ok(path) => format!("moved to {}", path.display()),
+            Err(error) => error.to_string(),
+        };
+        found.problem(format!("{what}; {place}"));
+    }
+    Ok(found)
+}
+
+/// Reads a blob; says what is wrong with it, if anything.
+fn hash(registry: &Registry, key: &str, digest: &Digest, size: u64) -> io::Result<Option<String>> {
+    let path = registry.blobs.path(key);
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // It may have been collected since.
+            let is_known = registry.index.is_live(key).map_err(io::Error::other)?;
+            return Ok(is_known.then(|| format!("blob {digest}: its file is missing")));
+        }
+        Err(error) => return Err(error),
+    };
+    let mut hasher = Hasher::new(digest.algorithm());
+    let mut buffer = vec![0; 1 << 20];
+    let mut total = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            read => {
+                hasher.update(&buffer[..read]);
+                total += read as u64;
+            }
+        }
+    }
+    let actual = hasher.finish();
+    if actual == *digest && total == size {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "blob {digest}: {total} of {size} bytes, and they are {actual}"
+    )))
+}
+
+/// Calls `each` for every live blob: key, digest, size.
+pub(crate) fn each_blob(
+    registry: &Registry,
+    mut each: impl FnMut(&str, &Digest, u64) -> Result<(), BlobError>,
+) -> Result<(), RegistryError> {
+    let mut last = String::new();
+    loop {
+        let page = registry.index.live_blobs(&last, AT_ONCE)?;
+        let Some((end, _, _)) = page.last() else {
+            return Ok(());
+        };
+        last.clone_from(end);
+        for (key, digest, size) in &page {
+            each(key, digest, *size)?;
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Garbage collection, at any moment: pushes and pulls go on meanwhile.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+
+use crate::registry::{Registry, RegistryError};
+
+/// A journal of fewer bytes is left as it is.
+const LEAST_JOURNAL: u64 = 16 << 20;
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Collected {
+    /// Manifests that went to the trash because they had no tag for long.
+    pub(crate) untagged: usize,
+    /// Manifests that left the trash.
+    pub(crate) manifests: usize,
+    pub(crate) blobs: u64,
+    pub(crate) bytes: u64,
+    /// Uploads that did not go on.
+    pub(crate) uploads: u64,
+    pub(crate) upload_bytes: u64,
+    pub(crate) repositories: usize,
+    /// Files that nothing knew, which are in quarantine now.
+    pub(crate) orphans: u64,
+}
+
+/// Collects everything there is, and looks for files that nothing knows.
+pub(crate) fn collect(registry: &Registry) -> Result<Collected, RegistryError> {
+    collect_some(registry, true)
+}
+
+/// Collects; with `orphans`, every name on disk is looked at.
+pub(crate) fn collect_some(registry: &Registry, orphans: bool) -> Result<Collected, RegistryError> {
+    let _alone = registry
+        .upkeep
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let policy = registry.policy();
+    let mut report = Collected::default();
+    loop {
+        match registry.index.sweep_untagged(policy)? {
+            0 => break,
+            count => report.untagged += count,
+        }
+    }
+    loop {
+        match registry.index.sweep_trash(policy)? {
+            0 => break,
+            count => report.manifests += count,
+        }
+    }
+    loop {
+        let looked_at = registry.index.sweep_blobs(policy)?;
+        remove_doomed(registry, &mut report)?;
+        if looked_at == 0 {
+            break;
+        }
+    }
+    report.repositories = registry.index.sweep_repositories(policy)?;
+    let before = policy.now - registry.config.gc.uploads.as_seconds();
+    (report.uploads, report.upload_bytes) = registry.uploads.expire(&registry.blobs, before)?;
+    if orphans {
+        report.orphans = quarantine_orphans(registry)?;
+    }
+    compact_journal(registry)?;
+    let metrics = &registry.metrics;
+    metrics.collections.fetch_add(1, Ordering::Relaxed);
+    metrics
+        .collected_blobs
+        .fetch_add(report.blobs, Ordering::Relaxed);
+    metrics
+        .collected_bytes
+        .fetch_add(report.bytes, Ordering::Relaxed);
+    Ok(report)
+}
+
+/// Removes the files of copies that nothing can refer to any more, then forgets them.
+fn remove_doomed(registry: &Registry, report: &mut Collected) -> Result<(), RegistryError> {
+    loop {
+        let doomed = registry.index.doomed()?;
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        for copy in &doomed {
+            registry.blobs.remove(&copy.key)?;
+            report.blobs += 1;
+            report.bytes += copy.size;
+        }
+        registry
+            .index
+            .bury(doomed.into_iter().map(|copy| copy.key).collect())?;
+    }
+}
+
+/// Files without a row, left by a crash between the two; young ones may be on their way to one.
+fn quarantine_orphans(registry: &Registry) -> Result<u64, RegistryError> {
+    let policy = registry.policy();
+    let mut old = Vec::new();
+    registry.blobs.each(|file| {
+        if file.committed_at < policy.now - policy.grace {
+            old.push(file.key);
+        }
+        Ok(())
+    })?;
+    let mut count = 0;
+    for key in old {
+        if !registry.index.knows(&key)? {
+            registry.blobs.quarantine(&key)?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+/// Shortens the journal when most of it is about what is gone.
+fn compact_journal(registry: &Registry) -> Result<(), RegistryError> {
+    let bytes = registry.index.journal_bytes()?;
+    if bytes > LEAST_JOURNAL && bytes > 4 * registry.index.manifest_bytes()? {
+        registry.index.compact_journal()?;
+    }
+    Ok(())
+}

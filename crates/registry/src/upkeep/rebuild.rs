@@ -1,0 +1,109 @@
+//! The index, made again from the journal and the names of the files.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::blobs::Blobs;
+use crate::index::{Index, journal};
+use crate::registry::{Registry, RegistryError, take_lock};
+
+/// What was found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Rebuilt {
+    /// Files with blobs.
+    pub blobs: u64,
+    /// Lines of the journal.
+    pub changes: u64,
+    /// Where the index is that was there before.
+    pub old: Option<std::path::PathBuf>,
+}
+
+/// Makes the index of a folder again; `now` is in seconds since 1970. The one that was there is
+/// kept beside it. Blocks.
+///
+/// # Errors
+/// A registry runs in the folder, or a file cannot be read or written.
+pub fn rebuild(folder: &Path, now: i64) -> Result<Rebuilt, RegistryError> {
+    if !Registry::exists(folder) {
+        return Err(RegistryError::Missing {
+            path: folder.to_owned(),
+        });
+    }
+    let _ours = take_lock(folder)?;
+    let blobs = Blobs::open(folder, 0)?;
+    let draft = folder.join("rebuild");
+    crate::blobs::make_folder(&draft)?;
+    remove_database(&draft)?;
+    let mut rebuilt = Rebuilt::default();
+    // Its own journal stays empty: the one of the folder says it all.
+    let index = Index::open(&draft)?;
+    let mut files = Vec::new();
+    blobs.each(|file| {
+        files.push(file);
+        Ok(())
+    })?;
+    rebuilt.blobs = files.len() as u64;
+    let journal_folder = folder.join("journal");
+    rebuilt.changes = index.write_blocking(move |batch| {
+        // Of several copies of a blob the last one counts.
+        files.sort_by(|a, b| b.committed_at.cmp(&a.committed_at));
+        for file in &files {
+            batch
+                .connection
+                .prepare_cached(
+                    "INSERT OR IGNORE INTO blob (key, digest, size, touched_at, created_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?
+                .execute(rusqlite::params![
+                    file.key,
+                    file.digest.as_str(),
+                    i64::try_from(file.size).unwrap_or(i64::MAX),
+                    now,
+                    file.committed_at
+                ])?;
+        }
+        let mut count = 0;
+        journal::replay(&journal_folder, |change| {
+            count += 1;
+            change.apply(batch.connection).map(drop)
+        })?;
+        // What the journal does not know of may be garbage, after the usual time.
+        batch.connection.execute(
+            "INSERT OR IGNORE INTO review (repo, digest, at) SELECT 0, digest, ?1 FROM blob",
+            [now],
+        )?;
+        Ok(count)
+    })?;
+    drop(index);
+    rebuilt.old = exchange(folder, &draft, now)?;
+    Ok(rebuilt)
+}
+
+fn exchange(
+    folder: &Path,
+    draft: &Path,
+    now: i64,
+) -> Result<Option<std::path::PathBuf>, RegistryError> {
+    let failed = |error| RegistryError::io("exchange the index in", folder, error);
+    let current = folder.join("registry.db");
+    let mut old = None;
+    if current.exists() {
+        let place = folder.join(format!("registry.db.{now}"));
+        fs::rename(&current, &place).map_err(failed)?;
+        old = Some(place);
+    }
+    remove_database(folder)?;
+    fs::rename(draft.join("registry.db"), &current).map_err(failed)?;
+    crate::blobs::sync_folder(folder)?;
+    fs::remove_dir_all(draft).map_err(failed)?;
+    Ok(old)
+}
+
+fn remove_database(folder: &Path) -> Result<(), RegistryError> {
+    for name in ["registry.db", "registry.db-wal", "registry.db-shm"] {
+        crate::blobs::remove_file(&folder.join(name))?;
+    }
+    Ok(())
+}
