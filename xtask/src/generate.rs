@@ -12,6 +12,7 @@ const DOCUMENTS: &[(&str, &[&str])] = &[
     ("docs/cli.md", &["reference", "cli"]),
     ("docs/manifest.md", &["reference", "manifest"]),
     ("schemas/kiln.schema.json", &["schema"]),
+    ("schemas/kiln-registry.schema.json", &["schema", "registry"]),
 ];
 
 /// Whether to write the documents or only to compare them.

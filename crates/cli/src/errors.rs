@@ -210,6 +210,21 @@ impl Classify for kiln_client::LoginError {
     }
 }
 
+impl Classify for kiln_registry::RegistryError {
+    fn class(&self) -> Class {
+        match self {
+            Self::InUse { .. } | Self::Missing { .. } | Self::Refused(_) => Class::User,
+            Self::Io { .. } | Self::Index(_) | Self::Network(_) => Class::Environment,
+        }
+    }
+}
+
+impl Classify for kiln_registry::ConfigError {
+    fn class(&self) -> Class {
+        Class::User
+    }
+}
+
 impl Classify for EnterError {
     fn class(&self) -> Class {
         Class::Environment

@@ -37,6 +37,18 @@ pub(crate) fn find(
     if let Some(password) = settings.environment.raw(VARIABLE) {
         return Ok(Some(password.as_encoded_bytes().to_vec()));
     }
+    find_on_terminal(settings, purpose, question)
+}
+
+/// Asks for a password; `None` if nobody can be asked.
+///
+/// # Errors
+/// The terminal does not work, or two passwords that should be one differ.
+pub(crate) fn find_on_terminal(
+    settings: &Settings,
+    purpose: Purpose,
+    question: &str,
+) -> Outcome<Option<Vec<u8>>> {
     if !settings.stdin_is_terminal && !settings.stderr_is_terminal {
         return Ok(None);
     }

@@ -60,6 +60,11 @@ impl Printer {
             .map_err(Failure::output)
     }
 
+    /// Where a server writes down what it does: standard error.
+    pub(crate) fn log() -> kiln_registry::Sink {
+        Box::new(io::stderr())
+    }
+
     /// Writes one line of data to standard output.
     pub(crate) fn line(&mut self, line: impl AsRef<str>) -> Outcome {
         self.data(format!("{}\n", line.as_ref()))

@@ -10,11 +10,18 @@ pub(crate) fn command_line(mut command: clap::Command) -> String {
         "# Command line\n\nWritten by `cargo xtask gen` from the program itself; `kiln <verb> --help` says the same.\n",
     );
     section(&mut text, "kiln", &command);
-    let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set());
-    for verb in verbs {
-        section(&mut text, &format!("kiln {}", verb.get_name()), verb);
-    }
+    verbs(&mut text, "kiln", &command);
     text
+}
+
+/// The verbs of a command, each followed by its own.
+fn verbs(text: &mut String, name: &str, command: &clap::Command) {
+    let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set());
+    for verb in verbs.filter(|verb| verb.get_name() != "help") {
+        let name = format!("{name} {}", verb.get_name());
+        section(text, &name, verb);
+        self::verbs(text, &name, verb);
+    }
 }
 
 fn section(text: &mut String, name: &str, command: &clap::Command) {

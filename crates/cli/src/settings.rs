@@ -200,6 +200,20 @@ impl Settings {
         kiln_client::Registry::new(kiln_http::Client::new(self.http()), registries)
     }
 
+    /// Where a registry keeps everything, unless its settings say otherwise.
+    pub(crate) fn registry_folder(&self) -> Option<PathBuf> {
+        if is_root() {
+            return Some(PathBuf::from("/var/lib/kiln-registry"));
+        }
+        data_folder(&self.environment).map(|data| data.join("kiln-registry"))
+    }
+
+    /// What tells the time to those who may not ask.
+    #[expect(clippy::disallowed_methods, reason = "the one place that may")]
+    pub(crate) fn clock() -> kiln_registry::Clock {
+        std::sync::Arc::new(SystemTime::now)
+    }
+
     /// The file that new credentials go to.
     pub(crate) fn credentials_home(&self) -> Option<PathBuf> {
         // Named in so many words, it need not exist yet.
@@ -309,13 +323,7 @@ fn store_folder(environment: &Environment, user: &UserFile) -> Outcome<PathBuf> 
     if is_root() {
         return Ok(PathBuf::from("/var/lib/kiln"));
     }
-    environment
-        .path("XDG_DATA_HOME")
-        .or_else(|| {
-            environment
-                .path("HOME")
-                .map(|home| home.join(".local/share"))
-        })
+    data_folder(environment)
         .map(|data| data.join("kiln"))
         .ok_or_else(|| {
             Failure::message(
@@ -324,6 +332,15 @@ fn store_folder(environment: &Environment, user: &UserFile) -> Outcome<PathBuf> 
                 Some("set `KILN_HOME` to a folder with enough room".to_owned()),
             )
         })
+}
+
+/// Where programs of this user keep their data.
+fn data_folder(environment: &Environment) -> Option<PathBuf> {
+    environment.path("XDG_DATA_HOME").or_else(|| {
+        environment
+            .path("HOME")
+            .map(|home| home.join(".local/share"))
+    })
 }
 
 /// Whether this process belongs to root.

@@ -22,6 +22,7 @@ mod pull;
 mod push;
 mod reference;
 mod referrers;
+mod registry;
 mod rmi;
 mod run;
 mod save;
@@ -84,6 +85,7 @@ pub(crate) enum Verb {
     Copy(Box<copy::Args>),
     Gc(gc::Args),
     Df(df::Args),
+    Registry(registry::Args),
     Schema(schema::Args),
     Completions(completions::Args),
     Reference(reference::Args),
@@ -129,6 +131,7 @@ impl Verb {
             Self::Copy(args) => copy::run(&args, settings, printer),
             Self::Gc(args) => gc::run(&args, settings, printer),
             Self::Df(args) => df::run(&args, settings, printer),
+            Self::Registry(args) => return registry::run(args, settings, printer),
             Self::Schema(args) => schema::run(&args, printer),
             Self::Completions(args) => completions::run(&args, printer),
             Self::Reference(args) => reference::run(&args, printer),

@@ -95,14 +95,7 @@ fn credential(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcom
         }
     };
     let password = if args.password_stdin {
-        let mut text = String::new();
-        io::stdin()
-            .lock()
-            .take(LONGEST)
-            .read_to_string(&mut text)
-            .map_err(unread)?;
-        let line = text.strip_suffix('\n').unwrap_or(&text);
-        line.strip_suffix('\r').unwrap_or(line).to_owned()
+        password_from_stdin()?
     } else {
         need_terminal(settings)?;
         printer.prompt("password: ")?;
@@ -126,6 +119,18 @@ fn credential(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcom
             password: secret,
         }
     })
+}
+
+/// Reads a password from standard input, to its end.
+pub(crate) fn password_from_stdin() -> Outcome<String> {
+    let mut text = String::new();
+    io::stdin()
+        .lock()
+        .take(LONGEST)
+        .read_to_string(&mut text)
+        .map_err(unread)?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
 }
 
 fn need_terminal(settings: &Settings) -> Outcome {
