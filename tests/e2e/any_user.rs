@@ -14,6 +14,7 @@ mod outputs;
 mod peers;
 mod registries;
 mod registry_cache;
+mod registry_server;
 mod run;
 mod same_bytes;
 mod sources;

@@ -1,6 +1,8 @@
 //! Things that tests start from, made when they run: a root file system of one
 //! program, a registry on the loopback device.
 
+pub(crate) mod http;
+pub(crate) mod own_registry;
 mod project;
 mod registry;
 mod rootfs;
