@@ -200,7 +200,7 @@ struct EarlySync {
 impl EarlySync {
     fn new(turn: &Turn) -> Self {
         Self {
-            file: turn.another_handle(),
+            file: turn.open_again(),
             bytes: 0,
             running: None,
         }
@@ -221,7 +221,7 @@ impl EarlySync {
         self.bytes = 0;
         self.running = Some(tokio::task::spawn_blocking(move || {
             if file.sync_data().is_err() {
-                // The sync that counts comes at the end, and fails then.
+                // The sync that counts comes at the end, and fails then: its handle has not been told.
             }
         }));
     }

@@ -281,11 +281,12 @@ impl Turn {
         Ok(())
     }
 
-    /// Another handle of the file, to sync it meanwhile; `None` if there are no more handles.
-    pub(crate) fn another_handle(&self) -> Option<File> {
-        self.state
-            .as_ref()
-            .and_then(|state| state.file.try_clone().ok())
+    /// The file opened once more, to sync it meanwhile; `None` if there are no more handles.
+    ///
+    /// Not a copy of the handle: the kernel tells of a failed write-back once to each opening, and the one that
+    /// the last sync uses must not have been told before.
+    pub(crate) fn open_again(&self) -> Option<File> {
+        File::open(&self.path).ok()
     }
 
     /// Takes back what was appended after `offset`.
