@@ -102,7 +102,10 @@ impl Machine {
         command
             .args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2G"])
             .args(["-nographic", "-no-reboot", "-nic", "none"])
-            .args(["-append", "root=/dev/vda rw console=ttyS0 quiet"])
+            .args([
+                "-append",
+                "root=/dev/vda rw console=ttyS0 quiet panic=-1 no_timer_check",
+            ])
             .arg("-kernel")
             .arg(file_called(&boot, "vmlinuz-")?)
             .arg("-initrd")
