@@ -349,7 +349,16 @@ fn retain_what_is_no_fallout(problems: &mut Vec<Problem>, syntax: &[Problem], te
         let offset = problem.place().map_or(0, |place| place.offset());
         newlines.partition_point(|newline| *newline < offset)
     };
-    let broken: BTreeSet<usize> = syntax.iter().map(line).collect();
+    let mut broken: BTreeSet<usize> = syntax.iter().map(line).collect();
+    // What follows a header without an end was taken for part of another table.
+    let mut below_broken = false;
+    for (number, content) in text.lines().enumerate() {
+        if content.trim_start().starts_with('[') {
+            below_broken = broken.contains(&number) && !content.contains(']');
+        } else if below_broken {
+            broken.insert(number);
+        }
+    }
     problems.retain(|problem| is_local(problem) && !broken.contains(&line(problem)));
 }
 
