@@ -114,10 +114,20 @@ pub(crate) fn unknown_target(manifest: &BuildManifest, text: &str) -> GraphError
     let mut known: Vec<String> = images.chain(services).collect();
     known.sort();
     known.dedup();
+    // Who knows only the step has forgotten its image.
+    let of_images: Vec<String> = steps
+        .clone()
+        .filter(|step| step.split_once('.').is_some_and(|(_, step)| step == text))
+        .map(|step| format!("`{step}`"))
+        .collect();
     let distance = |name: &String| strsim::damerau_levenshtein(name, text);
     let near = known.iter().cloned().chain(steps).min_by_key(distance);
-    let help = match near.filter(|name| distance(name) <= 2) {
+    let help = match near
+        .filter(|_| of_images.is_empty())
+        .filter(|name| distance(name) <= 2)
+    {
         Some(near) => format!("did you mean `{near}`?"),
+        None if !of_images.is_empty() => format!("did you mean {}?", of_images.join(" or ")),
         None if known.is_empty() => "add an `[image.NAME]` table".to_owned(),
         None => format!("the file has `{}`", known.join("`, `")),
     };

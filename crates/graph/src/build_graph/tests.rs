@@ -231,6 +231,7 @@ fn unknown_targets_say_what_there_is() {
     };
     assert_eq!(help("ap"), "did you mean `app`?");
     assert_eq!(help("tool.compiel"), "did you mean `tool.compile`?");
+    assert_eq!(help("compile"), "did you mean `tool.compile`?");
     assert_eq!(help("something"), "the file has `app`, `tool`");
     assert!(BuildTarget::parse(&manifest, "app.binary").is_ok());
 }
