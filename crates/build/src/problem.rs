@@ -20,6 +20,9 @@ pub struct Problem {
     #[label("{label}")]
     at: miette::SourceSpan,
     label: String,
+    #[label("{other_label}")]
+    other: Option<miette::SourceSpan>,
+    other_label: String,
     #[help]
     help: Option<String>,
 }
@@ -32,6 +35,8 @@ impl Problem {
             source_code: workspace.manifest.source.clone(),
             at: at.into(),
             label: "here".to_owned(),
+            other: None,
+            other_label: String::new(),
             help: None,
         }
     }
@@ -39,6 +44,13 @@ impl Problem {
     /// Says what is at the place.
     pub(crate) fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
+        self
+    }
+
+    /// Adds a second place, and says what is there.
+    pub(crate) fn and(mut self, at: Span, label: impl Into<String>) -> Self {
+        self.other = Some(at.into());
+        self.other_label = label.into();
         self
     }
 

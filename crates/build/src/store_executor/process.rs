@@ -59,6 +59,14 @@ impl ProcessError {
             Self::Output(_) | Self::Store(_) => false,
         }
     }
+
+    /// Returns whether the user that the step names is to blame.
+    pub(crate) fn is_about_account(&self) -> bool {
+        matches!(
+            self,
+            Self::Sandbox(SandboxError::Account { .. } | SandboxError::Unmapped { .. })
+        )
+    }
 }
 
 /// Runs the process to its end; its output goes to the events and to a log, whose name is left in

@@ -358,7 +358,11 @@ fn open_shell(
 
 /// Says what kept a step from being started.
 fn start_failure(workspace: &Workspace, step: &Step, error: &process::ProcessError) -> Failure {
-    let problem = Problem::new(workspace, step.action.span, error.to_string());
+    let at = match (error.is_about_account(), step.action.value.users().first()) {
+        (true, Some(user)) => user.span,
+        _ => step.action.span,
+    };
+    let problem = Problem::new(workspace, at, error.to_string());
     if error.is_users() {
         problem.user()
     } else {

@@ -157,13 +157,17 @@ fn conflict_failure(
         0 => String::new(),
         more => format!(" (and {more} more)"),
     };
-    let at = graph.find(second).map(|node| graph.nodes()[node].span);
-    Problem::new(
+    let place = |name: &str| graph.find(name).map(|node| graph.nodes()[node].span);
+    let problem = Problem::new(
         workspace,
-        at.unwrap_or_default(),
+        place(second).unwrap_or_default(),
         format!("`{first}` and `{second}` conflict at `{path}`: {kind}{more}"),
     )
-    .label(format!("neither this nor `{first}` comes after the other"))
+    .label(format!("neither this nor `{first}` comes after the other"));
+    match place(first) {
+        Some(at) => problem.and(at, "the other one"),
+        None => problem,
+    }
     .help(format!(
         "let one come after the other (`needs`), or let only one of them write `{path}`"
     ))

@@ -56,7 +56,7 @@ fn a_step_that_cannot_be_started_says_why() {
     let (_space, run) = failed("run = [\"/etc/passwd\"]", 1);
     run.assert_says("/etc/passwd");
     let (_space, run) = failed("run = \"true\"\nuser = \"ghost\"", 1);
-    run.assert_says("ghost");
+    run.assert_says("ghost").assert_says("kiln.toml:9");
     let (_space, run) = failed("run = \"true\"\nworkdir = \"/etc/passwd\"", 1);
     run.assert_says("/etc/passwd");
 }

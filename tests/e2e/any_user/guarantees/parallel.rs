@@ -98,7 +98,8 @@ fn a_conflict_of_siblings_names_both_steps_and_the_path() {
         run.assert_code(1)
             .assert_says("left-one")
             .assert_says("right-one")
-            .assert_says(path);
+            .assert_says(path)
+            .assert_says("the other one");
         assert_eq!(run.stdout, "", "no image came of it");
     }
 }
