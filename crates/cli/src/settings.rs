@@ -280,6 +280,14 @@ fn working_folder() -> Outcome<PathBuf> {
 }
 
 /// At least [`LEAST_JOBS`], more on a machine with more processors.
+/// Reads the value of `--jobs`.
+///
+/// # Errors
+/// What to write instead.
+pub(crate) fn jobs(text: &str) -> Result<NonZeroUsize, &'static str> {
+    text.parse().or(Err("say a whole number from 1"))
+}
+
 fn default_jobs() -> NonZeroUsize {
     thread::available_parallelism().map_or(LEAST_JOBS, |processors| processors.max(LEAST_JOBS))
 }

@@ -25,7 +25,7 @@ use crate::workbench::Entered;
 #[command(next_help_heading = "Transferring")]
 pub(crate) struct TransferArgs {
     /// Transfer at most this many blobs at once [default: 6]
-    #[arg(short, long, value_name = "NUMBER")]
+    #[arg(short, long, value_name = "NUMBER", value_parser = crate::settings::jobs)]
     jobs: Option<NonZeroUsize>,
 }
 

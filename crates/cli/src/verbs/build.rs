@@ -54,7 +54,7 @@ pub(crate) struct Args {
 #[command(next_help_heading = "Building")]
 pub(crate) struct BuildArgs {
     /// Run at most this many steps at once [default: number of cores, at least 8]
-    #[arg(short, long, value_name = "NUMBER")]
+    #[arg(short, long, value_name = "NUMBER", value_parser = crate::settings::jobs)]
     jobs: Option<NonZeroUsize>,
 
     /// After a failure, go on with all that does not need the failed step
