@@ -82,8 +82,8 @@ pub(crate) async fn answer(
         Err(error) => Err(error),
     };
     let mut cause = None;
-    let mut response = answer.unwrap_or_else(|mut error| {
-        cause = error.cause.take();
+    let mut response = answer.unwrap_or_else(|error| {
+        cause = error.cause().map(str::to_owned);
         failure(&error)
     });
     let headers = response.headers_mut();
@@ -220,10 +220,10 @@ fn failure(error: &ApiError) -> Response<Body> {
     *response.status_mut() = error.status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if error.closes {
+    if error.closes() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    for (name, value) in &error.headers {
+    for (name, value) in error.headers() {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.append(*name, value);
         }

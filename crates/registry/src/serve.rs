@@ -6,7 +6,7 @@ mod tls;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::PathBuf;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
@@ -36,6 +36,9 @@ use tls::Certificates;
 const HEAD_BYTES: usize = 32 << 10;
 /// The most headers.
 const MOST_HEADERS: usize = 100;
+/// Bytes and time a client may go on sending after the last answer.
+const LINGERING_BYTES: usize = 1 << 20;
+const LINGERING_TIME: Duration = Duration::from_secs(2);
 /// Time to agree on keys.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
@@ -273,19 +276,18 @@ where
         .max_header_size(HEAD_BYTES)
         .max_headers(MOST_HEADERS)
         .header_read_timeout(None)
-        .pipeline_flush(true)
         .serve_connection(TokioIo::new(guarded), service);
-    let mut connection = pin!(connection);
+    let mut connection = connection;
     let mut stop = shared.stop.clone();
     let ended = tokio::select! {
-        outcome = connection.as_mut() => Some(outcome),
+        outcome = &mut connection => Some(outcome),
         _ = stop.wait_for(|stop| *stop) => None,
     };
     let outcome = match ended {
         Some(outcome) => outcome,
         None => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
         }
     };
     if outcome.is_err() && phase.was_too_slow() {
@@ -294,6 +296,31 @@ where
             .metrics
             .too_slow
             .fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    linger(connection.into_parts().io.into_inner()).await;
+}
+
+/// Ends a connection whose client may still be sending: one that is closed with bytes unread is
+/// reset, and the client never sees the answer.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let mut buffer = [0; 4096];
+    let draining = async {
+        if stream.shutdown().await.is_err() {
+            return;
+        }
+        for _ in 0..LINGERING_BYTES / buffer.len() {
+            match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    };
+    if tokio::time::timeout(LINGERING_TIME, draining)
+        .await
+        .is_err()
+    {
+        // It has had its time.
     }
 }
 

@@ -13,49 +13,69 @@ use crate::index::IndexError;
 #[must_use]
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
+    /// Apart, because most answers are no failures and should not be as large as one.
+    details: Box<Details>,
+}
+
+#[derive(Debug)]
+struct Details {
     code: &'static str,
     message: String,
     detail: Option<Value>,
-    /// Headers beside the usual ones.
-    pub(crate) headers: Vec<(&'static str, String)>,
-    /// What goes into the log and to nobody else.
-    pub(crate) cause: Option<String>,
-    /// Whether the connection ends with the answer.
-    pub(crate) closes: bool,
+    headers: Vec<(&'static str, String)>,
+    cause: Option<String>,
+    closes: bool,
 }
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status,
+        let details = Box::new(Details {
             code,
             message: message.into(),
             detail: None,
             headers: Vec::new(),
             cause: None,
             closes: false,
-        }
+        });
+        Self { status, details }
     }
 
     pub(crate) fn with_detail(mut self, detail: Value) -> Self {
-        self.detail = Some(detail);
+        self.details.detail = Some(detail);
         self
     }
 
     pub(crate) fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
+        self.details.headers.push((name, value.into()));
         self
     }
 
+    /// The connection ends with the answer.
     pub(crate) fn closing(mut self) -> Self {
-        self.closes = true;
+        self.details.closes = true;
         self
+    }
+
+    /// Whether the connection ends with the answer.
+    pub(crate) fn closes(&self) -> bool {
+        self.details.closes
+    }
+
+    /// Headers beside the usual ones.
+    pub(crate) fn headers(&self) -> &[(&'static str, String)] {
+        &self.details.headers
+    }
+
+    /// What goes into the log and to nobody else.
+    pub(crate) fn cause(&self) -> Option<&str> {
+        self.details.cause.as_deref()
     }
 
     /// The body.
     pub(crate) fn body(&self) -> String {
-        let mut error = json!({ "code": self.code, "message": self.message });
-        if let Some(detail) = &self.detail {
+        let details = &self.details;
+        let mut error = json!({ "code": details.code, "message": details.message });
+        if let Some(detail) = &details.detail {
             error["detail"] = detail.clone();
         }
         json!({ "errors": [error] }).to_string()
@@ -124,7 +144,7 @@ impl ApiError {
     pub(crate) fn internal(cause: &dyn Display) -> Self {
         let message = "the registry could not do that; its log says why";
         let mut error = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", message);
-        error.cause = Some(cause.to_string());
+        error.details.cause = Some(cause.to_string());
         error
     }
 }
@@ -139,7 +159,10 @@ impl From<IndexError> for ApiError {
                 "the registry is stopping",
             )
             .with_header("retry-after", "5"),
-            other => Self::internal(&other),
+            error @ (IndexError::Sqlite(_)
+            | IndexError::Io { .. }
+            | IndexError::Format { .. }
+            | IndexError::Row(_)) => Self::internal(&error),
         }
     }
 }

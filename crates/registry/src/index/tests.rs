@@ -176,13 +176,13 @@ impl World {
                 repo: number,
                 blob: which,
             } => {
-                let digest = blob(which);
+                let (digest, name) = (blob(which), repo(number));
                 self.keys += 1;
                 let key = format!("{}.{}", digest.hex(), self.keys);
                 self.files.insert(key.clone());
-                let commit =
-                    self.index()
-                        .commit_blob(&repo(number), &digest, 1, key.clone(), self.now);
+                let commit = self
+                    .index()
+                    .commit_blob(&name, &digest, 1, key.clone(), self.now);
                 if wait(commit).unwrap() == Stored::Already {
                     self.files.remove(&key);
                 }
@@ -232,10 +232,8 @@ impl World {
                 repo: number,
                 blobs,
             } => {
-                let (digest, _) = manifest(blobs);
-                let delete = self
-                    .index()
-                    .delete_manifest(&repo(number), &digest, "t", self.now);
+                let ((digest, _), name) = (manifest(blobs), repo(number));
+                let delete = self.index().delete_manifest(&name, &digest, "t", self.now);
                 if wait(delete).unwrap() == DeleteManifest::Done {
                     self.promised.remove(&(number, digest.to_string()));
                 }
@@ -248,8 +246,8 @@ impl World {
                 repo: number,
                 blob: which,
             } => {
-                let digest = blob(which);
-                let delete = self.index().delete_blob(&repo(number), &digest, self.now);
+                let (digest, name) = (blob(which), repo(number));
+                let delete = self.index().delete_blob(&name, &digest, self.now);
                 if wait(delete).unwrap() == DeleteBlob::Done {
                     self.leases.remove(&(number, digest.to_string()));
                 }

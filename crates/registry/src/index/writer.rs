@@ -149,7 +149,7 @@ fn run(
                 }
             }
             Message::Work(first) => {
-                next = transaction(connection, &mut journal, first, queue, epoch)
+                next = transaction(connection, &mut journal, first, queue, epoch);
             }
         }
         if next.is_none() {
@@ -255,6 +255,10 @@ fn run_job(
 fn copy(error: &IndexError) -> IndexError {
     match error {
         IndexError::Full => IndexError::Full,
-        other => IndexError::Row(other.to_string()),
+        IndexError::Closed => IndexError::Closed,
+        error @ (IndexError::Sqlite(_)
+        | IndexError::Io { .. }
+        | IndexError::Format { .. }
+        | IndexError::Row(_)) => IndexError::Row(error.to_string()),
     }
 }

@@ -120,8 +120,11 @@ impl<S> Guarded<S> {
     ) -> io::Result<()> {
         match outcome {
             Poll::Ready(Ok(count)) => {
-                // Whoever takes what it is sent is not idle.
+                // Whoever takes what it is sent is not idle. The wait begins here: a reader that was
+                // told before that there is nothing is not asked again.
                 self.waiting_since = Instant::now();
+                let deadline = self.waiting_since + self.idle_time;
+                self.phase.check(&mut self.reading, deadline, context)?;
                 self.written += *count as u64;
                 if self.written >= self.least_bytes {
                     self.judged_since = None;

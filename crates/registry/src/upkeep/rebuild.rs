@@ -48,7 +48,7 @@ pub fn rebuild(folder: &Path, now: i64) -> Result<Rebuilt, RegistryError> {
     let journal_folder = folder.join("journal");
     rebuilt.changes = index.write_blocking(move |batch| {
         // Of several copies of a blob the last one counts.
-        files.sort_by(|a, b| b.committed_at.cmp(&a.committed_at));
+        files.sort_by_key(|file| std::cmp::Reverse(file.committed_at));
         for file in &files {
             batch
                 .connection
