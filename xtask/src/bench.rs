@@ -5,16 +5,17 @@
 //! that are not installed are named and left out.
 
 mod cases;
-mod docker;
+mod content;
 mod projects;
+mod transfers;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kiln_peers::{Docker, PeerError, Registry};
 use serde_json::Value;
 
-use self::docker::Docker;
 use crate::process::{Failure, Outcome, cargo, find_program, run, say, workspace};
 
 /// One row: the same work done by several programs.
@@ -23,6 +24,8 @@ struct Case {
     goal: &'static str,
     /// How often each command is measured.
     runs: u32,
+    /// A folder whose size after a command's last run is told beside its time.
+    weigh: Option<PathBuf>,
     /// kiln first.
     contenders: Vec<Contender>,
 }
@@ -47,6 +50,14 @@ struct Place {
     kiln: PathBuf,
     /// The engine to compare with, if there is one.
     docker: Option<Docker>,
+    /// Where images are transferred from and to, if they can be.
+    registries: Option<Registries>,
+}
+
+/// Two registries of which nothing is kept after the run.
+struct Registries {
+    source: Registry,
+    target: Registry,
 }
 
 /// Measures the cases whose names contain one of `filters`, or all.
@@ -118,10 +129,25 @@ fn measure_case(place: &Place, name: &str, case: &Case) -> Outcome<String> {
     for contender in &there {
         hyperfine.args(["--command-name", contender.name]);
     }
+    let weights = place.folder.join("weights");
+    if let Some(folder) = &case.weigh {
+        fs::write(&weights, "").map_err(|error| Failure::io(&weights, &error))?;
+        let weigh = format!(
+            "du --summarize --bytes {} >> {}",
+            folder.display(),
+            weights.display()
+        );
+        hyperfine.args(["--cleanup", &in_shell(&weigh)]);
+    }
     hyperfine.args(there.iter().map(|contender| &contender.command));
     run(&mut hyperfine)?;
     let medians = medians(&export)?;
-    Ok(row(name, case, &medians))
+    let weights = if case.weigh.is_some() {
+        fs::read_to_string(&weights).map_err(|error| Failure::io(&weights, &error))?
+    } else {
+        String::new()
+    };
+    Ok(row(name, case, &medians, &weights))
 }
 
 /// A command line for hyperfine without a shell of its own.
@@ -148,10 +174,18 @@ fn medians(export: &Path) -> Outcome<Vec<(String, f64)>> {
         .collect())
 }
 
-fn row(name: &str, case: &Case, medians: &[(String, f64)]) -> String {
+/// `weights` has one line for each command that was measured: bytes, and of what.
+fn row(name: &str, case: &Case, medians: &[(String, f64)], weights: &str) -> String {
+    let mut weights = weights.lines().map(|line| {
+        let bytes: Option<u64> = line.split_whitespace().next()?.parse().ok();
+        bytes
+    });
     let times: Vec<String> = medians
         .iter()
-        .map(|(name, milliseconds)| format!("{name} {milliseconds:.1} ms"))
+        .map(|(name, milliseconds)| match weights.next().flatten() {
+            Some(bytes) => format!("{name} {milliseconds:.1} ms ({} MiB)", bytes >> 20),
+            None => format!("{name} {milliseconds:.1} ms"),
+        })
         .collect();
     let best_peer = medians
         .iter()
@@ -184,7 +218,8 @@ impl Place {
             .map_err(|error| Failure(format!("`cargo metadata` wrote no JSON: {error}")))?;
         let target = metadata["target_directory"].as_str().unwrap_or("target");
         Ok(Self {
-            docker: Docker::start(&folder.join("docker"))?,
+            docker: start_docker(&folder.join("docker"))?,
+            registries: Registries::start(&folder)?,
             folder,
             kiln: Path::new(target).join("release/kiln"),
         })
@@ -192,10 +227,13 @@ impl Place {
 
     fn remove(mut self) -> Outcome {
         drop(self.docker.take());
-        // podman keeps its storage mounted onto itself.
-        let storage = self.folder.join("podman/root/overlay");
-        if is_mounted(&storage)? {
-            run(Command::new("umount").arg(&storage))?;
+        drop(self.registries.take());
+        // podman and skopeo keep their storage mounted onto itself.
+        for storage in ["podman", "podman-pull", "skopeo"] {
+            let storage = self.folder.join(storage).join("root/overlay");
+            if is_mounted(&storage)? {
+                run(Command::new("umount").arg(&storage))?;
+            }
         }
         fs::remove_dir_all(&self.folder).map_err(|error| Failure::io(&self.folder, &error))
     }
@@ -207,6 +245,36 @@ impl Place {
             self.folder.join(store).display(),
             self.kiln.display()
         )
+    }
+}
+
+/// Starts an engine below `folder`; `None`, and said so, where Debian's is not installed.
+fn start_docker(folder: &Path) -> Outcome<Option<Docker>> {
+    if !Docker::is_installed() {
+        say("docker is not installed and left out; as root: apt-get install docker.io");
+        return Ok(None);
+    }
+    Ok(Some(Docker::start(folder)?))
+}
+
+impl Registries {
+    /// Starts both; `None` where Debian's registry is not installed.
+    fn start(folder: &Path) -> Outcome<Option<Self>> {
+        if !Registry::is_installed() {
+            return Ok(None);
+        }
+        let start = |name| Registry::start(&folder.join(name), "");
+        Ok(Some(Self {
+            source: start("registry-source")?,
+            target: start("registry-target")?,
+        }))
+    }
+}
+
+impl From<PeerError> for Failure {
+    fn from(error: PeerError) -> Self {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+        Self(format!("{error}{}", cause.unwrap_or_default()))
     }
 }
 

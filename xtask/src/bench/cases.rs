@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::{Case, Contender, Place, projects};
-use crate::process::Outcome;
+use super::{Case, Contender, Place, projects, transfers};
+use crate::process::{Outcome, run};
 
 /// Prepares a case.
 type Make = fn(&Place) -> Outcome<Case>;
@@ -23,6 +23,21 @@ pub(super) const ALL: &[(&str, Make)] = &[
     ("run `true` from a ready image, --rm, no network", run_ready),
     ("Debian bookworm minimal root file system", debian_cold),
     ("the same, packages already downloaded", debian_downloaded),
+    ("pull and unpack 1 GiB in 10 layers", |place| {
+        transfers::pull(place, 10)
+    }),
+    ("pull and unpack 1 GiB in 1 layer", |place| {
+        transfers::pull(place, 1)
+    }),
+    ("push 1 GiB in 10 layers", |place| {
+        transfers::push(place, 10)
+    }),
+    ("push the same again", transfers::push_again),
+    (
+        "push the same to another registry",
+        transfers::push_elsewhere,
+    ),
+    ("push 1 GiB in 1 layer", |place| transfers::push(place, 1)),
 ];
 
 fn kiln(prepare: String, command: String) -> Contender {
@@ -64,7 +79,7 @@ const FORGET_ALL: &str = "rmi --all --force";
 fn buildkit(place: &Place, project: &Path, cold: bool) -> Option<Contender> {
     let docker = place.docker.as_ref()?;
     let prepare = if cold {
-        docker.command("builder prune --all --force")
+        docker.command_line("builder prune --all --force")
     } else {
         String::new()
     };
@@ -72,7 +87,7 @@ fn buildkit(place: &Place, project: &Path, cold: bool) -> Option<Contender> {
         name: "BuildKit (docker)",
         program: None,
         prepare,
-        command: docker.command(&format!(
+        command: docker.command_line(&format!(
             "build --quiet --network none --tag bench --file {0}/Containerfile {0}",
             project.display()
         )),
@@ -90,6 +105,7 @@ fn chained_cold(place: &Place) -> Outcome<Case> {
     Ok(Case {
         goal: "1/10 of BuildKit",
         runs: 5,
+        weigh: None,
         contenders: among([
             Some(kiln(
                 format!("rm -rf {}", store.display()),
@@ -109,6 +125,7 @@ fn chained_cached(place: &Place) -> Outcome<Case> {
     Ok(Case {
         goal: "20 ms",
         runs: 20,
+        weigh: None,
         contenders: among([
             Some(kiln(
                 String::new(),
@@ -129,6 +146,7 @@ fn hundred_layers(place: &Place) -> Outcome<Case> {
     Ok(Case {
         goal: "works",
         runs: 2,
+        weigh: None,
         contenders: vec![kiln(
             format!("rm -rf {}", store.display()),
             place.kiln(
@@ -144,6 +162,7 @@ fn files_cached(place: &Place) -> Outcome<Case> {
     Ok(Case {
         goal: "1/10 of BuildKit",
         runs: 10,
+        weigh: None,
         contenders: among([
             Some(kiln(
                 String::new(),
@@ -168,6 +187,7 @@ fn one_file_changed(place: &Place) -> Outcome<Case> {
     Ok(Case {
         goal: "1/10 of BuildKit",
         runs: 5,
+        weigh: None,
         contenders: among([
             Some(changing(kiln(
                 String::new(),
@@ -188,6 +208,7 @@ fn independent(place: &Place) -> Outcome<Case> {
     Ok(Case {
         goal: "2.2 s",
         runs: 3,
+        weigh: None,
         contenders: among([
             Some(kiln(
                 format!("rm -rf {}", store.display()),
@@ -208,6 +229,7 @@ fn large_layer(place: &Place) -> Outcome<Case> {
     Ok(Case {
         goal: "commit at 500 MB/s",
         runs: 2,
+        weigh: None,
         contenders: among([
             Some(kiln(
                 format!("rm -rf {}", store.display()),
@@ -226,7 +248,11 @@ fn run_ready(place: &Place) -> Outcome<Case> {
     let project = projects::chained(place, 1)?;
     let rootfs = project.join("rootfs");
     if let Some(docker) = &place.docker {
-        docker.import(&project.join("rootfs.tar"), "ready")?;
+        let mut import = docker.client();
+        run(import
+            .arg("import")
+            .arg(project.join("rootfs.tar"))
+            .arg("ready"))?;
     }
     let run = |name, program, command| Contender {
         name,
@@ -237,6 +263,7 @@ fn run_ready(place: &Place) -> Outcome<Case> {
     Ok(Case {
         goal: "8.4 ms, with bubblewrap at 6.7 ms",
         runs: 100,
+        weigh: None,
         contenders: among([
             Some(kiln(
                 String::new(),
@@ -268,7 +295,7 @@ fn run_ready(place: &Place) -> Outcome<Case> {
                 name: "docker",
                 program: None,
                 prepare: String::new(),
-                command: docker.command("run --rm --network none ready true"),
+                command: docker.command_line("run --rm --network none ready true"),
             }),
         ]),
     })
@@ -281,6 +308,7 @@ fn debian_cold(place: &Place) -> Outcome<Case> {
     Ok(Case {
         goal: "10 s",
         runs: 1,
+        weigh: None,
         contenders: vec![
             kiln(
                 format!("rm -rf {} {}/kiln.lock", store.display(), project.display()),
@@ -313,6 +341,7 @@ fn debian_downloaded(place: &Place) -> Outcome<Case> {
     Ok(Case {
         goal: "6 s",
         runs: 2,
+        weigh: None,
         contenders: vec![kiln(
             String::new(),
             place.kiln(

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::Place;
+use super::{Place, content};
 use crate::process::{Failure, Outcome, run};
 
 /// The beginning of every manifest: a busybox of one file.
@@ -100,6 +100,27 @@ pub(super) fn large_layer(place: &Place, mebibytes: u32) -> Outcome<PathBuf> {
         &manifest,
         &containerfile,
     )
+}
+
+/// Steps that each copy a layer's files of the project, `mebibytes` of them.
+pub(super) fn layers(place: &Place, count: usize, mebibytes: usize) -> Outcome<PathBuf> {
+    let mut manifest = HEAD.to_owned();
+    for number in 0..count {
+        add(
+            &mut manifest,
+            format_args!(
+                "[image.app.step.l{number}]\ncopy = [{{ files = [\"files/{number}/**\"], to = \"/srv/{number}/\" }}]\n"
+            ),
+        );
+    }
+    let folder = project(place, &format!("layers-{count}"), &manifest, "")?;
+    for number in 0..count {
+        let files = folder.join(format!("files/{number}"));
+        if !files.is_dir() {
+            content::write(&files, mebibytes, (count + number) as u64)?;
+        }
+    }
+    Ok(folder)
 }
 
 /// Only a base of Debian packages.
