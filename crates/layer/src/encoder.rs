@@ -5,6 +5,10 @@
 //! side, and the bytes depend on nothing but what is written: not on how it is split into writes,
 //! nor on the number of processors.
 //!
+//! What is compressed already, as pictures, archives and most of what is large in an image are, takes gzip longest and
+//! gains nothing. So a block is cut where it begins and ends, by the frequencies of its bytes, and those parts
+//! become members that store it.
+//!
 //! ```text
 //! write ─full block→ rayon's pool ┄ several at once ┄→ in order → sink
 //! ```
@@ -21,8 +25,16 @@ use kiln_oci::Compression;
 const BLOCK_BYTES: usize = 1 << 20;
 /// Blocks under way at once: enough for as many processors, and a bound for memory.
 const MOST_BLOCKS: usize = 8;
-/// gzip's own default.
-const GZIP_LEVEL: u32 = 6;
+/// Twice as fast as gzip's own default, 6, and a few hundredths larger.
+const GZIP_LEVEL: u32 = 3;
+/// The level that stores.
+const STORED: u32 = 0;
+/// Length of what is judged as one. Changing this changes the digests of compressed layers.
+const PART_BYTES: usize = 64 << 10;
+/// Up to how many pairs of equal bytes a part is taken to be compressed already. Bytes without any pattern
+/// have [`PART_BYTES`]² / 256 of them; a sixteenth more are 7.91 bits for each byte, of which gzip makes next to
+/// nothing less.
+const DENSE_PAIRS: u64 = (PART_BYTES as u64 * PART_BYTES as u64) / 256 / 16 * 17;
 /// zstd's own default.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -134,14 +146,17 @@ impl<W: Write> Write for Encoder<W> {
 fn compress(compression: Compression, block: &[u8]) -> io::Result<Vec<u8>> {
     match compression {
         Compression::None => Ok(block.to_vec()),
-        // No name, no time, "unknown" system: a header that says nothing of where it was made.
         Compression::Gzip => {
-            let mut encoder = GzBuilder::new().mtime(0).operating_system(255).write(
-                Vec::with_capacity(block.len() / 2),
-                flate2::Compression::new(GZIP_LEVEL),
-            );
-            encoder.write_all(block)?;
-            encoder.finish()
+            let mut out = Vec::with_capacity(block.len() / 2);
+            for (level, run) in runs(block) {
+                let level = flate2::Compression::new(level);
+                // No name, no time, "unknown" system: a header that says nothing of where it was made.
+                let header = GzBuilder::new().mtime(0).operating_system(255);
+                let mut encoder = header.write(out, level);
+                encoder.write_all(run)?;
+                out = encoder.finish()?;
+            }
+            Ok(out)
         }
         Compression::Zstd => {
             let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
@@ -149,6 +164,49 @@ fn compress(compression: Compression, block: &[u8]) -> io::Result<Vec<u8>> {
             compressor.compress(block)
         }
     }
+}
+
+/// Cuts a block into runs that are compressed at one level each; an empty block is one run.
+fn runs(block: &[u8]) -> Vec<(u32, &[u8])> {
+    let mut runs = Vec::new();
+    let mut start = 0;
+    let mut level = level_for(&block[..block.len().min(PART_BYTES)]);
+    for (number, part) in block.chunks(PART_BYTES).enumerate() {
+        let wanted = level_for(part);
+        if wanted != level {
+            let at = number * PART_BYTES;
+            runs.push((level, &block[start..at]));
+            (start, level) = (at, wanted);
+        }
+    }
+    runs.push((level, &block[start..]));
+    runs
+}
+
+fn level_for(part: &[u8]) -> u32 {
+    // Of less, the frequencies say little.
+    if part.len() == PART_BYTES && pairs(part) <= DENSE_PAIRS {
+        STORED
+    } else {
+        GZIP_LEVEL
+    }
+}
+
+/// How many pairs of bytes are equal, wherever they are: whole numbers, which are the same on every machine.
+fn pairs(part: &[u8]) -> u64 {
+    // Four tables, since the same byte mostly comes several times in a row.
+    let mut counts = [[0_u64; 256]; 4];
+    let mut quads = part.chunks_exact(4);
+    for quad in quads.by_ref() {
+        for (table, byte) in counts.iter_mut().zip(quad) {
+            table[usize::from(*byte)] += 1;
+        }
+    }
+    for byte in quads.remainder() {
+        counts[0][usize::from(*byte)] += 1;
+    }
+    let count = |value: usize| counts.iter().map(|table| table[value]).sum::<u64>();
+    (0..256).map(|value| count(value).pow(2)).sum()
 }
 
 #[cfg(test)]
@@ -202,6 +260,46 @@ mod tests {
                 .collect();
             assert!(whole == serial);
         }
+    }
+
+    /// Bytes without any pattern.
+    fn noise(bytes: usize) -> Vec<u8> {
+        let mut state = 1_u64;
+        let next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        };
+        std::iter::repeat_with(next)
+            .take(bytes / 8)
+            .flatten()
+            .collect()
+    }
+
+    #[test]
+    fn what_is_compressed_already_is_stored_and_the_rest_beside_it_is_not() {
+        let dense = noise(3 * PART_BYTES);
+        let text = b"many words and many more words ".repeat(PART_BYTES / 16);
+        let mixed = [&text[..PART_BYTES], &dense, &text[..PART_BYTES]].concat();
+        let levels: Vec<(u32, usize)> = runs(&mixed)
+            .iter()
+            .map(|(level, run)| (*level, run.len()))
+            .collect();
+        let part = PART_BYTES;
+        assert_eq!(
+            levels,
+            [(GZIP_LEVEL, part), (STORED, 3 * part), (GZIP_LEVEL, part)]
+        );
+        let bytes = compressed(Compression::Gzip, &mixed, mixed.len());
+        assert!(bytes.len() < dense.len() + 4000, "{}", bytes.len());
+        let mut back = Vec::new();
+        Decoder::new(&bytes[..])
+            .unwrap()
+            .read_to_end(&mut back)
+            .unwrap();
+        assert!(back == mixed);
+        assert_eq!(runs(b""), [(GZIP_LEVEL, &b""[..])]);
     }
 
     #[test]
