@@ -50,6 +50,8 @@ pub struct ReadError {
 pub struct Inventory {
     components: BTreeMap<String, Component>,
     notes: BTreeSet<String>,
+    /// Texts of licences that SPDX does not list, by the `LicenseRef-` that components say.
+    licences: BTreeMap<String, String>,
 }
 
 impl Inventory {
@@ -68,6 +70,16 @@ impl Inventory {
     /// Adds a remark about what is missing.
     pub fn note(&mut self, note: impl Into<String>) {
         self.notes.insert(note.into());
+    }
+
+    pub(crate) fn add_licences(&mut self, texts: BTreeMap<String, String>) {
+        self.licences.extend(texts);
+    }
+
+    /// The texts of licences that SPDX does not list, by their `LicenseRef-`.
+    pub(crate) fn licences(&self) -> impl Iterator<Item = (&str, &str)> {
+        let texts = self.licences.iter();
+        texts.map(|(name, text)| (name.as_str(), text.as_str()))
     }
 
     /// The components, sorted by what tells them apart.

@@ -29,6 +29,11 @@ impl Purl {
         }
     }
 
+    /// Tells whether it is one of Debian's or of a relative's.
+    pub(crate) fn is_debian(&self) -> bool {
+        self.kind == "deb"
+    }
+
     /// Returns the same package within a namespace, whose parts are separated by `/`.
     #[must_use]
     pub fn within(mut self, namespace: &str) -> Self {

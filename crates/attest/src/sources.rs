@@ -10,8 +10,11 @@
 //! | `*.dist-info/METADATA`, `*.egg-info/PKG-INFO` | installed Python packages |
 //! | `Cargo.lock`, `package-lock.json`, `poetry.lock`, `uv.lock`, `requirements*.txt`, `go.sum` | what builds pinned |
 //!
+//! What is known of a Debian package's licence is in `/usr/share/doc/<package>/copyright`.
+//!
 //! The database of rpm is binary and not read; an inventory of an image that has one says so.
 
+mod copyright;
 mod debian;
 mod kiln_lock;
 mod languages;
@@ -19,6 +22,8 @@ mod npm;
 mod python;
 
 pub(crate) use kiln_lock::{vcs_url, without_secrets};
+
+use std::collections::BTreeMap;
 
 use crate::fields::paragraphs;
 use crate::inventory::{Inventory, ReadError};
@@ -195,6 +200,34 @@ impl Inventory {
         }
         Ok(())
     }
+}
+
+impl Inventory {
+    /// Names the copyright files of installed Debian packages, from the root of the image, by package.
+    pub fn copyright_files(&self) -> BTreeMap<String, String> {
+        let packages = self.components().filter(|component| is_debian(component));
+        packages
+            .map(|component| (component.name.clone(), copyright::path(&component.name)))
+            .collect()
+    }
+
+    /// Adds what a copyright file says about the licence of `package`. One that is not made for machines
+    /// says nothing.
+    pub fn read_copyright(&mut self, package: &str, text: &str) {
+        let Some(copyright) = copyright::read(text) else {
+            return;
+        };
+        let named = |component: &&mut Component| is_debian(component) && component.name == package;
+        for component in self.components_mut().filter(named) {
+            component.licence = Some(copyright.expression.clone());
+            component.found_in.insert(copyright::path(package));
+        }
+        self.add_licences(copyright.texts);
+    }
+}
+
+fn is_debian(component: &Component) -> bool {
+    component.role == Role::Installed && component.purl.as_ref().is_some_and(Purl::is_debian)
 }
 
 /// Reads the database of apk: `P` is the package, `V` its version, `A` its architecture, `L` its licence.

@@ -52,6 +52,11 @@ pub(crate) fn document(inventory: &Inventory, subject: &Subject, version: &str) 
         "packages": packages,
         "relationships": relationships,
     });
+    let text = |(name, text)| json!({"licenseId": name, "extractedText": text});
+    let texts: Vec<Value> = inventory.licences().map(text).collect();
+    if !texts.is_empty() {
+        document["hasExtractedLicensingInfos"] = json!(texts);
+    }
     let content = kiln_oci::canonical::to_vec(&document).expect("a JSON value is JSON");
     let own = kiln_oci::Digest::of(&content).hex();
     document["documentNamespace"] = json!(format!(

@@ -13,6 +13,9 @@ use crate::settings::Settings;
 /// The largest `/etc/os-release` that is read.
 const OS_RELEASE_LIMIT_BYTES: u64 = 64 << 10;
 
+/// The largest copyright file that is read.
+const COPYRIGHT_LIMIT_BYTES: u64 = 4 << 20;
+
 /// The form of a list of parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Sbom {
@@ -64,6 +67,14 @@ pub(crate) fn list(store: &Store, image: &Image, recalled: &Recalled) -> Outcome
         let content = String::from_utf8_lossy(&content);
         if let Err(error) = inventory.read(source, &name, &content, &distribution) {
             inventory.note(error.to_string());
+        }
+    }
+    for (package, path) in inventory.copyright_files() {
+        // What cannot be read says nothing of a licence, which many packages do not.
+        if let Ok(path) = TreePath::in_root(path.as_bytes())
+            && let Ok(Some(text)) = tree.read(&path, COPYRIGHT_LIMIT_BYTES)
+        {
+            inventory.read_copyright(&package, &String::from_utf8_lossy(&text));
         }
     }
     let platform = image.config.platform.to_string();
