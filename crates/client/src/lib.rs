@@ -13,6 +13,7 @@
 //!    index: choose for the platform ─→ manifest ─→ config and layers, in parallel ─→ BlobSink
 //!
 //! Documents ─HEAD: there? done → blobs, in parallel: HEAD, mount, POST, PUT (PATCH after a cut)
+//!    or, of what is still being made: POST, PATCH in chunks, PUT
 //!    ─→ manifests, then indexes, each checked against the digest the registry says
 //! ```
 //!
@@ -44,6 +45,7 @@ mod report;
 mod settings;
 mod sink;
 mod source;
+mod streamed;
 mod tags;
 mod token;
 mod upload;
@@ -53,9 +55,11 @@ pub use credentials::{Credential, CredentialFiles, Kept, Secret};
 pub use document::{Document, Documents, RemoteImage, Resolved};
 pub use error::{CredentialsError, Doing, Error};
 pub use login::{Login, LoginError};
+pub use parallel::for_each;
 pub use pull::{Progress, Pulled};
 pub use push::{Outcome, PushProgress, Pushed};
 pub use registry::Registry;
 pub use settings::{Mirror, RegistrySettings, Settings};
 pub use sink::{Begun, BlobSink, PartialBlob, SinkError};
 pub use source::{BlobSource, SourceError};
+pub use streamed::Streamed;

@@ -7,18 +7,16 @@ use std::thread;
 
 use kiln_http::Cancel;
 
-use crate::error::Error;
-
 /// Does `work` for each of `items`, `jobs` at a time, and returns what came of them in no order. Blocks.
 ///
 /// # Errors
 /// The first failure; the flag that `work` is handed is set then.
-pub(crate) fn for_each<I: Send, T: Send>(
+pub fn for_each<I: Send, T: Send, E: Send>(
     jobs: NonZeroUsize,
     items: impl IntoIterator<Item = I>,
     cancel: &Cancel,
-    work: impl Fn(I, &Cancel) -> Result<T, Error> + Sync,
-) -> Result<Vec<T>, Error> {
+    work: impl Fn(I, &Cancel) -> Result<T, E> + Sync,
+) -> Result<Vec<T>, E> {
     let queue: VecDeque<I> = items.into_iter().collect();
     let workers = jobs.get().min(queue.len());
     let queue = Mutex::new(queue);

@@ -167,7 +167,7 @@ impl Push<'_> {
                 ..*visit
             };
             let there = visit.standing_digest(&part.1.digest.to_string())?;
-            Ok((there != Some(part.1.digest)).then_some(part))
+            Ok::<_, Error>((there != Some(part.1.digest)).then_some(part))
         })?;
         absent.sort_by_key(|part| part.map(|(number, _)| number));
         Ok(absent.into_iter().flatten().map(|(_, part)| part).collect())

@@ -46,6 +46,11 @@ impl Registry {
         &self.0.settings
     }
 
+    /// How many blobs are transferred at once.
+    pub fn jobs(&self) -> std::num::NonZeroUsize {
+        self.0.settings.jobs
+    }
+
     /// Finds out what `reference` means now, for `platform`. Blocks.
     ///
     /// Asks for headers only where that is enough. A manifest that is no index is taken to be for

@@ -259,7 +259,7 @@ impl BlobUpload<'_> {
         let upload = Upload {
             request: &request,
             source: &source,
-            size_bytes: range.end - range.start,
+            size_bytes: Some(range.end - range.start),
         };
         let before = *sent;
         let result = visit.inner().http.send(

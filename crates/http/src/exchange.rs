@@ -156,7 +156,10 @@ impl Client {
         let result = match (body.filter(|_| same_method), &request.body) {
             (Some(stream), _) => {
                 let patience = stream.answer_time(settings.timeouts.first_byte);
-                let builder = builder.header(http::header::CONTENT_LENGTH, stream.size_bytes);
+                let builder = match stream.size_bytes {
+                    Some(size_bytes) => builder.header(http::header::CONTENT_LENGTH, size_bytes),
+                    None => builder.header(http::header::TRANSFER_ENCODING, "chunked"),
+                };
                 let mut reader = stream.open(url)?;
                 let message = builder
                     .body(ureq::SendBody::from_reader(&mut reader))

@@ -21,6 +21,9 @@ const LARGEST_ANSWER: u64 = 4 << 20;
 /// How slowly a server may digest what it was sent: it hashes and copies before it answers.
 const DIGESTED_PER_SECOND: u64 = 8 << 20;
 
+/// What a body of unknown size is taken for when that is said before it is sent.
+const UNKNOWN_BYTES: u64 = 4 << 30;
+
 /// Bytes to send, opened anew for each try.
 pub trait Source {
     /// Opens the bytes that are sent, at their start.
@@ -44,8 +47,8 @@ pub struct Upload<'a> {
     pub request: &'a Request,
     /// What is sent.
     pub source: &'a dyn Source,
-    /// Its exact size.
-    pub size_bytes: u64,
+    /// Its exact size; what is of no size that is known is sent in chunks until it ends.
+    pub size_bytes: Option<u64>,
 }
 
 impl fmt::Debug for Upload<'_> {
@@ -113,7 +116,7 @@ impl Client {
 /// The body of one exchange, which redirects may open several times.
 pub(crate) struct Stream<'a> {
     source: &'a dyn Source,
-    pub(crate) size_bytes: u64,
+    pub(crate) size_bytes: Option<u64>,
     progress: &'a mut dyn FnMut(u64),
 }
 
@@ -137,14 +140,15 @@ impl Stream<'_> {
 
     /// Returns how long the answer may take after the last byte.
     pub(crate) fn answer_time(&self, first_byte: Duration) -> Duration {
-        first_byte + Duration::from_secs(self.size_bytes / DIGESTED_PER_SECOND)
+        let size_bytes = self.size_bytes.unwrap_or(UNKNOWN_BYTES);
+        first_byte + Duration::from_secs(size_bytes / DIGESTED_PER_SECOND)
     }
 }
 
-/// Reads the source for ureq: exactly as many bytes as were announced.
+/// Reads the source for ureq: exactly as many bytes as were announced, if any were.
 pub(crate) struct Outgoing<'a> {
     inner: Box<dyn Read + 'a>,
-    size_bytes: u64,
+    size_bytes: Option<u64>,
     sent_bytes: u64,
     progress: &'a mut dyn FnMut(u64),
     /// Kept here: among ureq's errors it would look like one of the network.
@@ -168,9 +172,12 @@ impl Outgoing<'_> {
             match self.inner.read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(0) if !buffer.is_empty() => {
+                    let Some(size_bytes) = self.size_bytes else {
+                        return Ok(0);
+                    };
                     return Err(io::Error::other(format!(
-                        "it ends after {} of {} bytes",
-                        self.sent_bytes, self.size_bytes
+                        "it ends after {} of {size_bytes} bytes",
+                        self.sent_bytes
                     )));
                 }
                 other => return other,
@@ -181,15 +188,20 @@ impl Outgoing<'_> {
 
 impl Read for Outgoing<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.size_bytes - self.sent_bytes;
-        let room = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let left = self
+            .size_bytes
+            .map(|size_bytes| size_bytes - self.sent_bytes);
+        let room = left.map_or(buffer.len(), |left| {
+            usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()))
+        });
         if room == 0 {
             return Ok(0);
         }
         if transport::answered() {
-            // Nobody takes it; the length must come true.
-            self.sent_bytes += room as u64;
-            return Ok(room);
+            // Nobody takes it; a length that was announced must come true.
+            let pretended = if left.is_some() { room } else { 0 };
+            self.sent_bytes += pretended as u64;
+            return Ok(pretended);
         }
         match self.piece(&mut buffer[..room]) {
             Ok(read) => {

@@ -42,12 +42,12 @@ pub fn write_layer_tar(
     Ok(())
 }
 
-/// Returns an image whose layers all exist as blobs in the store, pinned, for those who send it
-/// elsewhere.
+/// Returns an image whose layers all exist as blobs in the store, pinned, for those who write it to
+/// a file.
 ///
-/// Layers that have a blob keep it. Built layers are compressed; the result is remembered, so that
-/// it costs time only once. An image that consists of blobs already is returned as it is, with the
-/// digest it has. The same image gives the same bytes everywhere.
+/// Layers that have a blob keep it. Built layers are compressed, and the blobs stay until gc wants
+/// their room. An image that consists of blobs already is returned as it is, with the digest it has. The
+/// same image gives the same bytes everywhere.
 ///
 /// # Errors
 /// [`ImageError::DamagedLayer`], [`ImageError::OtherTar`], [`ImageError::MissingBlob`], and what the store says.
@@ -56,24 +56,10 @@ pub fn export(
     image: &Image,
     compression: Compression,
 ) -> Result<Image, ImageError> {
-    export_watched(session, image, compression, &|_| Ok(()))
-}
-
-/// Like [`export`]; `watch` hears of each layer that has to be compressed, from several threads, and stops
-/// all by an error.
-///
-/// # Errors
-/// Those of [`export`]; [`ImageError::Write`] with the error of `watch`.
-pub fn export_watched(
-    session: &Session,
-    image: &Image,
-    compression: Compression,
-    watch: &ExportWatch<'_>,
-) -> Result<Image, ImageError> {
     let layers = image.layers();
     let blobs = Mutex::new(vec![None; layers.len()]);
     crate::parallel::run(layers.len(), |at| {
-        let blob = layer_blob(session, &layers[at], compression, watch)?;
+        let blob = export_layer(session, &layers[at], compression, &|_| Ok(()))?;
         let mut blobs = blobs
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -83,62 +69,102 @@ pub fn export_watched(
     let blobs = blobs
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let blobs: Vec<Descriptor> = blobs.into_iter().flatten().collect();
-    if blobs == image.manifest.layers {
-        return Ok(image.clone());
+    let exported = image.with_blobs(blobs.into_iter().flatten().collect())?;
+    if exported != *image {
+        session.store().blobs().put_document(
+            session,
+            MediaType::OciManifest,
+            &exported.manifest.to_bytes(),
+        )?;
     }
-    let mut manifest = image.manifest.clone();
-    manifest.layers = blobs;
-    let descriptor = session
-        .store()
-        .blobs()
-        .put_document(session, MediaType::OciManifest, &manifest.to_bytes())?
-        .with_platform(image.config.platform.clone());
-    Image::new(descriptor, manifest, image.config.clone())
+    Ok(exported)
 }
 
-/// Returns a blob of a layer, pinned: the one it has, or one made now.
+/// Returns a blob of a layer, pinned: the one it has, or one made now, of which `watch` hears.
 ///
 /// # Errors
-/// Those of [`export`].
+/// Those of [`export`]; [`ImageError::Write`] with the error of `watch`.
 pub fn export_layer(
-    session: &Session,
-    layer: &ImageLayer,
-    compression: Compression,
-) -> Result<Descriptor, ImageError> {
-    layer_blob(session, layer, compression, &|_| Ok(()))
-}
-
-fn layer_blob(
     session: &Session,
     layer: &ImageLayer,
     compression: Compression,
     watch: &ExportWatch<'_>,
 ) -> Result<Descriptor, ImageError> {
-    if session
-        .pin(&[Pin::Blob(layer.descriptor.digest)])?
-        .is_empty()
-    {
-        return Ok(layer.descriptor.clone());
+    match find_blob(session, layer, compression)? {
+        LayerBlob::Here(blob) => return Ok(blob),
+        LayerBlob::Known(_) | LayerBlob::Unknown => {}
+    }
+    let store = session.store();
+    let writer = store.blobs().writer(session)?;
+    let buffered = io::BufWriter::with_capacity(128 << 10, writer);
+    let encoded = encode_layer(store, &layer.diff_id, compression, buffered, watch)?;
+    let writer = encoded
+        .into_inner()
+        .map_err(|error| ImageError::Write(error.into_error()))?;
+    let (digest, size_bytes) = writer.finish()?;
+    let blob = Descriptor::new(MediaType::OciLayer(compression), digest, size_bytes);
+    let layers = store.layers();
+    layers.set_exported(session, &layer.diff_id, compression, &blob)?;
+    Ok(blob)
+}
+
+/// Where the blob of a layer is to be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayerBlob {
+    /// It is in the store, pinned.
+    Here(Descriptor),
+    /// It was made before and not kept: making it again gives the same.
+    Known(Descriptor),
+    /// It was never made.
+    Unknown,
+}
+
+/// Tells where the blob of a layer is to be had; what it is made from is pinned.
+///
+/// # Errors
+/// [`ImageError::MissingBlob`], [`ImageError::MissingLayer`], and what the store says.
+pub fn find_blob(
+    session: &Session,
+    layer: &ImageLayer,
+    compression: Compression,
+) -> Result<LayerBlob, ImageError> {
+    let is_here = |digest| Ok::<bool, ImageError>(session.pin(&[Pin::Blob(digest)])?.is_empty());
+    if is_here(layer.descriptor.digest)? {
+        return Ok(LayerBlob::Here(layer.descriptor.clone()));
     }
     let diff_id = &layer.diff_id;
+    let layers = session.store().layers();
     if layer.descriptor.digest != diff_id.0 {
         return Err(ImageError::MissingBlob {
             diff_id: *diff_id,
             digest: layer.descriptor.digest,
         });
     }
-    let layers = session.store().layers();
-    let Some(record) = layers.get(session, diff_id)? else {
+    if layers.get(session, diff_id)?.is_none() {
         return Err(ImageError::MissingLayer(*diff_id));
-    };
-    if let Some(blob) = layers.exported(session, diff_id, compression)? {
-        return Ok(blob);
     }
-    let writer = session.store().blobs().writer(session)?;
-    let encoder = Encoder::new(compression, io::BufWriter::with_capacity(128 << 10, writer));
+    Ok(match layers.exported(session, diff_id, compression)? {
+        Some(blob) if is_here(blob.digest)? => LayerBlob::Here(blob),
+        Some(blob) => LayerBlob::Known(blob),
+        None => LayerBlob::Unknown,
+    })
+}
+
+/// Writes the blob that a built layer is on its way out, and checks that its tar is the one it should be.
+///
+/// # Errors
+/// Those of [`write_layer_tar`].
+pub fn encode_layer<W: Write>(
+    store: &Store,
+    diff_id: &DiffId,
+    compression: Compression,
+    sink: W,
+    watch: &ExportWatch<'_>,
+) -> Result<W, ImageError> {
+    let record = store.layers().record(diff_id)?;
+    let record = record.ok_or(ImageError::MissingLayer(*diff_id))?;
     let mut watched = Watched {
-        encoder,
+        encoder: Encoder::new(compression, sink),
         watch,
         now: ExportProgress {
             diff_id: *diff_id,
@@ -147,20 +173,8 @@ fn layer_blob(
         },
     };
     watched.tell().map_err(ImageError::Write)?;
-    write_layer_tar(session.store(), diff_id, &mut watched)?;
-    let writer = watched
-        .encoder
-        .finish()
-        .and_then(|buffered| {
-            buffered
-                .into_inner()
-                .map_err(io::IntoInnerError::into_error)
-        })
-        .map_err(ImageError::Write)?;
-    let (digest, size_bytes) = writer.finish()?;
-    let blob = Descriptor::new(MediaType::OciLayer(compression), digest, size_bytes);
-    layers.set_exported(session, diff_id, compression, &blob)?;
-    Ok(blob)
+    write_layer_tar(store, diff_id, &mut watched)?;
+    watched.encoder.finish().map_err(ImageError::Write)
 }
 
 /// How far a layer is compressed; at the end `done_bytes` is `total_bytes`.

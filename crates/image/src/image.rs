@@ -2,7 +2,7 @@
 
 use kiln_oci::{
     Compression, Descriptor, DiffId, ImageConfig, ImageId, ImageIndex, ImageManifest, MediaKind,
-    Platform,
+    MediaType, Platform,
 };
 use kiln_store::{Pin, Session, Store};
 
@@ -73,6 +73,21 @@ impl Image {
             manifest,
             config,
         })
+    }
+
+    /// Returns the same image with these blobs for its layers, oldest first; as it is if it has them already.
+    ///
+    /// # Errors
+    /// [`ImageError::LayerCount`].
+    pub fn with_blobs(&self, blobs: Vec<Descriptor>) -> Result<Self, ImageError> {
+        if blobs == self.manifest.layers {
+            return Ok(self.clone());
+        }
+        let mut manifest = self.manifest.clone();
+        manifest.layers = blobs;
+        let descriptor = Descriptor::of(MediaType::OciManifest, &manifest.to_bytes())
+            .with_platform(self.config.platform.clone());
+        Self::new(descriptor, manifest, self.config.clone())
     }
 
     /// The image's id: the digest of its config.

@@ -30,7 +30,8 @@ pub use assemble::{Assembly, ConfigChanges, NewLayer, assemble, rfc3339};
 pub use directories::{LowerDirectories, lower_directories};
 pub use error::ImageError;
 pub use export::{
-    ExportProgress, ExportWatch, export, export_layer, export_watched, write_layer_tar,
+    ExportProgress, ExportWatch, LayerBlob, encode_layer, export, export_layer, find_blob,
+    write_layer_tar,
 };
 pub use flatten::flatten;
 pub use image::{Image, ImageLayer, parse_config, parse_manifest, resolve};
@@ -38,5 +39,5 @@ pub use listing::{BrokenImage, HistoryLine, ImageSummary, Inspection, history, i
 pub use lookup::find;
 pub use save::{save, save_layout};
 pub use tree::ImageTree;
-pub use unpack::{UnpackSettings, for_each_layer, import_tar, unpack_layer};
+pub use unpack::{UnpackSettings, for_each_layer, import_tar, unpack_coming, unpack_layer};
 pub use validate::{Depth, Problem, validate};

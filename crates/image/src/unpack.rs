@@ -38,19 +38,47 @@ pub fn unpack_layer(
     layer: &ImageLayer,
     settings: &UnpackSettings,
 ) -> Result<LayerRecord, ImageError> {
-    if layer.compression.is_none() {
-        return Err(ImageError::NotALayer {
-            digest: layer.descriptor.digest,
-            media_type: layer.descriptor.media_type.clone(),
-        });
-    }
-    if let Some(record) = session.store().layers().get(session, &layer.diff_id)? {
+    if let Some(record) = known(session, layer)? {
         return Ok(record);
     }
     let descriptor = &layer.descriptor;
     let blobs = session.store().blobs();
     let blob = blobs.open(&descriptor.digest, descriptor.size_bytes)?;
     unpack(session, descriptor, blob, Some(layer.diff_id), settings)
+}
+
+/// The same with the bytes of a blob that is on its way into the store. They need not be verified: the
+/// tar is; but where they end, the blob must be whole and in the store.
+///
+/// # Errors
+/// Those of [`unpack_layer`].
+pub fn unpack_coming(
+    session: &Session,
+    layer: &ImageLayer,
+    blob: impl Read + Send,
+    settings: &UnpackSettings,
+) -> Result<LayerRecord, ImageError> {
+    match known(session, layer)? {
+        Some(record) => Ok(record),
+        None => unpack(
+            session,
+            &layer.descriptor,
+            blob,
+            Some(layer.diff_id),
+            settings,
+        ),
+    }
+}
+
+/// Returns the record of a layer that is unpacked already.
+fn known(session: &Session, layer: &ImageLayer) -> Result<Option<LayerRecord>, ImageError> {
+    if layer.compression.is_none() {
+        return Err(ImageError::NotALayer {
+            digest: layer.descriptor.digest,
+            media_type: layer.descriptor.media_type.clone(),
+        });
+    }
+    Ok(session.store().layers().get(session, &layer.diff_id)?)
 }
 
 /// Brings a tar, compressed or not, into the store as a layer: for bases that are just an archive.

@@ -9,6 +9,7 @@
 //! partial/{blobs,downloads}/<hex>   the beginning of one, locked by whoever adds to it
 //! ```
 
+mod follow;
 mod partial;
 
 use std::fs::File;
@@ -19,6 +20,7 @@ use kiln_oci::{Descriptor, Digest, Hasher, MAX_DOCUMENT_BYTES, MediaType, Verifi
 use kiln_oci::{DocumentError, VerifyError};
 use rustix::fs::Mode;
 
+pub use follow::{End, Follower, Watch};
 pub use partial::{Partial, Resume};
 
 use crate::disk;

@@ -156,8 +156,8 @@ impl Layers<'_> {
         Ok(())
     }
 
-    /// Returns the blob that a built layer became when it last left the store compressed like this,
-    /// pinned; `None` if it never did, or the blob is gone.
+    /// Returns the blob that a built layer became when it last left the store compressed like this;
+    /// `None` if it never did. Whether it is in the store is not said.
     ///
     /// # Errors
     /// What the system says.
@@ -168,14 +168,27 @@ impl Layers<'_> {
         compression: Compression,
     ) -> Result<Option<Descriptor>, StoreError> {
         let path = self.export_path(diff_id, compression);
-        let descriptor: Descriptor = match found(disk::read_json(&path)) {
-            Ok(Some(descriptor)) => descriptor,
-            Ok(None) | Err(StoreError::Damaged { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        disk::touch(&path, session.now())?;
-        let here = session.pin(&[Pin::Blob(descriptor.digest)])?.is_empty();
-        Ok(here.then_some(descriptor))
+        match found(disk::read_json(&path)) {
+            Ok(Some(descriptor)) => {
+                disk::touch(&path, session.now())?;
+                Ok(Some(descriptor))
+            }
+            Ok(None) | Err(StoreError::Damaged { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Forgets what a built layer became, because it becomes something else now.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn forget_exported(
+        &self,
+        diff_id: &DiffId,
+        compression: Compression,
+    ) -> Result<(), StoreError> {
+        found(disk::remove_file(&self.export_path(diff_id, compression)))?;
+        Ok(())
     }
 
     /// Remembers the blob that a built layer became.

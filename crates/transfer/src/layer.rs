@@ -27,7 +27,16 @@ impl Transfer<'_> {
         if let Some(record) = layers.get(self.session, &layer.diff_id)? {
             return Ok(record);
         }
-        self.pull_blob(reference, &layer.descriptor, progress)?;
+        let blob = &layer.descriptor;
+        self.unpacking(vec![layer.clone()], settings, |sink, stop| {
+            let registry = self.registry;
+            registry
+                .pull_blob(reference, blob, sink, progress, stop)
+                .map(drop)
+        })?;
+        let places = self.session.store().places();
+        places.add(self.session, &blob.digest, reference)?;
+        // It is there by now, unless somebody is taking the store apart.
         Ok(unpack_layer(self.session, layer, settings)?)
     }
 
@@ -45,6 +54,7 @@ impl Transfer<'_> {
         let sink = StoreSink::new(self.session, self.cancel);
         self.registry
             .pull_blob(reference, blob, &sink, progress, self.cancel)?;
-        Ok(())
+        let places = self.session.store().places();
+        Ok(places.add(self.session, &blob.digest, reference)?)
     }
 }

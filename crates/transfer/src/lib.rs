@@ -8,24 +8,29 @@
 //! Knows nothing of manifests, builds or terminals.
 //!
 //! ```text
-//! pull: registry ─blobs, several at once→ store ─each as soon as it is there→ unpacked layers
-//! push: unpacked layers ─compressed, several at once→ store ─what is missing→ registry
+//! pull: registry ─blobs, several at once→ store ─each while it comes→ unpacked layers
+//! push: unpacked layers ─compressed, several at once→ registry
+//!       blobs of the store ─what is missing→ registry
 //! ```
 
 #![forbid(unsafe_code)]
 
 mod attach;
+mod deliver;
 mod error;
 mod layer;
+mod made;
 mod pull;
 mod push;
 mod sink;
 mod source;
+mod unpacking;
 
 use kiln_client::Registry;
 use kiln_http::Cancel;
 use kiln_store::Session;
 
+pub use deliver::{Delivered, Delivery};
 pub use error::TransferError;
 pub use push::PushedImage;
 pub use sink::{PartialSink, StoreSink};

@@ -1,12 +1,13 @@
 //! Push: an image of the store to a registry, compressed.
 
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
 
-use kiln_client::{Document, Documents, PushProgress, Pushed};
-use kiln_image::{ExportProgress, Image, export_watched};
-use kiln_oci::{Compression, Descriptor, Reference};
+use kiln_client::{Document, Documents, Outcome, PushProgress, Pushed, for_each};
+use kiln_image::{ExportProgress, Image, ImageLayer, LayerBlob, find_blob};
+use kiln_oci::{Compression, Descriptor, DiffId, Digest, Reference};
 
 use crate::Transfer;
+use crate::deliver::{Delivered, Delivery};
 use crate::error::TransferError;
 use crate::source::StoreSource;
 
@@ -23,8 +24,9 @@ impl Transfer<'_> {
     /// Pushes an image of the store to `reference`; layers that were built here are compressed as told.
     /// Blocks.
     ///
-    /// The same image becomes the same bytes everywhere, and only what the registry lacks is sent.
-    /// `compressing` and `progress` are called from several threads.
+    /// The same image becomes the same bytes everywhere. What is known to be in the registry is not sent;
+    /// a layer of which nothing is known is sent while it is compressed, and what became of it is remembered
+    /// instead of kept. `compressing` and `progress` are called from several threads.
     ///
     /// # Errors
     /// [`TransferError::Image`] for layers that are damaged or missing, [`TransferError::Client`] for
@@ -37,30 +39,132 @@ impl Transfer<'_> {
         compressing: &(dyn Fn(ExportProgress) + Sync),
         progress: &(dyn Fn(PushProgress) + Sync),
     ) -> Result<PushedImage, TransferError> {
-        let store = self.session.store();
-        let watch = |now| {
-            self.cancel.check().map_err(io::Error::other)?;
-            compressing(now);
-            Ok(())
+        let push = ImagePush {
+            transfer: self,
+            image,
+            reference,
+            compression,
+            compressing,
+            progress,
         };
-        let image = export_watched(self.session, image, compression, &watch);
-        self.cancel.check().map_err(kiln_client::Error::from)?;
-        let image = image?;
-        let documents = Documents {
-            root: Document {
-                media_type: image.descriptor.media_type.clone(),
-                digest: image.descriptor.digest,
-                bytes: store.blobs().read(&image.descriptor)?,
-            },
-            parts: Vec::new(),
+        let source = StoreSource::new(self.session, reference);
+        match push.run(&source) {
+            // An older kiln compressed otherwise, and its digests were remembered.
+            Err(_) if source.forget_others()? => {
+                push.run(&StoreSource::new(self.session, reference))
+            }
+            result => result,
+        }
+    }
+}
+
+/// One push.
+struct ImagePush<'a> {
+    transfer: &'a Transfer<'a>,
+    image: &'a Image,
+    reference: &'a Reference,
+    compression: Compression,
+    compressing: &'a (dyn Fn(ExportProgress) + Sync),
+    progress: &'a (dyn Fn(PushProgress) + Sync),
+}
+
+/// Tells layers apart: the same tar may have come compressed in several ways.
+type LayerName = (DiffId, Digest);
+
+fn name(layer: &ImageLayer) -> LayerName {
+    (layer.diff_id, layer.descriptor.digest)
+}
+
+impl ImagePush<'_> {
+    fn run(&self, source: &StoreSource<'_>) -> Result<PushedImage, TransferError> {
+        let transfer = self.transfer;
+        let delivered = self.deliver(source)?;
+        let layers = self.image.layers();
+        let blobs = layers.iter().map(|it| delivered[&name(it)].blob.clone());
+        let image = self.image.with_blobs(blobs.collect())?;
+        let documents = self.documents(&image)?;
+        let sent: BTreeMap<_, _> = delivered
+            .values()
+            .filter(|it| it.sent_bytes > 0)
+            .map(|it| (it.blob.digest, it.sent_bytes))
+            .collect();
+        let tell = |mut now: PushProgress| {
+            // It is there because it has just been sent.
+            if now.outcome == Some(Outcome::There) && sent.contains_key(&now.digest) {
+                now.outcome = Some(Outcome::Pushed);
+            }
+            (self.progress)(now);
         };
-        let source = StoreSource::new(store, reference);
-        let pushed = self
-            .registry
-            .push(reference, &documents, &source, progress, self.cancel)?;
+        let mut pushed =
+            transfer
+                .registry
+                .push(self.reference, &documents, source, &tell, transfer.cancel)?;
+        for (digest, outcome) in &mut pushed.blobs {
+            if sent.contains_key(digest) && *outcome == Outcome::There {
+                *outcome = Outcome::Pushed;
+            }
+        }
+        pushed.sent_bytes += sent.values().sum::<u64>();
+        for layer in &image.manifest.layers {
+            source.arrived(&layer.digest)?;
+        }
         Ok(PushedImage {
             descriptor: image.descriptor,
             pushed,
         })
+    }
+
+    /// Finds out what the blobs of the layers are; those of which nothing is known are sent.
+    fn deliver(
+        &self,
+        source: &StoreSource<'_>,
+    ) -> Result<BTreeMap<LayerName, Delivered>, TransferError> {
+        let transfer = self.transfer;
+        let mut layers: Vec<ImageLayer> = self.image.layers();
+        let mut seen = BTreeSet::new();
+        layers.retain(|layer| seen.insert(name(layer)));
+        let mut any_unknown = false;
+        for layer in &layers {
+            let blob = find_blob(transfer.session, layer, self.compression)?;
+            any_unknown |= blob == LayerBlob::Unknown;
+        }
+        let likely = if any_unknown {
+            transfer.standing_layers(self.reference, self.compression)
+        } else {
+            BTreeSet::new()
+        };
+        let registry = transfer.registry;
+        let delivered = for_each(registry.jobs(), &layers, transfer.cancel, |layer, stop| {
+            let delivery = Delivery {
+                reference: self.reference,
+                compression: self.compression,
+                source,
+                likely: &likely,
+                compressing: self.compressing,
+            };
+            let transfer = Transfer {
+                cancel: stop,
+                ..*transfer
+            };
+            let delivered = transfer.deliver(layer, delivery)?;
+            Ok::<_, TransferError>((name(layer), delivered))
+        })?;
+        Ok(delivered.into_iter().collect())
+    }
+
+    /// Returns what is pushed: the manifest.
+    fn documents(&self, image: &Image) -> Result<Documents, TransferError> {
+        let descriptor = &image.descriptor;
+        let bytes = if descriptor.digest == self.image.descriptor.digest {
+            let blobs = self.transfer.session.store().blobs();
+            blobs.read(descriptor)?
+        } else {
+            image.manifest.to_bytes()
+        };
+        Ok(Documents::single(Document {
+            media_type: descriptor.media_type.clone(),
+            digest: descriptor.digest,
+            bytes,
+        }))
     }
 }

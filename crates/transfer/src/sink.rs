@@ -8,19 +8,41 @@ use std::io;
 use kiln_client::{Begun, BlobSink, PartialBlob, SinkError};
 use kiln_http::{Cancel, Sink};
 use kiln_oci::{Descriptor, Digest};
-use kiln_store::{Partial, Resume, Session, Wait};
+use kiln_store::{Follower, Partial, Resume, Session, Wait};
 
 /// Puts pulled blobs into a store, pinned by a session.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct StoreSink<'a> {
     session: &'a Session,
     cancel: &'a Cancel,
+    tell: Option<&'a Tell<'a>>,
+}
+
+/// Hears of each blob that begins: that it is here, or how it can be read while it comes.
+type Tell<'a> = dyn Fn((Digest, Option<Follower>)) + Sync + 'a;
+
+impl std::fmt::Debug for StoreSink<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreSink").finish_non_exhaustive()
+    }
 }
 
 impl<'a> StoreSink<'a> {
     /// Returns the sink; `cancel` ends waits for blobs that another process is fetching.
     pub fn new(session: &'a Session, cancel: &'a Cancel) -> Self {
-        Self { session, cancel }
+        Self {
+            session,
+            cancel,
+            tell: None,
+        }
+    }
+
+    /// Returns the same sink, of which `tell` hears.
+    pub(crate) fn telling(self, tell: &'a Tell<'a>) -> Self {
+        Self {
+            tell: Some(tell),
+            ..self
+        }
     }
 }
 
@@ -33,6 +55,13 @@ impl BlobSink for StoreSink<'_> {
             blob.size_bytes,
             Wait::Unless(&cancelled),
         )?;
+        if let Some(tell) = self.tell {
+            let follower = match &resumed {
+                Resume::Complete => None,
+                Resume::From(partial) => Some(partial.follow()?),
+            };
+            tell((blob.digest, follower));
+        }
         Ok(match resumed {
             Resume::Complete => Begun::Here,
             Resume::From(partial) => Begun::From(Box::new(PartialSink(*partial))),

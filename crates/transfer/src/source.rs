@@ -2,75 +2,108 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kiln_client::{BlobSource, SourceError};
-use kiln_image::{Image, ImageError};
-use kiln_oci::{Descriptor, Digest, Platform, Reference};
-use kiln_store::Store;
+use kiln_image::{ImageLayer, export_layer};
+use kiln_oci::{Descriptor, Digest, Reference};
+use kiln_store::{Session, StoreError};
 
-/// Hands out the blobs of a store, verified as they are read.
+use crate::made::Maker;
+
+/// Hands out the blobs of a store, and those of built layers that are not kept in it.
 #[derive(Debug)]
 pub struct StoreSource<'a> {
-    store: &'a Store,
+    session: &'a Session,
     /// Where they go.
     destination: &'a Reference,
-    /// Which blobs other repositories of that registry have, as the names in the store tell.
-    elsewhere: OnceLock<BTreeMap<Digest, Vec<Reference>>>,
+    /// What is made when it is wanted, by the digest that it had the last time.
+    made: Mutex<BTreeMap<Digest, (ImageLayer, Maker)>>,
 }
 
 impl<'a> StoreSource<'a> {
     /// Returns the source of what is pushed to `destination`.
-    pub fn new(store: &'a Store, destination: &'a Reference) -> Self {
+    pub fn new(session: &'a Session, destination: &'a Reference) -> Self {
         Self {
-            store,
+            session,
             destination,
-            elsewhere: OnceLock::new(),
+            made: Mutex::default(),
         }
     }
 
-    /// Looks through the names of the store: an image that came from the registry is there.
-    fn look_elsewhere(&self) -> Result<BTreeMap<Digest, Vec<Reference>>, ImageError> {
-        let mut elsewhere: BTreeMap<Digest, Vec<Reference>> = BTreeMap::new();
-        for (reference, descriptor) in self.store.references().list()? {
-            let is_other = reference.repository() != self.destination.repository();
-            if reference.registry() != self.destination.registry() || !is_other {
-                continue;
-            }
-            let image = Image::load(self.store, &descriptor, &Platform::host())?;
-            for layer in &image.manifest.layers {
-                let repositories = elsewhere.entry(layer.digest).or_default();
-                repositories.push(reference.clone());
-            }
+    fn made(&self) -> MutexGuard<'_, BTreeMap<Digest, (ImageLayer, Maker)>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Offers the blob that `maker` makes of a layer.
+    pub(crate) fn offer(&self, blob: &Descriptor, layer: &ImageLayer, maker: Maker) {
+        let offered = (layer.clone(), maker.expecting(blob));
+        self.made().insert(blob.digest, offered);
+    }
+
+    /// Forgets what layers were remembered to become, of those that became something else; tells whether
+    /// there were any.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn forget_others(&self) -> Result<bool, StoreError> {
+        let mut made = self.made();
+        let layers = self.session.store().layers();
+        let others = made.extract_if(.., |_, (_, maker)| maker.is_other());
+        let mut any = false;
+        for (_, (_, maker)) in others {
+            layers.forget_exported(maker.diff_id(), maker.compression())?;
+            any = true;
         }
-        Ok(elsewhere)
+        Ok(any)
+    }
+
+    /// Remembers that the destination has `blob`.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn arrived(&self, blob: &Digest) -> Result<(), StoreError> {
+        let places = self.session.store().places();
+        places.add(self.session, blob, self.destination)
     }
 }
 
 impl BlobSource for StoreSource<'_> {
     fn open(&self, blob: &Descriptor, from_byte: u64) -> Result<Box<dyn Read + '_>, SourceError> {
-        let mut reader = self.store.blobs().open(&blob.digest, blob.size_bytes)?;
+        let blobs = self.session.store().blobs();
+        let offered = self.made().get(&blob.digest).cloned();
+        if let Some((layer, maker)) = offered
+            && blobs.size_bytes(&blob.digest)?.is_none()
+        {
+            if from_byte == 0 {
+                return Ok(Box::new(maker.start()?));
+            }
+            // What broke off once may do so again: from now on it need not be made from the start.
+            let made = export_layer(self.session, &layer, maker.compression(), &|_| Ok(()))?;
+            if made.digest != blob.digest {
+                maker.set_other();
+            }
+        }
+        let mut reader = blobs.open(&blob.digest, blob.size_bytes)?;
         // Read, not skipped: the digest is of all bytes.
         io::copy(&mut reader.by_ref().take(from_byte), &mut io::sink())?;
         Ok(Box::new(reader))
     }
 
     fn known_in(&self, blob: &Descriptor) -> Vec<Reference> {
-        let elsewhere = self.elsewhere.get_or_init(|| {
+        let known = self.session.store().places().of(&blob.digest);
+        known.unwrap_or_else(|error| {
             // It only saves time; what is sent instead is the same.
-            self.look_elsewhere().unwrap_or_else(|error| {
-                tracing::warn!(%error, "cannot tell what other repositories have");
-                BTreeMap::new()
-            })
-        });
-        elsewhere.get(&blob.digest).cloned().unwrap_or_default()
+            tracing::warn!(%error, "cannot tell what other repositories have");
+            Vec::new()
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use kiln_oci::{Compression, ImageConfig, ImageManifest, MediaType};
-    use kiln_store::{Session, Timestamp};
+    use kiln_oci::{Compression, MediaType};
+    use kiln_store::{Store, Timestamp};
 
     use super::*;
 
@@ -85,7 +118,7 @@ mod tests {
             .put_document(&session, layer, b"hello world")
             .unwrap();
         let destination: Reference = "localhost:5000/app".parse().unwrap();
-        let source = StoreSource::new(&store, &destination);
+        let source = StoreSource::new(&session, &destination);
         let read = |from| {
             let mut text = String::new();
             let mut reader = source.open(&blob, from).unwrap();
@@ -100,33 +133,18 @@ mod tests {
     }
 
     #[test]
-    fn what_other_repositories_of_the_registry_have_is_known_by_name() {
+    fn what_other_repositories_have_is_known_from_where_it_was() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
         let session = Session::begin(&store, Timestamp::from_seconds(1_800_000_000)).unwrap();
-        let blobs = store.blobs();
         let layer = Descriptor::of(MediaType::OciLayer(Compression::Gzip), b"layer");
-        let diff_ids = vec![kiln_oci::DiffId(Digest::of(b"tar"))];
-        let config = ImageConfig::new(Platform::host(), diff_ids);
-        let config = blobs
-            .put_document(&session, MediaType::OciConfig, &config.to_bytes())
-            .unwrap();
-        let manifest = ImageManifest::new(config, vec![layer.clone()]);
-        let manifest = blobs
-            .put_document(&session, MediaType::OciManifest, &manifest.to_bytes())
-            .unwrap();
-        let names = [
-            "localhost:5000/base:1",
-            "localhost:5000/app:0",
-            "other/base:1",
-        ];
-        let names = names.map(|name| (name.parse().unwrap(), manifest.clone()));
-        store.references().set(&session, &names.into()).unwrap();
+        let base: Reference = "localhost:5000/base:1".parse().unwrap();
+        let source = StoreSource::new(&session, &base);
+        assert!(source.known_in(&layer).is_empty());
+        source.arrived(&layer.digest).unwrap();
         let destination: Reference = "localhost:5000/app:1".parse().unwrap();
-        let source = StoreSource::new(&store, &destination);
-        let known = source.known_in(&layer);
-        let known: Vec<String> = known.iter().map(ToString::to_string).collect();
-        assert_eq!(known, ["localhost:5000/base:1"]);
-        assert!(source.known_in(&manifest).is_empty());
+        let known = StoreSource::new(&session, &destination).known_in(&layer);
+        let known: Vec<&str> = known.iter().map(Reference::repository).collect();
+        assert_eq!(known, ["base"]);
     }
 }

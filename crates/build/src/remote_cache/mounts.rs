@@ -205,7 +205,7 @@ impl RemoteCache<'_> {
         let manifest = Document::of(MediaType::OciManifest, manifest.to_bytes());
         let reference = self.mount_reference(mount, repository)?;
         let remote = &self.workspace.remote;
-        let source = StoreSource::new(self.workspace.store(), repository);
+        let source = StoreSource::new(session, repository);
         remote
             .registry
             .push_artifact(&reference, &manifest, &source, &remote.cancel)?;

@@ -1,15 +1,15 @@
 //! What a build made, into caches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
 use kiln_client::Error as ClientError;
 use kiln_graph::{BuildGraph, NodeName, StepId};
-use kiln_image::{Image, ImageLayer, export_layer};
+use kiln_image::{Image, ImageLayer};
 use kiln_oci::{Compression, Descriptor, MediaKind, MediaType, Reference};
 use kiln_store::{StackKey, StepKey};
-use kiln_transfer::{StoreSource, TransferError};
+use kiln_transfer::{Delivery, StoreSource, TransferError};
 
 use super::entry::{self, EMPTY_CONFIG, Entry, EntryLayer, EntryRecord};
 use super::{RemoteCache, is_of_registry, name};
@@ -85,7 +85,7 @@ impl Writer<'_> {
     pub(crate) fn write(&self, steps: &[Finished]) -> Written {
         let queue = Mutex::new(steps.iter());
         let written = Mutex::new(Written::default());
-        let source = StoreSource::new(self.workspace.store(), self.repository);
+        let source = StoreSource::new(&self.workspace.session, self.repository);
         let work = || {
             loop {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -141,26 +141,49 @@ impl Writer<'_> {
         if !is_bad && remote.registry.has_manifest(&reference, &remote.cancel)? {
             return Ok(Outcome::Left);
         }
-        let Some(entry) = self.entry(step)? else {
+        match self.send(step, &reference, source) {
+            // An older kiln compressed otherwise, and its digests were remembered.
+            Err(_) if source.forget_others()? => self.send(step, &reference, source),
+            outcome => outcome,
+        }
+    }
+
+    /// Sends the entry of a step with what it names.
+    fn send(
+        &self,
+        step: &Finished,
+        reference: &Reference,
+        source: &StoreSource<'_>,
+    ) -> Result<Outcome, TransferError> {
+        let remote = &self.workspace.remote;
+        let Some((entry, sent_bytes)) = self.entry(step, reference, source)? else {
             return Ok(Outcome::Left);
         };
         let manifest = entry.manifest();
         let push = || {
             remote
                 .registry
-                .push_artifact(&reference, &manifest, source, &remote.cancel)
+                .push_artifact(reference, &manifest, source, &remote.cancel)
         };
         let pushed = match push() {
             // Some registries stumble over another writer who sends the same at the same time.
             Err(ClientError::Rejected { .. }) => push()?,
             pushed => pushed?,
         };
-        Ok(Outcome::Sent(pushed.sent_bytes))
+        for blob in &entry.blobs {
+            source.arrived(&blob.digest)?;
+        }
+        Ok(Outcome::Sent(sent_bytes + pushed.sent_bytes))
     }
 
-    /// Makes the entry of a step whose layers are here, with their blobs; `None` for one whose layers are
-    /// not, or may not be handed on.
-    fn entry(&self, step: &Finished) -> Result<Option<Entry>, TransferError> {
+    /// Makes the entry of a step whose layers are here, and delivers their blobs; returns it with how many
+    /// bytes were sent. `None` for one whose layers are not here, or may not be handed on.
+    fn entry(
+        &self,
+        step: &Finished,
+        reference: &Reference,
+        source: &StoreSource<'_>,
+    ) -> Result<Option<(Entry, u64)>, TransferError> {
         let session = &self.workspace.session;
         let store = session.store();
         let Some(record) = store.steps().get(session, &step.key)? else {
@@ -172,6 +195,7 @@ impl Writer<'_> {
         };
         let mut blobs = Vec::new();
         let mut layers = Vec::new();
+        let mut sent_bytes = 0;
         for (number, diff_id) in step.output.layers.iter().enumerate() {
             let Some(of_store) = store.layers().get(session, diff_id)? else {
                 return Ok(None);
@@ -189,7 +213,17 @@ impl Writer<'_> {
                 descriptor,
                 diff_id: *diff_id,
             };
-            blobs.push(as_oci(export_layer(session, &layer, COMPRESSION)?));
+            let delivery = Delivery {
+                reference,
+                compression: COMPRESSION,
+                source,
+                // Without an entry in the cache there is no reason to think so.
+                likely: &BTreeSet::new(),
+                compressing: &|_| {},
+            };
+            let delivered = self.cache.transfer().deliver(&layer, delivery)?;
+            blobs.push(as_oci(delivered.blob));
+            sent_bytes += delivered.sent_bytes;
             layers.push(EntryLayer {
                 diff_id: *diff_id,
                 tar_size_bytes: of_store.tar_size_bytes,
@@ -203,7 +237,7 @@ impl Writer<'_> {
                 |it: &Descriptor| Descriptor::new(it.media_type.clone(), it.digest, it.size_bytes);
             vec![plain(&image.descriptor), plain(&image.manifest.config)]
         });
-        Ok(Some(Entry {
+        let entry = Entry {
             record: EntryRecord {
                 key: step.key,
                 step: step.name.to_string(),
@@ -213,7 +247,8 @@ impl Writer<'_> {
             },
             blobs,
             documents: documents.unwrap_or_default(),
-        }))
+        };
+        Ok(Some((entry, sent_bytes)))
     }
 
     fn base(&self, manifest: kiln_oci::Digest) -> Result<Image, TransferError> {

@@ -71,7 +71,7 @@ fn upload(request: &Request, source: &dyn Source, size_bytes: u64) -> Result<Res
     let upload = Upload {
         request,
         source,
-        size_bytes,
+        size_bytes: Some(size_bytes),
     };
     client().upload(&upload, &mut |_| {}, &Cancel::new())
 }
@@ -88,7 +88,7 @@ fn a_body_arrives_with_its_length_and_progress() {
     let upload = Upload {
         request: &put,
         source: &body.as_slice(),
-        size_bytes: body.len() as u64,
+        size_bytes: Some(body.len() as u64),
     };
     let reply = client
         .send(&upload, &mut |sent| seen.push(sent), &Cancel::new())
@@ -108,7 +108,7 @@ fn a_body_arrives_with_its_length_and_progress() {
     let upload = Upload {
         request: &patch,
         source: &[].as_slice(),
-        size_bytes: 0,
+        size_bytes: Some(0),
     };
     client.send(&upload, &mut |_| {}, &Cancel::new()).unwrap();
     assert_eq!(server.received()[1].header("content-length"), Some("0"));
@@ -155,7 +155,7 @@ fn a_caller_may_count_tries_by_itself() {
     let upload = Upload {
         request: &patch,
         source: &source,
-        size_bytes: 10,
+        size_bytes: Some(10),
     };
     let mut attempts = client.attempts(&patch);
     let error = loop {
@@ -266,7 +266,7 @@ fn a_cancelled_upload_stops_within_a_moment() {
             let upload = Upload {
                 request: &put,
                 source: &source,
-                size_bytes: 1 << 40,
+                size_bytes: Some(1 << 40),
             };
             client.upload(&upload, &mut |_| {}, &cancel)
         });

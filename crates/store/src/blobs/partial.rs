@@ -4,9 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kiln_oci::{Digest, Hasher, VerifyError};
 
+use super::follow::{End, Follower, Growth};
 use super::{Blobs, COPY_BYTES, make_read_only};
 use crate::disk;
 use crate::error::{At, StoreError};
@@ -35,6 +37,17 @@ pub struct Partial {
     digest: Digest,
     size_bytes: u64,
     pin: Pin,
+    growth: Growing,
+}
+
+/// Tells those who follow a download that it is over, also when it is given up.
+#[derive(Debug, Default)]
+struct Growing(Arc<Growth>);
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        self.0.ended(End::Broken);
+    }
 }
 
 impl Blobs<'_> {
@@ -91,6 +104,7 @@ impl Blobs<'_> {
                 digest,
                 size_bytes,
                 pin,
+                growth: Growing::default(),
             };
             partial.take_up()?;
             return Ok(Resume::From(Box::new(partial)));
@@ -127,7 +141,16 @@ impl Partial {
                 .write_all(&buffer[..read])
                 .at("read", &self.path)?;
         }
+        self.growth.0.grown(self.have_bytes);
         Ok(())
+    }
+
+    /// Returns a reader of what is there and what will come.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn follow(&self) -> Result<Follower, StoreError> {
+        Ok(Follower::new(disk::open_read(&self.path)?, &self.growth.0))
     }
 
     /// How many bytes from the start are already there.
@@ -157,6 +180,7 @@ impl Partial {
             .at("seek in", &self.path)?;
         self.hasher = Hasher::new(io::sink());
         self.have_bytes = 0;
+        self.growth.0.restarted();
         Ok(())
     }
 
@@ -190,6 +214,7 @@ impl Partial {
         written?;
         self.hasher.write_all(bytes).at("hash", &self.path)?;
         self.have_bytes += bytes.len() as u64;
+        self.growth.0.grown(self.have_bytes);
         Ok(())
     }
 
@@ -222,6 +247,7 @@ impl Partial {
         make_read_only(self.file.file(), &self.path)?;
         let epoch = self.session.epoch()?;
         self.session.publish(&epoch, &self.path, self.pin)?;
+        self.growth.0.ended(End::Whole);
         Ok(())
     }
 }
