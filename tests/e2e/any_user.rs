@@ -20,3 +20,4 @@ mod same_bytes;
 mod sources;
 mod supply;
 mod terminal;
+mod transfers;

@@ -4,12 +4,14 @@
 pub(crate) mod http;
 pub(crate) mod own_registry;
 mod project;
+mod proxy;
 mod registry;
 mod rootfs;
 pub(crate) mod tar;
 mod web;
 
 pub(crate) use project::{busybox_project, rewrite_busybox_project};
+pub(crate) use proxy::{Fault, Proxy, Way};
 pub(crate) use registry::Registry;
 pub(crate) use rootfs::write_busybox_rootfs;
 pub(crate) use web::{Page, Web};
