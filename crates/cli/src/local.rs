@@ -29,7 +29,10 @@ pub(crate) fn open(settings: &Settings) -> Outcome<Store> {
 /// The kernel does not let this user make namespaces.
 pub(crate) fn enter(store: &Store) -> Outcome<Host> {
     let scratch = store.mount_point();
-    Ok(kiln_sandbox::enter(&EnterOptions { scratch })?)
+    Ok(kiln_sandbox::enter(&EnterOptions {
+        scratch,
+        user_namespace: None,
+    })?)
 }
 
 /// Warns who is about to make layers without a way to keep owners.

@@ -51,7 +51,11 @@ fn main() {
     std::fs::create_dir_all(&scratch).unwrap();
 
     let start = Instant::now();
-    let host = enter(&EnterOptions { scratch }).unwrap();
+    let host = enter(&EnterOptions {
+        scratch,
+        user_namespace: None,
+    })
+    .unwrap();
     println!(
         "enter                {:9.1} us  {:?}",
         microseconds(start.elapsed()),
@@ -77,7 +81,7 @@ fn main() {
             RootfsSpec::read_only(vec![rootfs.clone()])
         };
         let mut spec = SandboxSpec::new(rootfs, program.clone());
-        spec.network = network;
+        spec.network = network.clone();
         if !cgroup {
             spec.limits.pids = PidsLimit::Unlimited;
         }

@@ -12,8 +12,10 @@
 mod subordinate;
 
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use kiln_sys::{Errno, namespace};
 
@@ -27,6 +29,8 @@ pub struct EnterOptions {
     /// An existing directory, absolute and without links in it, that nobody else writes to. A private tmpfs is
     /// mounted over it: small files of sandboxes live there. The directory itself stays empty.
     pub scratch: PathBuf,
+    /// A user namespace that another process of this user made by entering. It is entered, in place of a new one.
+    pub user_namespace: Option<Arc<OwnedFd>>,
 }
 
 /// Why this process cannot run sandboxes.
@@ -90,17 +94,40 @@ pub fn enter(options: &EnterOptions) -> Result<Host, EnterError> {
     let capabilities = CapabilitySet::of_this_process().map_err(EnterError::kernel(
         "reading the capabilities of this process",
     ))?;
-    let root = rustix::process::geteuid().is_root() && rustix::process::getegid().is_root();
-    let privileges = if root && capabilities.contains(Capability::SYS_ADMIN) {
-        namespace::unshare_mounts().map_err(refused)?;
-        privileges_of_this_namespace()
-    } else {
-        enter_user_namespace()?
+    let privileges = match &options.user_namespace {
+        None if is_root_already(capabilities) => {
+            namespace::unshare_mounts().map_err(refused)?;
+            privileges_of_this_namespace()
+        }
+        None => enter_user_namespace()?,
+        Some(shared) => {
+            namespace::join_user_namespace(shared.as_fd())
+                .map_err(EnterError::kernel("entering a shared user namespace"))?;
+            namespace::unshare_mounts().map_err(refused)?;
+            privileges_of_this_namespace()
+        }
     };
     namespace::make_undumpable().map_err(EnterError::kernel(
         "making the memory of this process private",
     ))?;
     Host::new(options, privileges)
+}
+
+fn is_root_already(capabilities: CapabilitySet) -> bool {
+    let root = rustix::process::geteuid().is_root() && rustix::process::getegid().is_root();
+    root && capabilities.contains(Capability::SYS_ADMIN)
+}
+
+/// Whether [`enter()`] makes a user namespace, since this process is that of an ordinary user.
+///
+/// # Errors
+/// The capabilities of this process cannot be read.
+pub fn needs_user_namespace() -> Result<bool, EnterError> {
+    CapabilitySet::of_this_process()
+        .map(|capabilities| !is_root_already(capabilities))
+        .map_err(EnterError::kernel(
+            "reading the capabilities of this process",
+        ))
 }
 
 /// With `CAP_SYS_ADMIN`: root of the machine, or of a user namespace somebody else made.
@@ -384,6 +411,7 @@ mod tests {
         let waiting = std::thread::spawn(std::thread::park);
         let error = enter(&EnterOptions {
             scratch: PathBuf::from("/nonexistent"),
+            user_namespace: None,
         })
         .unwrap_err();
         assert!(

@@ -36,7 +36,7 @@ pub use account::{Account, resolve as resolve_account};
 pub use capability::{Capability, CapabilitySet, UnknownCapability};
 pub use cgroup::{CgroupError, Controller, Unenforced};
 pub use child::{Child, PassedOn, Stop};
-pub use enter::{EnterError, EnterOptions, enter};
+pub use enter::{EnterError, EnterOptions, enter, needs_user_namespace};
 pub use error::SandboxError;
 pub use exit::{Exit, ExitStatus};
 pub use host::Host;

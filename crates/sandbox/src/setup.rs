@@ -40,6 +40,8 @@ pub(crate) struct Prepared {
     pub(crate) cgroup_tree: bool,
     pub(crate) hostname: CString,
     pub(crate) private_network: bool,
+    /// The one to be in, if it is there already.
+    pub(crate) made_network: Option<OwnedFd>,
     pub(crate) time_namespace: bool,
     pub(crate) limits: Vec<(Resource, Rlimit)>,
     pub(crate) ids: Ids,
@@ -122,6 +124,7 @@ pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
         cgroup_tree,
         hostname,
         private_network,
+        made_network,
         time_namespace,
         limits,
         ids,
@@ -133,7 +136,7 @@ pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
     } = prepared;
     let mut plan = Plan::new(program);
     let mut namespaces = Namespaces {
-        network: private_network,
+        network: private_network && made_network.is_none(),
         cgroup: true,
         time: time_namespace,
     };
@@ -151,6 +154,10 @@ pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
             });
         }
         plan.push(Operation::UnshareCgroup);
+    }
+    if let Some(network) = made_network {
+        let network = plan.filled("network", network);
+        plan.push(Operation::EnterNetwork(network));
     }
 
     let root = plan.filled("root", root);
@@ -416,6 +423,7 @@ mod tests {
             cgroup_tree: false,
             hostname: c("localhost"),
             private_network: true,
+            made_network: None,
             time_namespace: false,
             limits: vec![(
                 Resource::Core,

@@ -100,7 +100,11 @@ impl Host {
                     workdir,
                 }) => {
                     let Account { ids, home } = account;
-                    let private_network = spec.network == Network::None;
+                    let private_network = !matches!(spec.network, Network::Host);
+                    let made_network = match &spec.network {
+                        Network::Made(network) => Some(duplicate(network.as_ref())?),
+                        Network::None | Network::Host => None,
+                    };
                     let (stdio, mut ends) = stdio(spec.stdio, &ids)?;
                     ends.terminal = terminal;
                     if let Some(console) = &devices.console {
@@ -133,6 +137,7 @@ impl Host {
                         cgroup_tree: self.hierarchies().unified(),
                         hostname: hostname(spec)?,
                         private_network,
+                        made_network,
                         time_namespace: spec.time_namespace,
                         limits: rlimit::resolve(&spec.rlimits),
                         ids,

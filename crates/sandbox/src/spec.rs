@@ -11,6 +11,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kiln_sys::network::NetworkNamespace;
+
 use crate::capability::CapabilitySet;
 use crate::cgroup::Controller;
 
@@ -282,12 +284,14 @@ pub struct Ids {
 }
 
 /// What a sandbox can reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Network {
     /// A network of its own with nothing in it but loopback.
     None,
     /// The host's network, abstract sockets included.
     Host,
+    /// A network that somebody made ready.
+    Made(Arc<NetworkNamespace>),
 }
 
 /// Where input and output of the process go.

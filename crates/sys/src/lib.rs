@@ -10,6 +10,7 @@
 //! | [`xattr`] | extended attributes by file descriptor, links included |
 //! | [`mount`] | mounts as descriptors |
 //! | [`namespace`] | moving this process itself into namespaces |
+//! | [`network`] | network namespaces, and work done inside of them |
 //! | [`plan`] | what a new process does before it executes its program, as data |
 //! | [`process`] | starting a process with a plan, and following it by its pidfd |
 //! | [`seccomp`] | assembling system call filters |
@@ -20,6 +21,7 @@
 pub mod confined;
 pub mod mount;
 pub mod namespace;
+pub mod network;
 pub mod plan;
 pub mod process;
 mod raw;

@@ -1,6 +1,6 @@
 //! Moving this process into namespaces of its own. Only while it has one thread.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::UnshareFlags;
@@ -44,7 +44,16 @@ pub fn unshare_user_and_mounts() -> Result<(), Errno> {
     stop_propagation()
 }
 
-fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
+/// Moves this process into a user namespace of the same user, where it can do everything.
+///
+/// # Errors
+/// `PERM` if it is somebody else's, `INVAL` with more than one thread.
+pub fn join_user_namespace(namespace: BorrowedFd<'_>) -> Result<(), Errno> {
+    let kind = Some(rustix::thread::LinkNameSpaceType::User);
+    rustix::thread::move_into_link_name_space(namespace, kind)
+}
+
+pub(crate) fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
     // SAFETY: not `CLONE_FILES`, which is what makes this call unsafe.
     unsafe { rustix::thread::unshare_unsafe(flags) }
 }

@@ -82,6 +82,8 @@ pub enum Operation {
     },
     /// Makes the cgroup the process is in the root of what it sees.
     UnshareCgroup,
+    /// Moves into a network namespace. What is made of the network later, such as a sysfs, shows that one.
+    EnterNetwork(Slot),
     /// Attaches the new root file system over the old one.
     AttachRoot {
         /// A detached mount.
@@ -283,6 +285,7 @@ impl Plan {
                 format!("write `{}` to {}", content.escape_ascii(), name(file))
             }
             Operation::UnshareCgroup => "new cgroup namespace".to_owned(),
+            Operation::EnterNetwork(network) => format!("enter {}", name(network)),
             Operation::AttachRoot { mount } => format!("attach {} over /", name(mount)),
             Operation::Attach { mount, target } => {
                 format!("attach {} on {}", name(mount), name(target))

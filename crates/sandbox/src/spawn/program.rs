@@ -1,7 +1,7 @@
 //! The program of a sandbox: its name, arguments, environment, input and output.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use kiln_sys::plan::Execute;
@@ -132,7 +132,7 @@ pub(super) fn give(file: &OwnedFd, user: &Ids) -> Result<(), SandboxError> {
     ))
 }
 
-pub(super) fn duplicate(file: &OwnedFd) -> Result<OwnedFd, SandboxError> {
+pub(super) fn duplicate(file: impl AsFd) -> Result<OwnedFd, SandboxError> {
     rustix::io::fcntl_dupfd_cloexec(file, 3)
         .map_err(SandboxError::kernel("duplicating a descriptor"))
 }

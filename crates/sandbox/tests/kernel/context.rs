@@ -108,6 +108,7 @@ impl Context {
         .unwrap();
         let host = enter(&EnterOptions {
             scratch: directory.join("scratch"),
+            user_namespace: None,
         })
         .unwrap();
         match (identity, host.privileges()) {

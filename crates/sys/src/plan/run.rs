@@ -127,6 +127,10 @@ fn carry_out_one(operation: &Operation, table: &mut Table) -> Result<(), Errno> 
             // SAFETY: a cgroup namespace changes nothing but what this process sees.
             unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWCGROUP) }
         }
+        Operation::EnterNetwork(network) => rustix::thread::move_into_link_name_space(
+            table.get(*network)?,
+            Some(rustix::thread::LinkNameSpaceType::Network),
+        ),
         Operation::AttachRoot { mount } => {
             let flags = rustix::mount::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
             rustix::mount::move_mount(table.get(*mount)?, c"", rustix::fs::CWD, c"/", flags)
