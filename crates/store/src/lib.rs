@@ -41,6 +41,7 @@ mod references;
 mod session;
 mod sources;
 mod stacks;
+mod state;
 mod steps;
 mod store;
 #[cfg(test)]
@@ -66,6 +67,7 @@ pub use references::{REFERENCE_NAME, References};
 pub use session::{Pin, Published, Session};
 pub use sources::{Scratch, SourceDraft, Sources};
 pub use stacks::{StackDraft, Stacks};
+pub use state::{StateFolder, StateLock};
 pub use steps::{StepRecord, Steps};
 pub use store::{FORMAT_VERSION, Store};
 pub use timestamp::Timestamp;

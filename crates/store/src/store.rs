@@ -37,6 +37,7 @@ const FOLDERS: &[&str] = &[
     "locks",
     "logs",
     "mounts",
+    "networks",
     "partial",
     "partial/blobs",
     "partial/downloads",
