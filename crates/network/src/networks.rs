@@ -1,0 +1,427 @@
+//! The networks of a store.
+//!
+//! ```text
+//! networks/lock                          held by whoever makes or removes something
+//! networks/named/<name>.json             NetworkRecord
+//! networks/named/<name>/<container>.json Endpoint
+//! networks/containers/<container>.json   Member, and the lock of the process that looks after it
+//! networks/table.json                    the name of this store's nftables tables
+//! ```
+//!
+//! Records tell what was meant. What a container had is gone when the process that looks after it is: its network
+//! namespace and cables end by themselves, and whoever comes next takes its address and ports back.
+
+use std::collections::BTreeMap;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use kiln_store::{Name, StateFolder, StateLock, Store, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::Endpoint;
+use crate::error::NetworkError;
+use crate::firewall::{BridgeRules, Firewall};
+use crate::netlink::links::Links;
+use crate::network::{
+    BUILT_IN, DEFAULT_NETWORK, NetworkRecord, NewNetwork, Subnet, first_host, overlap,
+};
+use crate::outside::Outside;
+
+/// The networks of a store, and where their bridges are.
+#[derive(Debug, Clone)]
+pub struct Networks {
+    pub(crate) folder: StateFolder,
+    pub(crate) named: StateFolder,
+    pub(crate) members: StateFolder,
+    pub(crate) outside: Outside,
+}
+
+/// A container that has networks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The container, by id.
+    pub container: String,
+    /// The container, by name.
+    pub name: String,
+    /// The process that looks after it.
+    pub keeper: u32,
+    /// Its first process, once it runs.
+    pub process: Option<u32>,
+    /// What tells its network namespace from others.
+    pub namespace: u64,
+}
+
+/// A network with the containers in it.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// What it is.
+    pub record: NetworkRecord,
+    /// Who is in it, by container.
+    pub endpoints: BTreeMap<String, Endpoint>,
+}
+
+impl Networks {
+    /// The networks of `store`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open(store: &Store, outside: Outside) -> Result<Self, NetworkError> {
+        let folder = store.networks()?;
+        Ok(Self {
+            named: folder.folder("named")?,
+            members: folder.folder("containers")?,
+            folder,
+            outside,
+        })
+    }
+
+    pub(crate) fn lock(&self) -> Result<StateLock, NetworkError> {
+        Ok(self.folder.lock()?)
+    }
+
+    /// All networks by name, the default one among them.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn list(&self, now: Timestamp) -> Result<Vec<Network>, NetworkError> {
+        let _lock = self.lock()?;
+        self.default_network(now)?;
+        let names = self.named.names()?;
+        names
+            .iter()
+            .map(|name| {
+                self.load(name)
+                    .and_then(|record| self.with_endpoints(record))
+            })
+            .collect()
+    }
+
+    /// Finds a network by name or by the beginning of its id.
+    ///
+    /// # Errors
+    /// [`NetworkError::Missing`].
+    pub fn find(&self, name: &str, now: Timestamp) -> Result<Network, NetworkError> {
+        let _lock = self.lock()?;
+        let record = self.record(name, now)?;
+        self.with_endpoints(record)
+    }
+
+    /// The lock must be held.
+    pub(crate) fn record(&self, name: &str, now: Timestamp) -> Result<NetworkRecord, NetworkError> {
+        if name == DEFAULT_NETWORK {
+            return self.default_network(now);
+        }
+        if self.named.names()?.iter().any(|known| known == name) {
+            return self.load(name);
+        }
+        let missing = || NetworkError::Missing(name.to_owned());
+        if name.len() < MIN_ID_DIGITS || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(missing());
+        }
+        let records = self.records()?;
+        let mut found = records.into_iter().filter(|one| one.id.starts_with(name));
+        match (found.next(), found.next()) {
+            (Some(record), None) => Ok(record),
+            _ => Err(missing()),
+        }
+    }
+
+    fn load(&self, name: &str) -> Result<NetworkRecord, NetworkError> {
+        let record = self.named.read(name)?;
+        record.ok_or_else(|| NetworkError::Missing(name.to_owned()))
+    }
+
+    fn records(&self) -> Result<Vec<NetworkRecord>, NetworkError> {
+        let names = self.named.names()?;
+        names.iter().map(|name| self.load(name)).collect()
+    }
+
+    fn default_network(&self, now: Timestamp) -> Result<NetworkRecord, NetworkError> {
+        match self.named.read(DEFAULT_NETWORK)? {
+            Some(record) => Ok(record),
+            None => self.add(
+                &NewNetwork {
+                    name: DEFAULT_NETWORK.to_owned(),
+                    ..NewNetwork::default()
+                },
+                now,
+            ),
+        }
+    }
+
+    /// Makes a network. Its bridge is made with the first container.
+    ///
+    /// # Errors
+    /// The name is taken, or the addresses are.
+    pub fn create(&self, new: &NewNetwork, now: Timestamp) -> Result<NetworkRecord, NetworkError> {
+        if new.name == DEFAULT_NETWORK || BUILT_IN.contains(&&*new.name) {
+            return Err(NetworkError::Reserved(new.name.clone()));
+        }
+        let _lock = self.lock()?;
+        self.add(new, now)
+    }
+
+    fn add(&self, new: &NewNetwork, now: Timestamp) -> Result<NetworkRecord, NetworkError> {
+        let name = Name::new(&new.name)?;
+        if self.named.read::<NetworkRecord>(&new.name)?.is_some() {
+            return Err(NetworkError::Exists(new.name.clone()));
+        }
+        let random = random()?;
+        let record = NetworkRecord {
+            id: format!("{:016x}", u64::from_ne_bytes(random)),
+            name,
+            created: now,
+            subnets: self.choose_subnets(new, random)?,
+            internal: new.internal,
+            mtu: new.mtu,
+            labels: new.labels.clone(),
+        };
+        self.named.write(&new.name, &record)?;
+        Ok(record)
+    }
+
+    fn choose_subnets(
+        &self,
+        new: &NewNetwork,
+        random: [u8; 8],
+    ) -> Result<Vec<Subnet>, NetworkError> {
+        let records = self.records()?;
+        let of_record = |record: &NetworkRecord| {
+            let whose = format!("of the network `{}`", record.name);
+            let subnets = record.subnets.clone().into_iter();
+            subnets.map(move |one| (one.subnet, whose.clone()))
+        };
+        let mut taken: Vec<_> = records.iter().flat_map(of_record).collect();
+        // The machine's, also where the bridges are somewhere else: containers are to reach it.
+        let here = Links::open()?.subnets()?;
+        taken.extend(here.into_iter().map(|subnet| {
+            let whose = "to which this machine has a route".to_owned();
+            (subnet, whose)
+        }));
+        let is_free = |subnet: &IpNet| !taken.iter().any(|(other, _)| overlap(subnet, other));
+
+        let mut subnets = new.named_subnets()?;
+        for one in &subnets {
+            if let Some((other, what)) = taken.iter().find(|(other, _)| overlap(&one.subnet, other))
+            {
+                return Err(NetworkError::Overlap {
+                    subnet: one.subnet,
+                    other: *other,
+                    what: what.clone(),
+                });
+            }
+        }
+        let has = |subnets: &[Subnet], six: bool| {
+            let mut subnets = subnets.iter();
+            subnets.any(|one| one.subnet.addr().is_ipv6() == six)
+        };
+        let chosen = |subnet: IpNet| Subnet {
+            subnet,
+            gateway: first_host(subnet),
+            range: None,
+        };
+        // Only addresses of IPv6 are what somebody asked for who named only those.
+        if subnets.is_empty() {
+            let free = pool().find(is_free).ok_or(NetworkError::NoSubnet)?;
+            subnets.push(chosen(free));
+        }
+        if new.ipv6 && !has(&subnets, true) {
+            subnets.push(chosen(local_subnet(random)));
+        }
+        Ok(subnets)
+    }
+
+    /// Removes a network that nobody uses: its device, its rules, its record.
+    ///
+    /// # Errors
+    /// It is in use, or the kernel refuses.
+    pub fn remove(&self, name: &str, now: Timestamp) -> Result<NetworkRecord, NetworkError> {
+        if name == DEFAULT_NETWORK || BUILT_IN.contains(&name) {
+            return Err(NetworkError::Reserved(name.to_owned()));
+        }
+        let _lock = self.lock()?;
+        let record = self.record(name, now)?;
+        self.reap(&record)?;
+        let used = self.with_endpoints(record.clone())?.endpoints;
+        if !used.is_empty() {
+            return Err(NetworkError::InUse {
+                network: record.name.to_string(),
+                containers: used.into_values().map(|endpoint| endpoint.name).collect(),
+            });
+        }
+        self.take_down(&record)?;
+        self.named.remove(record.name.as_str())?;
+        self.named.remove_folder(record.name.as_str())?;
+        self.remove_rules_without_bridges()?;
+        Ok(record)
+    }
+
+    /// Removes all networks that nobody uses, and the device of the default one; returns their names.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn prune(&self) -> Result<Vec<String>, NetworkError> {
+        let _lock = self.lock()?;
+        let mut removed = Vec::new();
+        for record in self.records()? {
+            self.reap(&record)?;
+            let network = self.with_endpoints(record)?;
+            if !network.endpoints.is_empty() {
+                continue;
+            }
+            self.take_down(&network.record)?;
+            let name = network.record.name.as_str();
+            if name != DEFAULT_NETWORK {
+                self.named.remove(name)?;
+                self.named.remove_folder(name)?;
+                removed.push(name.to_owned());
+            }
+        }
+        self.remove_rules_without_bridges()?;
+        Ok(removed)
+    }
+
+    fn take_down(&self, record: &NetworkRecord) -> Result<(), NetworkError> {
+        if !self.outside.exists() {
+            return Ok(());
+        }
+        let (bridge, table) = (record.bridge(), self.table()?);
+        self.outside.run(|| {
+            let mut links = Links::open()?;
+            if links.find(&bridge)?.is_none() {
+                return Ok(());
+            }
+            links.remove(&bridge)?;
+            let internal = record.internal;
+            let bridge = &bridge;
+            let forgotten = Firewall::open(table)?.forget(BridgeRules { bridge, internal });
+            if_there_is_a_firewall(forgotten)
+        })
+    }
+
+    fn remove_rules_without_bridges(&self) -> Result<(), NetworkError> {
+        if !self.outside.exists() {
+            return Ok(());
+        }
+        let bridges: Vec<String> = self.records()?.iter().map(NetworkRecord::bridge).collect();
+        let table = self.table()?;
+        self.outside.run(|| {
+            let mut links = Links::open()?;
+            for bridge in &bridges {
+                if links.find(bridge)?.is_some() {
+                    return Ok(());
+                }
+            }
+            if_there_is_a_firewall(Firewall::open(table).and_then(|mut rules| rules.remove()))
+        })
+    }
+
+    /// The name of this store's tables: another store on the same machine has others.
+    pub(crate) fn table(&self) -> Result<String, NetworkError> {
+        if let Some(name) = self.folder.read("table")? {
+            return Ok(name);
+        }
+        let number = u64::from_ne_bytes(random()?) >> 32;
+        let name = format!("kiln-{number:08x}");
+        self.folder.write("table", &name)?;
+        Ok(name)
+    }
+
+    pub(crate) fn with_endpoints(&self, record: NetworkRecord) -> Result<Network, NetworkError> {
+        let folder = self.named.folder(record.name.as_str())?;
+        let mut endpoints = BTreeMap::new();
+        for container in folder.names()? {
+            if self.members.is_held(&container)?
+                && let Some(endpoint) = folder.read::<Endpoint>(&container)?
+            {
+                endpoints.insert(container, endpoint);
+            }
+        }
+        Ok(Network { record, endpoints })
+    }
+
+    /// Takes back what containers had that are gone. The lock must be held.
+    pub(crate) fn reap(&self, record: &NetworkRecord) -> Result<(), NetworkError> {
+        let folder = self.named.folder(record.name.as_str())?;
+        for container in folder.names()? {
+            if !self.members.is_held(&container)? {
+                let endpoint = folder.read::<Endpoint>(&container)?;
+                if let Some(endpoint) = endpoint {
+                    self.dismiss(&endpoint)?;
+                }
+                folder.remove(&container)?;
+            }
+        }
+        for container in self.members.held_names()? {
+            if let Some(_held) = self.members.hold(&container)? {
+                self.members.remove(&container)?;
+                self.members.forget(&container)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an endpoint out of the rules.
+    pub(crate) fn dismiss(&self, endpoint: &Endpoint) -> Result<(), NetworkError> {
+        if !self.outside.exists() {
+            return Ok(());
+        }
+        let table = self.table()?;
+        self.outside.run(|| {
+            let dismissed = Firewall::open(table).and_then(|mut rules| rules.dismiss(endpoint));
+            if_there_is_a_firewall(dismissed)
+        })
+    }
+
+    /// The networks of one container, with everybody in them. Nothing is locked: this is for who has to answer now.
+    pub(crate) fn of(&self, container: &str) -> Result<Vec<Network>, NetworkError> {
+        let mut found = Vec::new();
+        for name in self.named.names()? {
+            let folder = self.named.folder(&name)?;
+            if folder.read::<Endpoint>(container)?.is_some()
+                && let Some(record) = self.named.read(&name)?
+            {
+                found.push(self.with_endpoints(record)?);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A kernel without nf_tables has no rules that could be in the way.
+pub(crate) fn if_there_is_a_firewall(
+    outcome: Result<(), NetworkError>,
+) -> Result<(), NetworkError> {
+    match outcome {
+        Err(error) if crate::netlink::nft::is_unavailable(&error) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// The fewest digits that stand for an id.
+const MIN_ID_DIGITS: usize = 4;
+
+/// What kiln chooses from for IPv4: private addresses that few others choose.
+fn pool() -> impl Iterator<Item = IpNet> {
+    let subnet = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        let address = std::net::Ipv4Addr::new(10, 90 + high, low, 0);
+        IpNet::V4(Ipv4Net::new_assert(address, 24))
+    };
+    (0..0x400).map(subnet)
+}
+
+/// A subnet of IPv6 that nobody else has: local addresses with 40 random bits (RFC 4193).
+fn local_subnet(random: [u8; 8]) -> IpNet {
+    let [a, b, c, d, e, ..] = random;
+    let octets = [0xfd, a, b, c, d, e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    IpNet::V6(Ipv6Net::new_assert(octets.into(), 64))
+}
+
+/// Random bytes.
+pub(crate) fn random() -> Result<[u8; 8], NetworkError> {
+    let mut bytes = [0; 8];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    rustix::rand::getrandom(&mut bytes[..], flags)
+        .map_err(|errno| NetworkError::kernel("getting random bytes", errno))?;
+    Ok(bytes)
+}
