@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use kiln_manifest::value::{ByteSize, EnvName, Name, Signal, TimeSpan, ValueError};
-use kiln_runtime::{Overrides, PlannedMount, PlannedNetwork, PlannedSource};
+use kiln_runtime::{Overrides, PlannedMount, PlannedSource};
 
 use crate::errors::{Class, Failure, Outcome};
+use crate::networking::NetworkArgs;
 use crate::settings::Environment;
 
 /// Most variables of files that are read for `--env-file`, in bytes.
@@ -58,10 +59,6 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "PATH[:SIZE]")]
     tmpfs: Vec<String>,
 
-    /// Choose what the container can reach
-    #[arg(long, value_name = "NETWORK")]
-    network: Option<NetworkChoice>,
-
     /// Keep the root file system as it is
     #[arg(long)]
     read_only: bool,
@@ -89,15 +86,9 @@ pub(crate) struct ContainerArgs {
     /// Wait this long after that before it is killed [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     stop_timeout: Option<Duration>,
-}
 
-/// What a container can reach.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum NetworkChoice {
-    /// Nothing but itself
-    None,
-    /// What this machine can
-    Host,
+    #[command(flatten)]
+    network: NetworkArgs,
 }
 
 impl ContainerArgs {
@@ -108,6 +99,11 @@ impl ContainerArgs {
             (false, true) => Some(false),
             (false, false) => None,
         }
+    }
+
+    /// Whether these flags ask for a network with others.
+    pub(crate) fn needs_a_bridge(&self) -> bool {
+        self.network.needs_a_bridge()
     }
 
     /// What is to be different, with `command` instead of the image's.
@@ -142,7 +138,7 @@ impl ContainerArgs {
             let (target, mount) = tmpfs(text)?;
             mounts.insert(target, mount);
         }
-        Ok(Overrides {
+        let mut overrides = Overrides {
             command: command.to_vec(),
             entrypoint: self.entrypoint.as_ref().map(|program| {
                 let is_none = program.is_empty();
@@ -157,17 +153,16 @@ impl ContainerArgs {
             workdir: self.workdir.clone(),
             hostname: self.hostname.clone(),
             mounts,
-            network: self.network.map(|network| match network {
-                NetworkChoice::None => PlannedNetwork::None,
-                NetworkChoice::Host => PlannedNetwork::Host,
-            }),
             read_only: self.read_only.then_some(true),
             memory_bytes: self.memory,
             cpu_thousandths: self.cpus,
             pids: self.pids,
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
-        })
+            ..Overrides::default()
+        };
+        self.network.apply(&mut overrides)?;
+        Ok(overrides)
     }
 }
 

@@ -11,6 +11,7 @@ use kiln_image::{Image, lower_directories};
 use kiln_layer::Ownership;
 use kiln_manifest::model::{Action, ProducedBy, Service};
 use kiln_manifest::value::Name;
+use kiln_network::Outside;
 use kiln_oci::{DiffId, Platform, RunConfig};
 use kiln_runtime::{Container, Launch, LaunchError, Overrides, Plan};
 use kiln_sandbox::{Host, PassedOn, Privileges, Stdio, window_size};
@@ -18,6 +19,7 @@ use kiln_store::Session;
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
+use crate::networking::Reach;
 use crate::printer::{OWN_FAILURE_OF_RUN, Printer};
 use crate::progress::Telling;
 use crate::project::Project;
@@ -42,6 +44,7 @@ pub(crate) enum Pulling {
 pub(crate) struct Ready {
     session: Session,
     host: Host,
+    outside: Outside,
     /// Lowest first.
     layers: Vec<DiffId>,
     config: RunConfig,
@@ -61,6 +64,7 @@ impl Ready {
     pub(crate) fn make(
         name: Option<&str>,
         pulling: Pulling,
+        reach: Reach,
         how: &BuildArgs,
         settings: &Settings,
         printer: &mut Printer,
@@ -73,8 +77,10 @@ impl Ready {
             (None, None) => return Err(nothing_to_run()),
         };
         match (project, target) {
-            (Some(project), Some(target)) => Self::build(project, &target, how, settings, printer),
-            _ => Self::of_store(name, pulling, settings, printer),
+            (Some(project), Some(target)) => {
+                Self::build(project, &target, reach, how, settings, printer)
+            }
+            _ => Self::of_store(name, pulling, reach, settings, printer),
         }
     }
 
@@ -82,10 +88,11 @@ impl Ready {
     fn of_store(
         name: Option<&str>,
         pulling: Pulling,
+        reach: Reach,
         settings: &Settings,
         printer: &mut Printer,
     ) -> Outcome<Self> {
-        let entered = workbench::enter(settings)?;
+        let (entered, outside) = workbench::enter_reaching(settings, reach)?;
         let store = entered.session.store();
         let reference = match pulling {
             Pulling::Never => None,
@@ -108,6 +115,7 @@ impl Ready {
             config: image.config.config,
             session: entered.session,
             host: entered.host,
+            outside,
             service: None,
             project: None,
             secrets: BTreeMap::new(),
@@ -118,6 +126,7 @@ impl Ready {
     fn build(
         project: Project,
         target: &BuildTarget,
+        reach: Reach,
         how: &BuildArgs,
         settings: &Settings,
         printer: &mut Printer,
@@ -125,7 +134,7 @@ impl Ready {
         let targets = std::slice::from_ref(target);
         let graph = BuildGraph::lower(&project.manifest, targets).map_err(Failure::user)?;
         let wishes = how.wishes(settings)?;
-        let entered = workbench::enter(settings)?;
+        let (entered, outside) = workbench::enter_reaching(settings, reach)?;
         let workspace = workbench::workspace(settings, &project, entered, wishes)?;
         let telling = Telling::OnlyWork;
         let built = build::build_graph(how, settings, printer, &workspace, &graph, telling)?;
@@ -170,6 +179,7 @@ impl Ready {
         Ok(Self {
             session,
             host,
+            outside,
             layers,
             config,
             service,
@@ -208,6 +218,7 @@ impl Ready {
         let launch = Launch {
             host: &self.host,
             session: &self.session,
+            outside: self.outside.clone(),
             lowers: lower_directories(&self.session, &self.layers, ownership)?,
             project: self.project.as_ref().map(|project| &*project.folder),
             labels: BTreeMap::from([("project".to_owned(), project_name.clone())]),
@@ -221,6 +232,9 @@ impl Ready {
             .and_then(|mut container| {
                 if let Some(unenforced) = container.unenforced() {
                     printer.warning(unenforced.to_string());
+                }
+                for warning in container.network_warnings() {
+                    printer.warning(warning.clone());
                 }
                 container.foreground(&signals, io::stdin(), io::stdout())
             })

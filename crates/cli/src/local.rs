@@ -1,5 +1,8 @@
 //! The store of this user, and images in it by what a person calls them.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
 use kiln_image::{Image, ImageError};
 use kiln_oci::{Descriptor, Digest, Platform, Reference};
 use kiln_sandbox::{EnterOptions, Host, Privileges};
@@ -28,10 +31,17 @@ pub(crate) fn open(settings: &Settings) -> Outcome<Store> {
 /// # Errors
 /// The kernel does not let this user make namespaces.
 pub(crate) fn enter(store: &Store) -> Outcome<Host> {
-    let scratch = store.mount_point();
+    enter_as(store, None)
+}
+
+/// As [`enter`]; as an ordinary user, as root of a namespace that somebody else has made.
+///
+/// # Errors
+/// As [`enter`].
+pub(crate) fn enter_as(store: &Store, shared: Option<Arc<OwnedFd>>) -> Outcome<Host> {
     Ok(kiln_sandbox::enter(&EnterOptions {
-        scratch,
-        user_namespace: None,
+        scratch: store.mount_point(),
+        user_namespace: shared,
     })?)
 }
 

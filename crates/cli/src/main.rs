@@ -12,6 +12,7 @@ mod failed_build;
 mod keys;
 mod launch;
 mod local;
+mod networking;
 mod open_files;
 mod output;
 mod parts;

@@ -18,6 +18,7 @@ mod lock;
 mod log;
 mod login;
 mod logout;
+mod network;
 mod pull;
 mod push;
 mod reference;
@@ -83,6 +84,7 @@ pub(crate) enum Verb {
     Logout(logout::Args),
     Tags(tags::Args),
     Copy(Box<copy::Args>),
+    Network(network::Args),
     Gc(gc::Args),
     Df(df::Args),
     Registry(registry::Args),
@@ -129,6 +131,7 @@ impl Verb {
             Self::Logout(args) => logout::run(&args, settings, printer),
             Self::Tags(args) => tags::run(&args, settings, printer),
             Self::Copy(args) => copy::run(&args, settings, printer),
+            Self::Network(args) => network::run(&args, settings, printer),
             Self::Gc(args) => gc::run(&args, settings, printer),
             Self::Df(args) => df::run(&args, settings, printer),
             Self::Registry(args) => return registry::run(args, settings, printer),

@@ -16,12 +16,14 @@ use kiln_debian::MirrorSettings;
 use kiln_graph::BuildInputs;
 use kiln_manifest::model::SecretSource;
 use kiln_manifest::value::Name;
+use kiln_network::Outside;
 use kiln_oci::Platform;
 use kiln_sandbox::Host;
 use kiln_store::{Session, Timestamp};
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
+use crate::networking::{self, Reach};
 use crate::project::{LOCK, MANIFEST, Project};
 use crate::settings::Settings;
 use crate::signals;
@@ -56,11 +58,19 @@ pub(crate) struct Entered {
 /// # Errors
 /// The store cannot be used, or this user may not make namespaces.
 pub(crate) fn enter(settings: &Settings) -> Outcome<Entered> {
+    Ok(enter_reaching(settings, Reach::None)?.0)
+}
+
+/// As [`enter`], for who will do something about networks; says where their bridges are.
+///
+/// # Errors
+/// As [`enter`].
+pub(crate) fn enter_reaching(settings: &Settings, reach: Reach) -> Outcome<(Entered, Outside)> {
     let store = local::open(settings)?;
-    let host = local::enter(&store)?;
+    let (host, outside) = networking::enter(&store, reach)?;
     let now = Timestamp::from_seconds(settings.now_seconds());
     let session = Session::begin(&store, now)?;
-    Ok(Entered { session, host })
+    Ok((Entered { session, host }, outside))
 }
 
 /// Puts together what a build works with.

@@ -8,20 +8,16 @@ use std::path::{Path, PathBuf};
 
 use kiln_manifest::model::SecretTarget;
 use kiln_manifest::value::Name;
+use kiln_network::{Attachment, NetworkError, Outside};
 use kiln_sandbox::{
-    Access, BindSource, Child, Exit, Host, Limits, Mount, MountSource, Network, OwnerEmulation,
-    PassedOn, PidsLimit, Privileges, RootfsSpec, SandboxError, SandboxSpec, Stdio, Stop,
-    Unenforced, UpperDirectory, User, signal_of,
+    Access, BindSource, Child, Exit, Host, Limits, Mount, MountSource, OwnerEmulation, PassedOn,
+    PidsLimit, Privileges, RootfsSpec, SandboxError, SandboxSpec, Stdio, Stop, Unenforced,
+    UpperDirectory, User, signal_of,
 };
 use kiln_store::{Scratch, Session, StoreError, VolumeUse};
 
-use crate::plan::{Plan, PlannedMount, PlannedNetwork, PlannedSource};
-
-/// Where programs look for the servers that know names.
-const RESOLVER_FILE: &str = "/etc/resolv.conf";
-
-/// Where programs look names up first.
-const HOSTS_FILE: &str = "/etc/hosts";
+use crate::networking::Networking;
+use crate::plan::{Plan, PlannedMount, PlannedSource};
 
 /// Length of the name of a machine that nobody named; docker's.
 const HOSTNAME_DIGITS: usize = 12;
@@ -33,6 +29,8 @@ pub struct Launch<'a> {
     pub host: &'a Host,
     /// The store, in use.
     pub session: &'a Session,
+    /// Where bridges of networks are.
+    pub outside: Outside,
     /// The directories of the image's layers, the topmost first.
     pub lowers: Vec<PathBuf>,
     /// The project's folder, for bind mounts of the manifest.
@@ -55,6 +53,17 @@ pub enum LaunchError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Networks.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A name for the machine, which the container cannot reach.
+    #[error(
+        "`{name}` cannot be the name of this machine: the container has no network that leads to it"
+    )]
+    NoGateway {
+        /// The name.
+        name: String,
+    },
     /// A bind mount's source that is not there.
     #[error("`{path}`, which is to be mounted at `{target}`, does not exist")]
     MissingSource {
@@ -90,6 +99,8 @@ impl LaunchError {
         match self {
             Self::Sandbox(error) => error.exit_code(),
             Self::Store(_)
+            | Self::Network(_)
+            | Self::NoGateway { .. }
             | Self::MissingSource { .. }
             | Self::OutOfProject { .. }
             | Self::Io { .. } => 125,
@@ -103,6 +114,8 @@ pub struct Container {
     child: Child,
     stop: Stop,
     unenforced: Option<Unenforced>,
+    /// Its addresses, ports and names.
+    attachment: Option<Attachment>,
     /// Volumes that cannot be removed while it runs.
     _volumes: Vec<VolumeUse>,
     /// Its writable layer.
@@ -119,10 +132,13 @@ impl Container {
     pub fn start(launch: &Launch<'_>, plan: &Plan) -> Result<Self, LaunchError> {
         let scratch = Scratch::new(launch.session, "container")?;
         let mut volumes = Vec::new();
-        let mut spec = spec(launch, plan, &scratch, &mut volumes)?;
+        let (mut spec, mut attachment) = spec(launch, plan, &scratch, &mut volumes)?;
         let (limits, unenforced) = launch.host.enforceable(&spec.limits);
         spec.limits = limits;
         let child = launch.host.spawn(&spec)?;
+        if let Some(attachment) = &mut attachment {
+            attachment.started(child.pid())?;
+        }
         let stop = Stop {
             signal: signal_of(plan.stop_signal).unwrap_or(Stop::default().signal),
             timeout: plan.stop_timeout,
@@ -131,6 +147,7 @@ impl Container {
             child,
             stop,
             unenforced,
+            attachment,
             _volumes: volumes,
             _scratch: scratch,
         })
@@ -139,6 +156,11 @@ impl Container {
     /// Limits of the plan that it does not have, since they cannot be enforced here.
     pub fn unenforced(&self) -> Option<&Unenforced> {
         self.unenforced.as_ref()
+    }
+
+    /// What of its networks does not work as it should.
+    pub fn network_warnings(&self) -> &[String] {
+        self.attachment.as_ref().map_or(&[], Attachment::warnings)
     }
 
     /// Waits for its end, with `signals`, keys and output passed on. When kiln is asked to end (`TERM`), or
@@ -165,7 +187,7 @@ fn spec(
     plan: &Plan,
     scratch: &Scratch,
     volumes: &mut Vec<VolumeUse>,
-) -> Result<SandboxSpec, LaunchError> {
+) -> Result<(SandboxSpec, Option<Attachment>), LaunchError> {
     let mut lowers = launch.lowers.clone();
     if lowers.is_empty() {
         lowers.push(folder(scratch, "empty")?);
@@ -194,7 +216,9 @@ fn spec(
     if let Privileges::Single { .. } = launch.host.privileges() {
         spec.security.owners = OwnerEmulation::Flatten;
     }
-    spec.mounts = network_files(plan, &hostname, &mut spec.network)?;
+    let networking = Networking::make(launch, plan, &hostname)?;
+    spec.network = networking.network;
+    spec.mounts = networking.files;
     spec.hostname = Some(hostname);
     for (target, mount) in &plan.mounts {
         spec.mounts.push(planned(launch, target, mount, volumes)?);
@@ -215,7 +239,7 @@ fn spec(
             }
         }
     }
-    Ok(spec)
+    Ok((spec, networking.attachment))
 }
 
 /// The plan's name of the machine, else one that no other container has, as docker's.
@@ -237,38 +261,6 @@ fn environment(launch: &Launch<'_>, plan: &Plan, hostname: &str) -> BTreeMap<OsS
         .chain(planned)
         .map(|(name, value)| (name.into(), value.into()))
         .collect()
-}
-
-/// Gives the container what it needs to know about names on its network.
-fn network_files(
-    plan: &Plan,
-    hostname: &str,
-    network: &mut Network,
-) -> Result<Vec<Mount>, LaunchError> {
-    match plan.network {
-        PlannedNetwork::None => {
-            *network = Network::None;
-            let hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost\n");
-            Ok(vec![Mount::text(HOSTS_FILE, hosts)])
-        }
-        PlannedNetwork::Host => {
-            *network = Network::Host;
-            let mut mounts = Vec::new();
-            for path in [RESOLVER_FILE, HOSTS_FILE] {
-                match std::fs::read(path) {
-                    Ok(mut text) => {
-                        if path == HOSTS_FILE {
-                            text.extend_from_slice(format!("\n127.0.0.1\t{hostname}\n").as_bytes());
-                        }
-                        mounts.push(Mount::text(path, text));
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(source) => return Err(failed("read", Path::new(path), source)),
-                }
-            }
-            Ok(mounts)
-        }
-    }
 }
 
 fn planned(
@@ -352,7 +344,7 @@ fn folder(scratch: &Scratch, name: &str) -> Result<PathBuf, LaunchError> {
     Ok(folder)
 }
 
-fn failed(doing: &'static str, path: &Path, source: io::Error) -> LaunchError {
+pub(crate) fn failed(doing: &'static str, path: &Path, source: io::Error) -> LaunchError {
     LaunchError::Io {
         doing,
         path: path.to_owned(),

@@ -9,9 +9,11 @@
 #![forbid(unsafe_code)]
 
 mod launch;
+mod networking;
 mod plan;
 
 pub use launch::{Container, Launch, LaunchError};
 pub use plan::{
-    DEFAULT_STOP_TIMEOUT, Overrides, Plan, PlanError, PlannedMount, PlannedNetwork, PlannedSource,
+    DEFAULT_STOP_TIMEOUT, HostAddress, Overrides, Plan, PlanError, PlannedMount, PlannedNetwork,
+    PlannedSource,
 };

@@ -3,11 +3,13 @@
 //! Pure data in, pure data out: nothing is opened, mounted or looked up here.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use kiln_manifest::model::{self, Command, Service};
 use kiln_manifest::value::Name;
+use kiln_network::{DEFAULT_NETWORK, Membership, Publish};
 use kiln_oci::RunConfig;
 
 /// How long a container may take to end after its stop signal; docker's.
@@ -32,6 +34,16 @@ pub struct Overrides {
     pub mounts: BTreeMap<String, PlannedMount>,
     /// What it can reach.
     pub network: Option<PlannedNetwork>,
+    /// Further ports of the machine that lead to it.
+    pub ports: Vec<Publish>,
+    /// Further names in its `/etc/hosts`.
+    pub hosts: Vec<(String, HostAddress)>,
+    /// Whom to ask about names.
+    pub dns: Vec<IpAddr>,
+    /// What to try behind a name.
+    pub dns_search: Vec<String>,
+    /// Options of asking.
+    pub dns_options: Vec<String>,
     /// Whether the root file system is read-only; `None` leaves what the service says.
     pub read_only: Option<bool>,
     /// Most memory, in bytes.
@@ -47,13 +59,24 @@ pub struct Overrides {
 }
 
 /// What a container can reach.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PlannedNetwork {
     /// Nothing but itself.
     #[default]
     None,
     /// What the host can.
     Host,
+    /// Who else is in these networks, and what they lead to.
+    Bridges(Vec<Membership>),
+}
+
+/// What a name in `/etc/hosts` stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostAddress {
+    /// This.
+    Address(IpAddr),
+    /// The machine that the container runs on.
+    Gateway,
 }
 
 /// One mount.
@@ -98,8 +121,20 @@ pub struct Plan {
     pub mounts: BTreeMap<String, PlannedMount>,
     /// Secrets of the manifest that it sees.
     pub secrets: Vec<(Name, model::SecretTarget)>,
+    /// What other containers call it; its host name if not given.
+    pub name: Option<String>,
     /// What it can reach.
     pub network: PlannedNetwork,
+    /// Ports of the machine that lead to it; only with [`PlannedNetwork::Bridges`].
+    pub ports: Vec<Publish>,
+    /// Further names in its `/etc/hosts`.
+    pub hosts: Vec<(String, HostAddress)>,
+    /// Whom to ask about names; those of the machine if empty.
+    pub dns: Vec<IpAddr>,
+    /// What to try behind a name; as on the machine if empty.
+    pub dns_search: Vec<String>,
+    /// Options of asking; as on the machine if empty.
+    pub dns_options: Vec<String>,
     /// Whether the root file system is read-only.
     pub read_only: bool,
     /// Most memory, in bytes.
@@ -127,6 +162,9 @@ pub enum PlanError {
     /// A stop signal that no kernel knows.
     #[error("the image's stop signal `{0}` is not a signal")]
     StopSignal(String),
+    /// Ports of a container whose network has no way for them.
+    #[error("ports cannot be published with the network `{0}`; leave one of the two out")]
+    Ports(&'static str),
     /// A volume's name that the store cannot have.
     #[error("`{0}` is too long for the name of a volume")]
     Volume(String),
@@ -168,11 +206,8 @@ impl Plan {
             .or_else(|| Some(service?.user.as_ref()?.value.to_string()))
             .or_else(|| config.user.clone())
             .unwrap_or_default();
-        let network = match (overrides.network, service.map(|service| service.network)) {
-            (Some(network), _) => network,
-            (None, Some(model::Network::Host)) => PlannedNetwork::Host,
-            (None, Some(model::Network::None) | None) => PlannedNetwork::None,
-        };
+        let ports = overrides.ports.clone();
+        let network = network(service, overrides, &ports)?;
         Ok(Self {
             argv: argv(config, service, overrides)?,
             env: environment(config, service, overrides),
@@ -185,7 +220,13 @@ impl Plan {
             }),
             mounts,
             secrets: service.map(secrets).unwrap_or_default(),
+            name: service.map(|service| service.name.value.to_string()),
             network,
+            ports,
+            hosts: overrides.hosts.clone(),
+            dns: overrides.dns.clone(),
+            dns_search: overrides.dns_search.clone(),
+            dns_options: overrides.dns_options.clone(),
             read_only: overrides
                 .read_only
                 .unwrap_or_else(|| service.is_some_and(|service| service.read_only)),
@@ -198,6 +239,32 @@ impl Plan {
                 .or_else(|| service?.stop_timeout)
                 .unwrap_or(DEFAULT_STOP_TIMEOUT),
         })
+    }
+}
+
+/// What was asked for, else what the service says. Ports that nobody named a network for are of the default one.
+fn network(
+    service: Option<&Service>,
+    overrides: &Overrides,
+    ports: &[Publish],
+) -> Result<PlannedNetwork, PlanError> {
+    let network = match (&overrides.network, service.map(|service| service.network)) {
+        (Some(network), _) => network.clone(),
+        (None, Some(model::Network::Host)) => PlannedNetwork::Host,
+        (None, Some(model::Network::None) | None) if ports.is_empty() => PlannedNetwork::None,
+        (None, Some(model::Network::None) | None) => PlannedNetwork::Bridges(vec![Membership {
+            network: DEFAULT_NETWORK.to_owned(),
+            ..Membership::default()
+        }]),
+    };
+    let without_ports = match network {
+        PlannedNetwork::None => Some("none"),
+        PlannedNetwork::Host => Some("host"),
+        PlannedNetwork::Bridges(_) => None,
+    };
+    match without_ports {
+        Some(name) if !ports.is_empty() => Err(PlanError::Ports(name)),
+        Some(_) | None => Ok(network),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::app;
 use crate::container::ContainerArgs;
 use crate::errors::{Class, Failure, Outcome};
 use crate::launch::{Pulling, Ready};
+use crate::networking::Reach;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::suggest;
@@ -62,7 +63,8 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let overrides =
         args.container
             .overrides(command, &settings.directory, &settings.environment)?;
-    Ready::make(target, args.pull, &args.how, settings, printer)?.start(
+    let reach = Reach::of(args.container.needs_a_bridge());
+    Ready::make(target, args.pull, reach, &args.how, settings, printer)?.start(
         &overrides,
         args.container.wants_terminal(),
         printer,

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use crate::container::ContainerArgs;
 use crate::errors::Outcome;
 use crate::launch::{Pulling, Ready};
+use crate::networking::Reach;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::verbs::build::BuildArgs;
@@ -48,9 +49,14 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         None => ["/bin/sh", "-c", BEST_SHELL].map(String::from).to_vec(),
     });
     let target = args.target.as_deref();
-    Ready::make(target, Pulling::Missing, &args.how, settings, printer)?.start(
-        &overrides,
-        args.container.wants_terminal(),
+    let reach = Reach::of(args.container.needs_a_bridge());
+    Ready::make(
+        target,
+        Pulling::Missing,
+        reach,
+        &args.how,
+        settings,
         printer,
-    )
+    )?
+    .start(&overrides, args.container.wants_terminal(), printer)
 }

@@ -1,0 +1,94 @@
+//! `kiln network`: networks that containers share.
+
+mod connect;
+mod create;
+mod hold;
+mod inspect;
+mod list;
+mod remove;
+
+use clap::Subcommand;
+use kiln_network::Networks;
+use kiln_sandbox::Host;
+use kiln_store::Timestamp;
+
+use crate::errors::Outcome;
+use crate::local;
+use crate::networking::{self, Reach};
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+/// Make, list and remove networks that containers share
+#[derive(clap::Args, Debug)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  kiln network create backend
+  kiln run --network backend --network-alias db app
+  kiln network rm backend"
+)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Create(create::Args),
+    #[command(visible_alias = "list")]
+    Ls(list::Args),
+    Inspect(inspect::Args),
+    #[command(visible_alias = "remove")]
+    Rm(remove::Args),
+    Prune(remove::PruneArgs),
+    Connect(connect::Args),
+    Disconnect(connect::DisconnectArgs),
+    Hold(hold::Args),
+}
+
+/// The networks of the store, from where they can be changed.
+struct Entered {
+    networks: Networks,
+    now: Timestamp,
+    _host: Host,
+}
+
+impl Entered {
+    fn new(settings: &Settings) -> Outcome<Self> {
+        let store = local::open(settings)?;
+        let (host, outside) = networking::enter(&store, Reach::Existing)?;
+        Ok(Self {
+            networks: Networks::open(&store, outside)?,
+            now: Timestamp::from_seconds(settings.now_seconds()),
+            _host: host,
+        })
+    }
+}
+
+/// Does what the second word says.
+pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
+    if let Verb::Hold(_) = &args.verb {
+        return hold::run(settings);
+    }
+    let entered = Entered::new(settings)?;
+    match &args.verb {
+        Verb::Hold(_) => Ok(()),
+        Verb::Create(args) => create::run(args, &entered, printer),
+        Verb::Ls(args) => list::run(args, &entered, settings, printer),
+        Verb::Inspect(args) => inspect::run(args, &entered, printer),
+        Verb::Rm(args) => remove::run(args, &entered, printer),
+        Verb::Prune(args) => remove::prune(args, &entered, printer),
+        Verb::Connect(args) => connect::run(args, &entered, printer),
+        Verb::Disconnect(args) => connect::disconnect(args, &entered, printer),
+    }
+}
+
+/// `KEY=VALUE`, or a key alone.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    if key.is_empty() {
+        return Err("say KEY=VALUE".to_owned());
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
