@@ -3,6 +3,7 @@
 
 pub(crate) mod http;
 pub(crate) mod own_registry;
+pub(crate) mod machine;
 mod project;
 mod proxy;
 mod registry;

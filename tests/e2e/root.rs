@@ -2,6 +2,7 @@
 
 mod disk;
 mod docker;
+mod networks;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
