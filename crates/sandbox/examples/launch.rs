@@ -72,10 +72,7 @@ fn main() {
         let rootfs = if upper {
             RootfsSpec::writable(
                 vec![rootfs.clone()],
-                UpperDirectory {
-                    upper: fresh("upper"),
-                    work: fresh("work"),
-                },
+                UpperDirectory::passing(fresh("upper"), fresh("work")),
             )
         } else {
             RootfsSpec::read_only(vec![rootfs.clone()])
@@ -98,7 +95,7 @@ fn main() {
         drop(child);
         times.push((spawned, start.elapsed()));
         assert!(exit.success(), "{exit:?}");
-        if let Some(UpperDirectory { upper, work }) = spec.rootfs.upper {
+        if let Some(UpperDirectory { upper, work, .. }) = spec.rootfs.upper {
             std::fs::remove_dir_all(upper).unwrap();
             std::fs::remove_dir_all(work).unwrap();
         }

@@ -12,6 +12,7 @@
 mod controller;
 mod error;
 mod group;
+mod members;
 mod mounts;
 mod owner;
 mod version1;
@@ -20,12 +21,13 @@ mod version2;
 pub use controller::Controller;
 pub use error::{CgroupError, Unenforced};
 pub(crate) use group::Cgroup;
+pub use members::{Group, Usage};
 use mounts::MountLine;
-pub(crate) use owner::{GroupName, Owner};
+pub(crate) use owner::{GroupName, Owner, start_time};
 
 use std::path::{Path, PathBuf};
 
-use crate::spec::{Limits, PidsLimit};
+use crate::spec::{Accounting, Limits, PidsLimit};
 
 /// Processes and threads a sandbox may have if nobody says otherwise.
 const DEFAULT_PIDS: u32 = 2048;
@@ -60,6 +62,28 @@ impl Hierarchies {
         &self,
         name: GroupName,
         limits: &Limits,
+        accounting: Accounting,
+    ) -> Result<Option<Cgroup>, CgroupError> {
+        match (accounting, self) {
+            (Accounting::Limits, _) | (_, Self::Nothing) => self.create_limited(name, limits),
+            (Accounting::Everything, Self::Version1(version1)) => {
+                let group = self.create_limited(name, limits)?;
+                Ok(version1.widen(name, group))
+            }
+            (Accounting::Everything, Self::Version2(version2)) => {
+                // Without what measures, if that cannot be had.
+                match version2.create_measured(name, limits, &needed(limits)) {
+                    Ok(group) => Ok(Some(group)),
+                    Err(_) => self.create_limited(name, limits),
+                }
+            }
+        }
+    }
+
+    fn create_limited(
+        &self,
+        name: GroupName,
+        limits: &Limits,
     ) -> Result<Option<Cgroup>, CgroupError> {
         let needed = needed(limits);
         if needed.is_empty() {
@@ -77,7 +101,7 @@ impl Hierarchies {
             Ok(group) => Ok(Some(group)),
             Err(_) if *limits == Limits::default() => Ok(None),
             // What was asked for can be had without the default one on top?
-            Err(_) if limits.pids == PidsLimit::Default && needed.len() > 1 => self.create(
+            Err(_) if limits.pids == PidsLimit::Default && needed.len() > 1 => self.create_limited(
                 name,
                 &Limits {
                     pids: PidsLimit::Unlimited,
@@ -97,7 +121,9 @@ impl Hierarchies {
         let mut limits = limits.clone();
         let mut missing: Option<Unenforced> = None;
         while limits != Limits::default() {
-            let Err(CgroupError::Unavailable { limit, reason }) = self.create(name, &limits) else {
+            let Err(CgroupError::Unavailable { limit, reason }) =
+                self.create_limited(name, &limits)
+            else {
                 break;
             };
             limits.lift(limit);

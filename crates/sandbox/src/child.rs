@@ -26,14 +26,17 @@ pub(crate) struct Ends {
 
 /// The first process of a sandbox. When it ends, the kernel ends all others in there.
 ///
-/// Dropping it kills the sandbox if it is still running.
+/// Dropping it kills the sandbox if it is still running, unless it was [let go](Self::let_go).
 #[derive(Debug)]
 pub struct Child {
     process: ChildProcess,
     exit: Option<Exit>,
+    /// Whether it lives on without this.
+    left_alone: bool,
     /// Only looked at and removed when the process is gone.
     cgroup: Option<Cgroup>,
-    _files: Files,
+    /// Of one whose files were made for it.
+    _files: Option<Files>,
     ends: Ends,
 }
 
@@ -64,6 +67,24 @@ impl PassedOn {
         SignalPipe::install(&PASSED_ON)
             .map(Self)
             .map_err(SandboxError::kernel("taking over signals"))
+    }
+
+    /// Takes over those that ask a process without a terminal to end.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn requests_to_end() -> Result<Self, SandboxError> {
+        SignalPipe::install(&[Signal::HUP, Signal::INT, Signal::TERM])
+            .map(Self)
+            .map_err(SandboxError::kernel("taking over signals"))
+    }
+
+    /// Those that came since it was last asked. Does not wait.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn take(&self) -> Result<Vec<Signal>, Errno> {
+        self.0.take()
     }
 }
 
@@ -106,12 +127,13 @@ impl Child {
     pub(crate) const fn new(
         process: ChildProcess,
         cgroup: Option<Cgroup>,
-        files: Files,
+        files: Option<Files>,
         ends: Ends,
     ) -> Self {
         Self {
             process,
             exit: None,
+            left_alone: false,
             cgroup,
             _files: files,
             ends,
@@ -122,6 +144,17 @@ impl Child {
     #[must_use]
     pub const fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// The groups that its limits are enforced by, for others to find.
+    #[must_use]
+    pub fn groups(&self) -> &[std::path::PathBuf] {
+        self.cgroup.as_ref().map_or(&[], Cgroup::directories)
+    }
+
+    /// Its terminal, to be used by another owner; the process hears nothing any more when that drops it.
+    pub const fn take_terminal(&mut self) -> Option<Terminal> {
+        self.ends.terminal.take()
     }
 
     /// Where input can be written, with [`Stdio::Pipes`](crate::Stdio::Pipes). Drop it to end the input.
@@ -143,6 +176,11 @@ impl Child {
     #[must_use]
     pub const fn terminal(&self) -> Option<&Terminal> {
         self.ends.terminal.as_ref()
+    }
+
+    /// Leaves it alone: dropping this does not kill it any more. Somebody else will reap it.
+    pub const fn let_go(&mut self) {
+        self.left_alone = true;
     }
 
     /// Sends a signal to its first process. Nothing happens if it has ended.
@@ -365,8 +403,8 @@ impl Child {
         }
     }
 
-    /// Whether Ctrl-C does nothing: it would reach the first process alone, and that one has no handler for it.
-    fn ignores_interrupts(&self, terminal: &Terminal) -> bool {
+    /// Whether Ctrl-C typed on `terminal` does nothing: it would reach the first process alone, and that one has no handler for it.
+    pub fn ignores_interrupts(&self, terminal: &Terminal) -> bool {
         let handled = || {
             let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
             let line = status
@@ -379,6 +417,13 @@ impl Child {
     }
 }
 
+impl AsFd for PassedOn {
+    /// Readable when there are signals.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl AsFd for Child {
     /// Its pidfd: readable when it has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -388,7 +433,7 @@ impl AsFd for Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.exit.is_none() {
+        if self.exit.is_none() && !self.left_alone {
             best_effort("killing a sandbox that is not needed any more", self.kill());
             best_effort("waiting for it", self.wait().map(|_| ()));
         }

@@ -131,7 +131,7 @@ pub fn needs_user_namespace() -> Result<bool, EnterError> {
 }
 
 /// With `CAP_SYS_ADMIN`: root of the machine, or of a user namespace somebody else made.
-fn privileges_of_this_namespace() -> Privileges {
+pub(crate) fn privileges_of_this_namespace() -> Privileges {
     let read =
         |name: &str| std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
     let (uids, gids) = (parse_map(&read("uid_map")), parse_map(&read("gid_map")));

@@ -24,8 +24,10 @@ mod files;
 mod host;
 mod overlay;
 mod privileges;
+mod processes;
 mod profile;
 mod rlimit;
+mod running;
 mod setup;
 mod spawn;
 mod spec;
@@ -34,7 +36,7 @@ mod terminal;
 
 pub use account::{Account, resolve as resolve_account};
 pub use capability::{Capability, CapabilitySet, UnknownCapability};
-pub use cgroup::{CgroupError, Controller, Unenforced};
+pub use cgroup::{CgroupError, Controller, Group, Unenforced, Usage};
 pub use child::{Child, PassedOn, Stop};
 pub use enter::{EnterError, EnterOptions, enter, needs_user_namespace};
 pub use error::SandboxError;
@@ -43,9 +45,12 @@ pub use host::Host;
 pub use kiln_sys::signal::{Signal, signal_of};
 pub use overlay::OverlayInterface;
 pub use privileges::{IdRange, Privileges};
+pub use processes::Process;
+pub use running::{ExecSpec, Lifeline, ProcessName, Running, sealed_program};
 pub use spec::{
-    Access, BindSource, DEFAULT_PATH, DEFAULT_TERM, Demand, FileContent, FileOwner, Ids, Limits,
-    Mount, MountSource, Network, OwnerEmulation, PidsLimit, Rlimit, RlimitResource, RootfsSpec,
-    SandboxSpec, Seccomp, Security, Stdio, Syncs, UpperDirectory, User, WindowSize,
+    Access, Accounting, BindSource, DEFAULT_PATH, DEFAULT_TERM, Demand, Durability, FileContent,
+    FileOwner, Ids, Limits, Mount, MountSource, Network, OwnerEmulation, PidsLimit, Rlimit,
+    RlimitResource, RootfsSpec, SandboxSpec, Seccomp, Security, Stdio, Syncs, UpperDirectory, User,
+    WindowSize,
 };
-pub use terminal::{RawMode, Terminal, window_size};
+pub use terminal::{RawMode, Terminal, window_size, write_all};

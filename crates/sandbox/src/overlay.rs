@@ -1,7 +1,8 @@
 //! Stacks layer directories into one tree.
 //!
 //! All mounts have `userxattr`, so that layers look the same to root and to everybody else, and those that can
-//! be written to are `volatile`: nothing is synced when they go away. The result is a detached mount.
+//! be written to are `volatile` unless their changes are to be kept: nothing is synced when they go away. The
+//! result is a detached mount.
 //!
 //! ```text
 //! Linux 6.13   fsconfig(lowerdir+, fd)                          any number of layers up to the kernel's 500
@@ -21,7 +22,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountFlags};
 
 use crate::error::SandboxError;
 use crate::host::Host;
-use crate::spec::{RootfsSpec, UpperDirectory};
+use crate::spec::{Durability, RootfsSpec, UpperDirectory};
 
 /// Most layers in a stack; the kernel's own limit is 500.
 const MAX_LAYERS: usize = 480;
@@ -48,10 +49,17 @@ const ATTRIBUTES: MountAttributes = MountAttributes {
     no_execute: false,
 };
 
+/// Where changes go, opened.
+struct Writable {
+    upper: OwnedFd,
+    work: OwnedFd,
+    durability: Durability,
+}
+
 /// Directories that make a tree, opened.
 struct Layers {
     lower: Vec<OwnedFd>,
-    writable: Option<(OwnedFd, OwnedFd)>,
+    writable: Option<Writable>,
 }
 
 impl Host {
@@ -308,10 +316,15 @@ impl Layers {
                 .collect::<Result<_, _>>()?,
             writable: match upper {
                 None => None,
-                Some(UpperDirectory { upper, work }) => Some((
-                    open_layer(upper, "the writable layer")?,
-                    open_layer(work, "scratch space of the writable layer")?,
-                )),
+                Some(UpperDirectory {
+                    upper,
+                    work,
+                    durability,
+                }) => Some(Writable {
+                    upper: open_layer(upper, "the writable layer")?,
+                    work: open_layer(work, "scratch space of the writable layer")?,
+                    durability: *durability,
+                }),
             },
         })
     }
@@ -322,12 +335,12 @@ impl Layers {
         let mut options = COMMON.map(|(key, value)| join(key, value)).join(",");
         let lower: Vec<String> = self.lower.iter().map(path).collect();
         options.push_str(&format!(",lowerdir={}", lower.join(":")));
-        if let Some((upper, work)) = &self.writable {
-            options.push_str(&format!(
-                ",upperdir={},workdir={},volatile",
-                path(upper),
-                path(work)
-            ));
+        if let Some(writable) = &self.writable {
+            let (upper, work) = (path(&writable.upper), path(&writable.work));
+            options.push_str(&format!(",upperdir={upper},workdir={work}"));
+            if writable.durability == Durability::Passing {
+                options.push_str(",volatile");
+            }
         }
         options
     }
@@ -383,10 +396,12 @@ fn by_context(
     for directory in &layers.lower {
         set(context.as_fd(), "lowerdir+", directory)?;
     }
-    if let Some((upper, work)) = &layers.writable {
-        set(context.as_fd(), "upperdir", upper)?;
-        set(context.as_fd(), "workdir", work)?;
-        flag("volatile")?;
+    if let Some(writable) = &layers.writable {
+        set(context.as_fd(), "upperdir", &writable.upper)?;
+        set(context.as_fd(), "workdir", &writable.work)?;
+        if writable.durability == Durability::Passing {
+            flag("volatile")?;
+        }
     }
     rustix::mount::fsconfig_create(context.as_fd())?;
     rustix::mount::fsmount(

@@ -192,8 +192,27 @@ pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
     if private_network {
         plan.push(Operation::LoopbackUp);
     }
+    connect(&mut plan, dev.console, stdio);
+    for (resource, limit) in limits {
+        plan.push(Operation::Limit { resource, limit });
+    }
+    let workdir = plan.filled("workdir", workdir);
+    plan.push(Operation::WorkingDirectory(workdir));
+    let rights = Rights {
+        ids,
+        set_groups,
+        capabilities,
+        no_new_privileges,
+        filter,
+    };
+    confine(&mut plan, rights, Some(parent));
+    (plan, namespaces)
+}
+
+/// A session of its own, with input and output where they belong.
+pub(crate) fn connect(plan: &mut Plan, console: Option<Slot>, stdio: [Option<OwnedFd>; 3]) {
     plan.push(Operation::NewSession);
-    if let Some(console) = dev.console {
+    if let Some(console) = console {
         plan.push(Operation::ControllingTerminal(console));
         for to in 0..3 {
             plan.push(Operation::Duplicate { from: console, to });
@@ -210,12 +229,28 @@ pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
     }
     plan.push(Operation::NewKeyring);
     plan.push(Operation::Umask(0o022));
-    for (resource, limit) in limits {
-        plan.push(Operation::Limit { resource, limit });
-    }
-    let workdir = plan.filled("workdir", workdir);
-    plan.push(Operation::WorkingDirectory(workdir));
+}
 
+/// What a process keeps of the rights that were needed to set it up.
+#[derive(Debug)]
+pub(crate) struct Rights {
+    pub(crate) ids: Ids,
+    /// Whether supplementary groups can be set at all.
+    pub(crate) set_groups: bool,
+    pub(crate) capabilities: CapabilitySet,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) filter: Option<Program>,
+}
+
+/// Drops all rights but those. The last operations of a plan; `parent` is whom the process does not outlive.
+pub(crate) fn confine(plan: &mut Plan, rights: Rights, parent: Option<OwnedFd>) {
+    let Rights {
+        ids,
+        set_groups,
+        capabilities,
+        no_new_privileges,
+        filter,
+    } = rights;
     plan.push(Operation::BoundCapabilities {
         keep: capabilities.bits(),
     });
@@ -225,7 +260,7 @@ pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
     } else {
         (filter, None)
     };
-    let parent = plan.filled("parent", parent);
+    let parent = parent.map(|parent| plan.filled("parent", parent));
     plan.push(Operation::ResetSignals);
     if let Some(filter) = filter_early {
         plan.push(Operation::Filter(filter));
@@ -243,14 +278,15 @@ pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
     let keep = if uid == 0 { capabilities.bits() } else { 0 };
     plan.push(Operation::Capabilities { keep });
     // After the change of user, which would undo it.
-    plan.push(Operation::DieWithParent { parent });
+    if let Some(parent) = parent {
+        plan.push(Operation::DieWithParent { parent });
+    }
     if no_new_privileges {
         plan.push(Operation::NoNewPrivileges);
     }
     if let Some(filter) = filter_late {
         plan.push(Operation::Filter(filter));
     }
-    (plan, namespaces)
 }
 
 /// What later steps need of `/dev`.

@@ -7,9 +7,10 @@
 //! Everything that needs memory or a path is done here, in kiln's own process and by descriptor; the new process
 //! only carries out the plan.
 
-mod program;
+pub(crate) mod program;
 mod source;
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ use kiln_sys::Errno;
 use kiln_sys::confined;
 use kiln_sys::mount::{self, Depth, MountAttributes, Propagation};
 use kiln_sys::plan::Plan;
-use kiln_sys::process::{LaunchError, launch};
+use kiln_sys::process::{LaunchError, Start, launch};
 
 use crate::account::{self, Account};
 use crate::cgroup::Cgroup;
@@ -31,7 +32,7 @@ use crate::privileges::Privileges;
 use crate::profile;
 use crate::rlimit;
 use crate::setup::{self, Covers, Prepared, SysTree};
-use crate::spec::{Ids, Network, OwnerEmulation, SandboxSpec, Seccomp, Stdio};
+use crate::spec::{Ids, Network, OwnerEmulation, SandboxSpec, Seccomp, Security, Stdio};
 use crate::target::{Kind, Tree};
 use crate::terminal::Terminal;
 use program::{duplicate, give, hostname, program, stdio};
@@ -50,9 +51,9 @@ impl Host {
     /// # Errors
     /// [`SandboxError`]; nothing is left behind.
     pub fn spawn(&self, spec: &SandboxSpec) -> Result<Child, SandboxError> {
-        let mut group = self
-            .hierarchies()
-            .create(self.cgroup_name(), &spec.limits)?;
+        let mut group =
+            self.hierarchies()
+                .create(self.cgroup_name(), &spec.limits, spec.accounting)?;
         let Draft {
             prepared,
             files,
@@ -60,9 +61,9 @@ impl Host {
         } = self.prepare(spec, group.as_mut())?;
         let (plan, namespaces) = setup::plan(prepared);
         let start_in = group.as_ref().and_then(Cgroup::start_in);
-        let process =
-            launch(&plan, namespaces, start_in).map_err(|error| explain(error, &plan, spec))?;
-        Ok(Child::new(process, group, files, ends))
+        let process = launch(&plan, Start::New(namespaces), start_in)
+            .map_err(|error| explain(error, &plan, &spec.argv))?;
+        Ok(Child::new(process, group, Some(files), ends))
     }
 
     /// The plan of a sandbox in words, without starting it.
@@ -116,7 +117,7 @@ impl Host {
                         Seccomp::Unconfined => None,
                     };
                     let prepared = Prepared {
-                        program: program(spec, &home)?,
+                        program: program(&spec.argv, &spec.env, &home)?,
                         root,
                         proc_target,
                         sys_target,
@@ -179,39 +180,13 @@ impl Host {
 
     /// Who the process runs as, in numbers that can be used here.
     fn account(&self, root: &OwnedFd, spec: &SandboxSpec) -> Result<Account, SandboxError> {
-        let mut account = account::resolve(root.as_fd(), &spec.user)?;
-        account.ids.groups.extend(&spec.extra_groups);
-        let flat = spec.security.owners == OwnerEmulation::Flatten;
-        if flat && matches!(self.privileges, Privileges::Single { .. }) {
-            // There is nobody else to be, and everything seems to belong to whoever asks.
-            account.ids = Ids {
-                uid: 0,
-                gid: 0,
-                groups: Vec::new(),
-            };
-        }
-        let Ids { uid, gid, groups } = &account.ids;
-        if !self.privileges.maps_user(*uid) {
-            return Err(SandboxError::Unmapped {
-                kind: "user",
-                id: *uid,
-                file: "/etc/subuid",
-            });
-        }
-        if matches!(self.privileges, Privileges::Single { .. }) {
-            account.ids.groups = Vec::new();
-        } else if let Some(id) = groups
-            .iter()
-            .chain([gid])
-            .find(|id| !self.privileges.maps_group(**id))
-        {
-            return Err(SandboxError::Unmapped {
-                kind: "group",
-                id: *id,
-                file: "/etc/subgid",
-            });
-        }
-        Ok(account)
+        let account = account::resolve(root.as_fd(), &spec.user)?;
+        usable(
+            account,
+            &spec.extra_groups,
+            &spec.security,
+            &self.privileges,
+        )
     }
 
     /// Finds a place for everything.
@@ -334,7 +309,49 @@ impl From<SandboxError> for Misplaced {
     }
 }
 
-fn explain(error: LaunchError, plan: &Plan, spec: &SandboxSpec) -> SandboxError {
+/// An account with all its groups, if its numbers mean something here.
+pub(crate) fn usable(
+    mut account: Account,
+    extra_groups: &[u32],
+    security: &Security,
+    privileges: &Privileges,
+) -> Result<Account, SandboxError> {
+    account.ids.groups.extend(extra_groups);
+    let flat = security.owners == OwnerEmulation::Flatten;
+    if flat && matches!(privileges, Privileges::Single { .. }) {
+        // There is nobody else to be, and everything seems to belong to whoever asks.
+        account.ids = Ids {
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+        };
+    }
+    let Ids { uid, gid, groups } = &account.ids;
+    if !privileges.maps_user(*uid) {
+        return Err(SandboxError::Unmapped {
+            kind: "user",
+            id: *uid,
+            file: "/etc/subuid",
+        });
+    }
+    if matches!(privileges, Privileges::Single { .. }) {
+        account.ids.groups = Vec::new();
+    } else if let Some(id) = groups
+        .iter()
+        .chain([gid])
+        .find(|id| !privileges.maps_group(**id))
+    {
+        return Err(SandboxError::Unmapped {
+            kind: "group",
+            id: *id,
+            file: "/etc/subgid",
+        });
+    }
+    Ok(account)
+}
+
+/// What a failed launch means to whoever asked for it.
+pub(crate) fn explain(error: LaunchError, plan: &Plan, argv: &[OsString]) -> SandboxError {
     match error {
         LaunchError::Clone(errno) => SandboxError::Clone {
             errno,
@@ -375,8 +392,7 @@ fn explain(error: LaunchError, plan: &Plan, spec: &SandboxSpec) -> SandboxError 
             }
         }
         LaunchError::Execute(errno) => {
-            let program = spec
-                .argv
+            let program = argv
                 .first()
                 .map(|name| name.to_string_lossy().into_owned())
                 .unwrap_or_default();

@@ -47,6 +47,8 @@ pub struct SandboxSpec {
     pub stdio: Stdio,
     /// What it may use up.
     pub limits: Limits,
+    /// Whether it has groups beyond those that its limits need.
+    pub accounting: Accounting,
     /// Resource limits of the process itself (`ulimit`).
     pub rlimits: Vec<Rlimit>,
     /// What it may do.
@@ -73,6 +75,7 @@ impl SandboxSpec {
             network: Network::None,
             stdio: Stdio::Inherit,
             limits: Limits::default(),
+            accounting: Accounting::Limits,
             rlimits: Vec::new(),
             security: Security::default(),
             shm_size_bytes: 64 << 20,
@@ -116,14 +119,36 @@ impl RootfsSpec {
 
 /// The two directories overlay needs to write: on one file system, the second one empty and private to it.
 ///
-/// They are mounted `volatile`: after a crash of the machine the upper directory has to be thrown away. The work
-/// directory is used up by one mount, also by one that fails, and cannot be used again.
+/// The work directory is used up by one mount, also by one that fails, and cannot be used again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpperDirectory {
     /// Where changes go, in overlay's format.
     pub upper: PathBuf,
     /// Overlay's own scratch space.
     pub work: PathBuf,
+    /// What a crash of the machine may do to the changes.
+    pub durability: Durability,
+}
+
+impl UpperDirectory {
+    /// Directories for changes that are thrown away, or published as a whole, when the mount is gone.
+    #[must_use]
+    pub const fn passing(upper: PathBuf, work: PathBuf) -> Self {
+        Self {
+            upper,
+            work,
+            durability: Durability::Passing,
+        }
+    }
+}
+
+/// What becomes of changes to a tree when the machine crashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The directory has to be thrown away then: it is mounted `volatile`, and nothing waits for the disk.
+    Passing,
+    /// What was synced is there, as in any other folder.
+    Kept,
 }
 
 /// Something mounted at a place in the container.
@@ -343,8 +368,20 @@ impl Limits {
             Controller::Cpu => self.cpu_thousandths = None,
             Controller::Pids => self.pids = PidsLimit::Default,
             Controller::Io => self.io_weight = None,
+            // They limit nothing.
+            Controller::Freezer | Controller::CpuAccounting => {}
         }
     }
+}
+
+/// Which cgroups a sandbox has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Accounting {
+    /// Those that its limits need.
+    #[default]
+    Limits,
+    /// All that can be had, so that it can be frozen, measured and limited later.
+    Everything,
 }
 
 /// How many processes and threads a sandbox may have.

@@ -90,7 +90,11 @@ impl AsFd for Terminal {
     }
 }
 
-pub(crate) fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
+/// Writes everything, also to a file that somebody made non-blocking.
+///
+/// # Errors
+/// What `write(2)` says.
+pub fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
         match rustix::io::write(file, bytes) {
             Ok(written) => bytes = &bytes[written..],

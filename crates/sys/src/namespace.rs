@@ -1,6 +1,6 @@
 //! Moving this process into namespaces of its own. Only while it has one thread.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::UnshareFlags;
@@ -63,6 +63,110 @@ fn stop_propagation() -> Result<(), Errno> {
         c"/",
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
     )
+}
+
+/// Which namespaces of another process are joined.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Joined {
+    /// Users. Only while this process has one thread.
+    pub user: bool,
+    /// Mounts.
+    pub mount: bool,
+    /// Processes; it is children of the caller that will be in it.
+    pub pid: bool,
+    /// Network.
+    pub network: bool,
+    /// Message queues and shared memory.
+    pub ipc: bool,
+    /// Host name.
+    pub uts: bool,
+    /// What is seen of cgroups.
+    pub cgroup: bool,
+    /// Offsets of clocks.
+    pub time: bool,
+}
+
+impl Joined {
+    /// The kinds, by their names below `/proc/<pid>/ns` and the bits of `clone(2)`.
+    const KINDS: [(&'static str, libc::c_int); 8] = [
+        ("user", libc::CLONE_NEWUSER),
+        ("mnt", libc::CLONE_NEWNS),
+        ("pid", libc::CLONE_NEWPID),
+        ("net", libc::CLONE_NEWNET),
+        ("ipc", libc::CLONE_NEWIPC),
+        ("uts", libc::CLONE_NEWUTS),
+        ("cgroup", libc::CLONE_NEWCGROUP),
+        ("time", 0x80),
+    ];
+
+    const fn flags(self) -> [bool; 8] {
+        let Self {
+            user,
+            mount,
+            pid,
+            network,
+            ipc,
+            uts,
+            cgroup,
+            time,
+        } = self;
+        [user, mount, pid, network, ipc, uts, cgroup, time]
+    }
+
+    /// Those in which process `pid` is and the calling one is not.
+    ///
+    /// # Errors
+    /// What `stat(2)` says of the files below `/proc/<pid>/ns`: `NOENT` for a process that is gone.
+    pub fn of(pid: u32) -> Result<Self, Errno> {
+        let mut differ = [false; 8];
+        for ((name, _), differs) in Self::KINDS.into_iter().zip(&mut differ) {
+            let look = |process: &str| rustix::fs::stat(format!("/proc/{process}/ns/{name}"));
+            let own = match look("self") {
+                // A kernel without this kind.
+                Err(Errno::NOENT) => continue,
+                own => own?,
+            };
+            let other = look(&pid.to_string())?;
+            *differs = (own.st_dev, own.st_ino) != (other.st_dev, other.st_ino);
+        }
+        let [user, mount, pid, network, ipc, uts, cgroup, time] = differ;
+        Ok(Self {
+            user,
+            mount,
+            pid,
+            network,
+            ipc,
+            uts,
+            cgroup,
+            time,
+        })
+    }
+}
+
+/// Moves the calling thread into namespaces of the process behind a pidfd. Allocates nothing.
+///
+/// # Errors
+/// What `setns(2)` says: `SRCH` for a process that is gone, `PERM` without the right.
+pub fn join(process: BorrowedFd<'_>, namespaces: Joined) -> Result<(), Errno> {
+    let kinds = Joined::KINDS.into_iter().zip(namespaces.flags());
+    let bits = kinds
+        .filter(|(_, wanted)| *wanted)
+        .fold(0, |bits, ((_, bit), _)| bits | bit);
+    if bits == 0 {
+        return Ok(());
+    }
+    // SAFETY: numbers only.
+    let result = unsafe {
+        crate::raw::syscall5(
+            libc::SYS_setns,
+            process.as_raw_fd() as usize,
+            bits.cast_unsigned() as usize,
+            0,
+            0,
+            0,
+        )
+    };
+    result.map(drop)
 }
 
 /// A process forked off this one.

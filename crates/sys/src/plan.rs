@@ -23,6 +23,7 @@ use std::os::fd::OwnedFd;
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 
 use crate::mount::{Depth, MountAttributes};
+use crate::namespace::Joined;
 use crate::seccomp::Program;
 
 pub(crate) use run::{ExecuteLists, Progress, Table, carry_out};
@@ -84,6 +85,13 @@ pub enum Operation {
     UnshareCgroup,
     /// Moves into a network namespace. What is made of the network later, such as a sysfs, shows that one.
     EnterNetwork(Slot),
+    /// Moves into namespaces of another process; its root becomes that of its mount namespace.
+    Join {
+        /// The other process' pidfd.
+        process: Slot,
+        /// Which of its namespaces.
+        namespaces: Joined,
+    },
     /// Attaches the new root file system over the old one.
     AttachRoot {
         /// A detached mount.
@@ -286,6 +294,7 @@ impl Plan {
             }
             Operation::UnshareCgroup => "new cgroup namespace".to_owned(),
             Operation::EnterNetwork(network) => format!("enter {}", name(network)),
+            Operation::Join { process, .. } => format!("join the namespaces of {}", name(process)),
             Operation::AttachRoot { mount } => format!("attach {} over /", name(mount)),
             Operation::Attach { mount, target } => {
                 format!("attach {} on {}", name(mount), name(target))

@@ -33,6 +33,16 @@ pub struct Namespaces {
     pub time: bool,
 }
 
+/// The namespaces that a process starts in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// New ones.
+    New(Namespaces),
+    /// Those of its parent, which may have set another one for the pids of its children. The plan may
+    /// [join](crate::plan::Operation::Join) others.
+    Inherited,
+}
+
 /// Why a process could not be launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaunchError {
@@ -148,7 +158,7 @@ unsafe extern "C" fn child(argument: *mut libc::c_void) -> ! {
     }
 }
 
-/// Starts a process in new namespaces that carries out `plan` and ends in its program.
+/// Starts a process that carries out `plan` and ends in its program.
 ///
 /// Returns when the program was executed. The calling thread stands still until then; the rest of the process
 /// goes on. With `cgroup`, the process starts in that cgroup (version 2).
@@ -160,9 +170,13 @@ unsafe extern "C" fn child(argument: *mut libc::c_void) -> ! {
 /// [`LaunchError`]; there is no process left behind in any case.
 pub fn launch(
     plan: &Plan,
-    namespaces: Namespaces,
+    start: Start,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<ChildProcess, LaunchError> {
+    let (is_new, namespaces) = match start {
+        Start::New(namespaces) => (true, namespaces),
+        Start::Inherited => (false, Namespaces::default()),
+    };
     let Namespaces {
         network,
         cgroup: cgroup_namespace,
@@ -173,15 +187,13 @@ pub fn launch(
     const INTO_CGROUP: u64 = 1 << 33;
     const NEWTIME: u64 = 0x80;
     let bit = |flag: libc::c_int| u64::from(flag.cast_unsigned());
-    let mut flags = CLEAR_SIGHAND
-        | bit(libc::CLONE_VM)
-        | bit(libc::CLONE_VFORK)
-        | bit(libc::CLONE_PIDFD)
-        | bit(libc::CLONE_NEWNS)
-        | bit(libc::CLONE_NEWPID)
-        | bit(libc::CLONE_NEWIPC)
-        | bit(libc::CLONE_NEWUTS);
+    let mut flags =
+        CLEAR_SIGHAND | bit(libc::CLONE_VM) | bit(libc::CLONE_VFORK) | bit(libc::CLONE_PIDFD);
     for (wanted, flag) in [
+        (is_new, bit(libc::CLONE_NEWNS)),
+        (is_new, bit(libc::CLONE_NEWPID)),
+        (is_new, bit(libc::CLONE_NEWIPC)),
+        (is_new, bit(libc::CLONE_NEWUTS)),
         (network, bit(libc::CLONE_NEWNET)),
         (cgroup_namespace, bit(libc::CLONE_NEWCGROUP)),
         (time, NEWTIME),
@@ -315,16 +327,7 @@ impl ChildProcess {
     /// # Errors
     /// What `poll(2)` says.
     pub fn wait_until(&self, deadline: Option<Instant>) -> Result<bool, Errno> {
-        loop {
-            let mut poll = [PollFd::new(&self.pidfd, PollFlags::IN)];
-            let left = deadline
-                .map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
-            match rustix::event::poll(&mut poll, left.as_ref()) {
-                Ok(ready) => return Ok(ready > 0),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        wait_until(self.pidfd.as_fd(), deadline)
     }
 
     /// Waits until it has ended, and reaps it.
@@ -355,12 +358,69 @@ impl AsFd for ChildProcess {
     }
 }
 
+/// Waits until the process behind a pidfd has ended, at most until `deadline`. Returns whether it has.
+///
+/// # Errors
+/// What `poll(2)` says.
+pub fn wait_until(pidfd: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool, Errno> {
+    loop {
+        let mut poll = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+        let left =
+            deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
+        match rustix::event::poll(&mut poll, left.as_ref()) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn timespec(duration: Duration) -> Timespec {
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     Timespec {
         tv_sec: seconds,
         tv_nsec: i64::from(duration.subsec_nanos()),
     }
+}
+
+/// Takes charge of a descriptor that this process inherited, as whoever started it said.
+///
+/// # Errors
+/// `BADF` if there is none, or it is one of this process' own: those are all closed when a program starts, so one
+/// that is not has no owner yet.
+pub fn inherited(number: RawFd) -> Result<OwnedFd, Errno> {
+    if number < 3 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: only looked at, by a call that says whether it is open.
+    let flags = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) })?;
+    if flags.contains(rustix::io::FdFlags::CLOEXEC) {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: nothing in this process made it, so nobody else owns it; and from the next line on it looks like one
+    // that is owned.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(descriptor)
+}
+
+/// Executes the program behind `file` in place of this process, and returns only if that fails.
+///
+/// Descriptors without `O_CLOEXEC` stay open.
+pub fn replace(file: BorrowedFd<'_>, arguments: &[CString], environment: &[CString]) -> Errno {
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: the path is a C string, and the lists are of live C strings and end in null.
+    let result = unsafe {
+        raw::syscall5(
+            libc::SYS_execveat,
+            file.as_raw_fd() as usize,
+            c"".as_ptr() as usize,
+            arguments.as_ptr() as usize,
+            environment.as_ptr() as usize,
+            libc::AT_EMPTY_PATH.cast_unsigned() as usize,
+        )
+    };
+    result.err().unwrap_or(Errno::INVAL)
 }
 
 /// A pidfd of this process.
@@ -394,7 +454,7 @@ mod tests {
     #[test]
     fn a_plan_ends_in_its_program_and_the_code_comes_back() {
         let plan = Plan::new(program(&["sh", "-c", "exit 7"]));
-        let child = launch(&plan, Namespaces::default(), None).unwrap();
+        let child = launch(&plan, Start::New(Namespaces::default()), None).unwrap();
         assert!(child.wait_until(None).unwrap());
         assert_eq!(child.wait().unwrap(), Ended::Code(7));
         assert_eq!(child.wait().unwrap_err(), Errno::CHILD);
@@ -417,11 +477,11 @@ mod tests {
         plan.push(Operation::ResetSignals);
         let child = launch(
             &plan,
-            Namespaces {
+            Start::New(Namespaces {
                 network: true,
                 cgroup: true,
                 time: true,
-            },
+            }),
             None,
         )
         .unwrap();
@@ -462,7 +522,12 @@ mod tests {
             to: 1,
         });
         let directory = crate::confined::open_directory(&group).unwrap();
-        let child = launch(&plan, Namespaces::default(), Some(directory.as_fd())).unwrap();
+        let child = launch(
+            &plan,
+            Start::New(Namespaces::default()),
+            Some(directory.as_fd()),
+        )
+        .unwrap();
         drop(plan);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
@@ -482,7 +547,7 @@ mod tests {
         let nothing = plan.empty("nothing");
         plan.push(Operation::Umask(0o22));
         plan.push(Operation::WorkingDirectory(nothing));
-        let error = launch(&plan, Namespaces::default(), None).unwrap_err();
+        let error = launch(&plan, Start::New(Namespaces::default()), None).unwrap_err();
         assert_eq!(error, LaunchError::Operation(1, Errno::BADF));
         assert_eq!(plan.describe(1), "working directory nothing");
     }
@@ -491,10 +556,16 @@ mod tests {
     fn a_program_that_is_not_there_is_told_from_a_failed_step() {
         let mut missing = program(&["x"]);
         missing.candidates = vec![c("/nonexistent/x"), c("/etc/passwd/x")];
-        let error = launch(&Plan::new(missing.clone()), Namespaces::default(), None).unwrap_err();
+        let error = launch(
+            &Plan::new(missing.clone()),
+            Start::New(Namespaces::default()),
+            None,
+        )
+        .unwrap_err();
         assert_eq!(error, LaunchError::Execute(Errno::NOENT));
         missing.candidates.insert(0, c("/etc/passwd"));
-        let error = launch(&Plan::new(missing), Namespaces::default(), None).unwrap_err();
+        let error =
+            launch(&Plan::new(missing), Start::New(Namespaces::default()), None).unwrap_err();
         assert_eq!(error, LaunchError::Execute(Errno::ACCESS));
     }
 }

@@ -266,10 +266,7 @@ impl<'a> PackageTools<'a> {
         let work = self.scratch.path().join(format!("work-{}", self.runs));
         self.runs += 1;
         std::fs::create_dir(&work)?;
-        let upper = UpperDirectory {
-            upper: self.upper.clone(),
-            work,
-        };
+        let upper = UpperDirectory::passing(self.upper.clone(), work);
         let rootfs = RootfsSpec::writable(self.lowers.clone(), upper);
         let mut spec = SandboxSpec::new(rootfs, &command.argv);
         spec.env = command

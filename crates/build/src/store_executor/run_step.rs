@@ -113,10 +113,7 @@ fn spec(
         limits,
         timeout: _,
     } = run;
-    let upper = UpperDirectory {
-        upper: draft.fs(),
-        work: draft.work().to_owned(),
-    };
+    let upper = UpperDirectory::passing(draft.fs(), draft.work().to_owned());
     let lowers = match stack.lowers.directories.as_slice() {
         [] => process::lowers(&[], scratch.get()?)?,
         lowers => lowers.to_vec(),
@@ -210,10 +207,10 @@ fn working_copy(
     source: PathBuf,
     scratch: &Scratch,
 ) -> Result<Mount, Failure> {
-    let upper = UpperDirectory {
-        upper: process::folder(scratch, "copy")?,
-        work: process::folder(scratch, "copy-work")?,
-    };
+    let upper = UpperDirectory::passing(
+        process::folder(scratch, "copy")?,
+        process::folder(scratch, "copy-work")?,
+    );
     Ok(Mount {
         target: workdir.as_str().into(),
         source: MountSource::Overlay {

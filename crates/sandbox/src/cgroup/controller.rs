@@ -13,6 +13,10 @@ pub enum Controller {
     Pids,
     /// Disk bandwidth.
     Io,
+    /// Nothing: it stops and continues all processes. A controller of its own in version 1 only.
+    Freezer,
+    /// Nothing: it measures processor time. A controller of its own in version 1 only.
+    CpuAccounting,
 }
 
 impl Controller {
@@ -22,6 +26,8 @@ impl Controller {
             Self::Cpu => "cpu",
             Self::Pids => "pids",
             Self::Io => "io",
+            Self::Freezer => "freezer",
+            Self::CpuAccounting => "cpuacct",
         }
     }
 }
@@ -33,6 +39,8 @@ impl fmt::Display for Controller {
             Self::Cpu => "processor time",
             Self::Pids => "the number of processes",
             Self::Io => "disk bandwidth",
+            Self::Freezer => "when processes stand still",
+            Self::CpuAccounting => "the measured processor time",
         })
     }
 }

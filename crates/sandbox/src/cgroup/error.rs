@@ -19,6 +19,12 @@ pub enum CgroupError {
         /// What is missing, and how to get it.
         reason: String,
     },
+    /// Nothing can make its processes stand still.
+    #[error(
+        "the container is in no cgroup that can stand still; as an ordinary user, start it below \
+         `systemd-run --user --scope -p Delegate=yes`, or as root"
+    )]
+    NoFreezer,
     /// The kernel refused.
     #[error("cannot {action} `{path}`: {errno}")]
     Kernel {

@@ -24,6 +24,15 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
+    /// The folders that its processes are in.
+    pub(crate) fn directories(&self) -> &[PathBuf] {
+        match self.start_in {
+            // The one around it has none.
+            Some(_) => &self.directories[..1],
+            None => &self.directories,
+        }
+    }
+
     /// Where a process can be started in (version 2).
     pub(crate) fn start_in(&self) -> Option<BorrowedFd<'_>> {
         self.start_in.as_ref().map(AsFd::as_fd)

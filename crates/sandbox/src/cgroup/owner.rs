@@ -76,7 +76,7 @@ impl fmt::Display for GroupName {
 }
 
 /// When a process was started, in ticks since boot. With its number this names it for good.
-fn start_time(pid: u32) -> Option<u64> {
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in the second field may hold anything, spaces and parentheses too.
     let (_, fields) = text.rsplit_once(')')?;

@@ -14,6 +14,15 @@ use crate::spec::Limits;
 /// Length of the time slice in which a share of processor time is counted.
 const PERIOD_MICROSECONDS: u64 = 100_000;
 
+/// What is made use of, where it is mounted. A disk controller is called `blkio` here and limits nothing.
+const CONTROLLERS: [Controller; 5] = [
+    Controller::Memory,
+    Controller::Cpu,
+    Controller::Pids,
+    Controller::Freezer,
+    Controller::CpuAccounting,
+];
+
 /// For each controller, the group this process is in.
 #[derive(Debug)]
 pub(crate) struct Version1 {
@@ -23,7 +32,7 @@ pub(crate) struct Version1 {
 impl Version1 {
     pub(super) fn find(mounts: &[MountLine], own: &str) -> Option<Self> {
         let mut found = BTreeMap::new();
-        for controller in [Controller::Memory, Controller::Cpu, Controller::Pids] {
+        for controller in CONTROLLERS {
             let has = |list: &str| list.split(',').any(|name| name == controller.name());
             let Some(mount) = mounts
                 .iter()
@@ -45,45 +54,79 @@ impl Version1 {
         self.own.values().cloned().collect()
     }
 
+    /// Adds groups of all controllers that it has none of, as far as they can be had.
+    pub(super) fn widen(&self, name: GroupName, group: Option<Cgroup>) -> Option<Cgroup> {
+        let mut group = group.unwrap_or_else(empty);
+        for (controller, parent) in &self.own {
+            let directory = parent.join(name.to_string());
+            // Two controllers may share a hierarchy.
+            if group.directories.contains(&directory) {
+                continue;
+            }
+            if let Err(error) = add(&mut group, *controller, directory, &[]) {
+                tracing::debug!("no group for {controller}: {error}");
+            }
+        }
+        (!group.directories.is_empty()).then_some(group)
+    }
+
     pub(super) fn create(
         &self,
         name: GroupName,
         limits: &Limits,
         needed: &[Controller],
     ) -> Result<Cgroup, CgroupError> {
-        let mut group = Cgroup {
-            directories: Vec::new(),
-            join: Vec::new(),
-            start_in: None,
-            memory_events: None,
-        };
+        let mut group = empty();
         for controller in needed {
             let Some(parent) = self.own.get(controller) else {
                 return Err(unavailable(*controller));
             };
-            let directory = parent.join(name.to_string());
-            let opened = make(&directory, &settings(*controller, limits))
-                .map_err(|error| explain(*controller, error))?;
-            group.directories.push(directory.clone());
-            let join =
-                confined::open_beneath(&opened, "cgroup.procs", OFlags::WRONLY, Mode::empty())
-                    .map_err(|errno| CgroupError::Kernel {
-                        action: "join",
-                        path: directory.join("cgroup.procs"),
-                        errno,
-                    })?;
-            group
-                .join
-                .push((format!("{} cgroup", controller.name()), join));
-            if *controller == Controller::Memory {
-                group.memory_events = Some(directory.join("memory.oom_control"));
-            }
+            let settings = settings(*controller, limits);
+            add(
+                &mut group,
+                *controller,
+                parent.join(name.to_string()),
+                &settings,
+            )
+            .map_err(|error| explain(*controller, error))?;
         }
         Ok(group)
     }
 }
 
-fn settings(controller: Controller, limits: &Limits) -> Vec<Setting> {
+fn empty() -> Cgroup {
+    Cgroup {
+        directories: Vec::new(),
+        join: Vec::new(),
+        start_in: None,
+        memory_events: None,
+    }
+}
+
+fn add(
+    group: &mut Cgroup,
+    controller: Controller,
+    directory: PathBuf,
+    settings: &[Setting],
+) -> Result<(), CgroupError> {
+    let opened = make(&directory, settings)?;
+    group.directories.push(directory.clone());
+    let join = confined::open_beneath(&opened, "cgroup.procs", OFlags::WRONLY, Mode::empty())
+        .map_err(|errno| CgroupError::Kernel {
+            action: "join",
+            path: directory.join("cgroup.procs"),
+            errno,
+        })?;
+    group
+        .join
+        .push((format!("{} cgroup", controller.name()), join));
+    if controller == Controller::Memory {
+        group.memory_events = Some(directory.join("memory.oom_control"));
+    }
+    Ok(())
+}
+
+pub(super) fn settings(controller: Controller, limits: &Limits) -> Vec<Setting> {
     match controller {
         Controller::Memory => {
             let memory = limits
@@ -115,7 +158,7 @@ fn settings(controller: Controller, limits: &Limits) -> Vec<Setting> {
             .map(|count| Setting::new("pids.max", count))
             .into_iter()
             .collect(),
-        Controller::Io => Vec::new(),
+        Controller::Io | Controller::Freezer | Controller::CpuAccounting => Vec::new(),
     }
 }
 
@@ -167,7 +210,9 @@ fn explain(controller: Controller, error: CgroupError) -> CgroupError {
                 reason,
             }
         }
-        CgroupError::Kernel { .. } | CgroupError::Unavailable { .. } => error,
+        CgroupError::Kernel { .. } | CgroupError::Unavailable { .. } | CgroupError::NoFreezer => {
+            error
+        }
     }
 }
 

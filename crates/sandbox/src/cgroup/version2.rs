@@ -26,6 +26,14 @@ const INNER: &str = "sandbox";
 /// Length of the time slice in which a share of processor time is counted.
 const PERIOD_MICROSECONDS: u64 = 100_000;
 
+/// Controllers that count what is used up.
+const MEASURING: [Controller; 4] = [
+    Controller::Memory,
+    Controller::Cpu,
+    Controller::Io,
+    Controller::Pids,
+];
+
 /// The one hierarchy.
 #[derive(Debug)]
 pub(crate) struct Version2 {
@@ -64,22 +72,47 @@ impl Version2 {
         limits: &Limits,
         needed: &[Controller],
     ) -> Result<Cgroup, CgroupError> {
-        let find = || parent::find(&self.parents(), needed, &name.home());
+        // To ask for a place is not worth it for what nobody asked for.
+        let asks = *limits != Limits::default();
+        self.create_with(name, limits, needed, needed, asks)
+    }
+
+    /// Makes a group in which more is measured than `limits` need.
+    pub(super) fn create_measured(
+        &self,
+        name: GroupName,
+        limits: &Limits,
+        needed: &[Controller],
+    ) -> Result<Cgroup, CgroupError> {
+        let mut controllers = needed.to_vec();
+        let more = MEASURING.into_iter().filter(|it| !needed.contains(it));
+        controllers.extend(more);
+        // The nearest place may offer some of them only; then there is at least a group.
+        let all = self.create_with(name, limits, needed, &controllers, true);
+        all.or_else(|_| self.create_with(name, limits, needed, needed, true))
+    }
+
+    fn create_with(
+        &self,
+        name: GroupName,
+        limits: &Limits,
+        needed: &[Controller],
+        controllers: &[Controller],
+        asks: bool,
+    ) -> Result<Cgroup, CgroupError> {
+        let find = || parent::find(&self.parents(), controllers, &name.home());
         let parent = match find() {
-            // Not worth it for what nobody asked for.
-            Err(Unfit::NotWritable) if *limits != Limits::default() && self.ask_for_scope() => {
-                find()
-            }
+            Err(Unfit::NotWritable) if asks && self.ask_for_scope() => find(),
             found => found,
         };
-        let parent = parent.map_err(|unfit| self.unavailable(unfit, needed))?;
+        let parent = parent.map_err(|unfit| self.unavailable(unfit, controllers))?;
         let outer = parent.join(name.to_string());
         let inner = outer.join(INNER);
         make(
             &outer,
             &[Setting::new(
                 "cgroup.subtree_control",
-                parent::request(needed),
+                parent::request(controllers),
             )],
         )?;
         let opened = make(&inner, &settings(limits, needed)).inspect_err(|_| {
@@ -118,14 +151,14 @@ impl Version2 {
         let own = self.own.display();
         let (limit, reason) = match unfit {
             Unfit::NotWritable => (
-                needed[0],
+                first(needed),
                 format!(
                     "this user may not make cgroups in `{own}` or above; start kiln by `systemd-run --user --scope \
                      -p Delegate=yes kiln …`, or as root"
                 ),
             ),
             Unfit::Occupied { directory } => (
-                needed[0],
+                first(needed),
                 format!(
                     "`{}` has processes that kiln may not move to a group of their own",
                     directory.display()
@@ -165,7 +198,12 @@ impl Version2 {
     }
 }
 
-fn settings(limits: &Limits, needed: &[Controller]) -> Vec<Setting> {
+/// What is said to be missing where nothing was asked for in particular.
+fn first(needed: &[Controller]) -> Controller {
+    needed.first().copied().unwrap_or(Controller::Pids)
+}
+
+pub(super) fn settings(limits: &Limits, needed: &[Controller]) -> Vec<Setting> {
     let mut settings = Vec::new();
     for controller in needed {
         match controller {
@@ -197,6 +235,7 @@ fn settings(limits: &Limits, needed: &[Controller]) -> Vec<Setting> {
                 let weight = limits.io_weight.unwrap_or(100);
                 settings.push(Setting::new("io.weight", format!("default {weight}")));
             }
+            Controller::Freezer | Controller::CpuAccounting => {}
         }
     }
     settings

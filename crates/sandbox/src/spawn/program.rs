@@ -1,6 +1,7 @@
 //! The program of a sandbox: its name, arguments, environment, input and output.
 
-use std::ffi::{CString, OsStr};
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -13,17 +14,21 @@ use crate::error::SandboxError;
 use crate::spec::{DEFAULT_PATH, Ids, SandboxSpec, Stdio};
 
 /// The program with its arguments and environment.
-pub(super) fn program(spec: &SandboxSpec, home: &str) -> Result<Execute, SandboxError> {
+pub(crate) fn program(
+    argv: &[OsString],
+    variables: &BTreeMap<OsString, OsString>,
+    home: &str,
+) -> Result<Execute, SandboxError> {
     let text = |bytes: &[u8], what: &str| {
         CString::new(bytes)
             .map_err(|_zero_byte| SandboxError::spec(format!("{what} has a zero byte in it")))
     };
-    let name = spec.argv.first().filter(|name| !name.is_empty());
+    let name = argv.first().filter(|name| !name.is_empty());
     let name = name
         .ok_or_else(|| SandboxError::spec("there is no program to run"))?
         .as_bytes();
     let mut environment = Vec::new();
-    for (key, value) in &spec.env {
+    for (key, value) in variables {
         let key = key.as_bytes();
         if key.is_empty() || key.contains(&b'=') {
             let key = key.escape_ascii();
@@ -34,7 +39,7 @@ pub(super) fn program(spec: &SandboxSpec, home: &str) -> Result<Execute, Sandbox
         let what = format!("the environment variable `{}`", key.escape_ascii());
         environment.push(text(&[key, b"=", value.as_bytes()].concat(), &what)?);
     }
-    if !spec.env.contains_key(OsStr::new("HOME")) {
+    if !variables.contains_key(OsStr::new("HOME")) {
         environment.push(text(
             format!("HOME={home}").as_bytes(),
             "the home directory",
@@ -43,8 +48,7 @@ pub(super) fn program(spec: &SandboxSpec, home: &str) -> Result<Execute, Sandbox
     let candidates = if name.contains(&b'/') {
         vec![text(name, "the program's name")?]
     } else {
-        let path = spec
-            .env
+        let path = variables
             .get(OsStr::new("PATH"))
             .map_or(DEFAULT_PATH.as_bytes(), |path| path.as_bytes());
         let directories = path
@@ -54,8 +58,7 @@ pub(super) fn program(spec: &SandboxSpec, home: &str) -> Result<Execute, Sandbox
             .map(|directory| text(&[directory, b"/", name].concat(), "the program's name"))
             .collect::<Result<_, _>>()?
     };
-    let arguments = spec
-        .argv
+    let arguments = argv
         .iter()
         .map(|argument| text(argument.as_bytes(), "an argument"))
         .collect::<Result<_, _>>()?;
@@ -82,7 +85,7 @@ pub(super) fn hostname(spec: &SandboxSpec) -> Result<CString, SandboxError> {
 }
 
 /// Descriptors 0 to 2 of the process, and kiln's ends of them.
-pub(super) fn stdio(kind: Stdio, user: &Ids) -> Result<([Option<OwnedFd>; 3], Ends), SandboxError> {
+pub(crate) fn stdio(kind: Stdio, user: &Ids) -> Result<([Option<OwnedFd>; 3], Ends), SandboxError> {
     let mut ends = Ends::default();
     let pipe = || {
         let fail = || SandboxError::kernel("making a pipe");
@@ -121,7 +124,7 @@ pub(super) fn stdio(kind: Stdio, user: &Ids) -> Result<([Option<OwnedFd>; 3], En
 }
 
 /// Makes a file the user's, so that it can also be opened by way of `/dev/stdout`.
-pub(super) fn give(file: &OwnedFd, user: &Ids) -> Result<(), SandboxError> {
+pub(crate) fn give(file: &OwnedFd, user: &Ids) -> Result<(), SandboxError> {
     rustix::fs::fchown(
         file,
         Some(Uid::from_raw(user.uid)),
@@ -132,7 +135,7 @@ pub(super) fn give(file: &OwnedFd, user: &Ids) -> Result<(), SandboxError> {
     ))
 }
 
-pub(super) fn duplicate(file: impl AsFd) -> Result<OwnedFd, SandboxError> {
+pub(crate) fn duplicate(file: impl AsFd) -> Result<OwnedFd, SandboxError> {
     rustix::io::fcntl_dupfd_cloexec(file, 3)
         .map_err(SandboxError::kernel("duplicating a descriptor"))
 }

@@ -150,10 +150,7 @@ impl Context {
     }
 
     pub(crate) fn upper(&mut self) -> UpperDirectory {
-        UpperDirectory {
-            upper: self.fresh("upper"),
-            work: self.fresh("work"),
-        }
+        UpperDirectory::passing(self.fresh("upper"), self.fresh("work"))
     }
 
     /// A shell script in a writable root file system, its output to be read.

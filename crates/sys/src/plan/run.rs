@@ -131,6 +131,10 @@ fn carry_out_one(operation: &Operation, table: &mut Table) -> Result<(), Errno> 
             table.get(*network)?,
             Some(rustix::thread::LinkNameSpaceType::Network),
         ),
+        Operation::Join {
+            process,
+            namespaces,
+        } => crate::namespace::join(table.get(*process)?, *namespaces),
         Operation::AttachRoot { mount } => {
             let flags = rustix::mount::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
             rustix::mount::move_mount(table.get(*mount)?, c"", rustix::fs::CWD, c"/", flags)
