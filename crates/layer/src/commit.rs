@@ -10,6 +10,7 @@
 //! difference in time alone is none. The result depends on nothing else: not on the order the files
 //! were made in, nor on how often, nor on what was changed and changed back.
 
+mod changes;
 mod prune;
 mod settle;
 mod stream;
@@ -18,6 +19,8 @@ mod survey;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
+
+pub use changes::{Change, ChangeKind, changes};
 
 use crate::{Committed, FileError, FilePool, LowerStack, PathError, TreePath};
 

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod archive;
 mod commit;
 mod compression;
 mod conflict;
@@ -17,17 +18,20 @@ mod disk;
 mod draft;
 mod encoder;
 mod entry;
+mod extract;
 mod fixup;
 mod index;
 mod path;
 mod pool;
 mod read_ahead;
+mod replicate;
 mod stack;
 mod tar;
 mod unpack;
 mod write;
 
-pub use commit::{CommitError, CommitOptions, Ownership, commit};
+pub use archive::{ArchiveError, archive};
+pub use commit::{Change, ChangeKind, CommitError, CommitOptions, Ownership, changes, commit};
 pub use compression::{BombError, Decoder, Format, FormatError};
 pub use conflict::{Conflict, ConflictKind, conflicts};
 pub use disk::{FileError, remove_tree};
@@ -39,10 +43,12 @@ pub use encoder::Encoder;
 pub use entry::{
     ContentHash, DEFAULT_DIRECTORY_MODE, Entry, MAX_XATTR_BYTES, Metadata, Node, Xattrs, xattr_kept,
 };
+pub use extract::{ExtractError, ExtractOwner, extract};
 pub use fixup::{DirectoryFix, fixups, write_fixups};
 pub use index::{DecodeError, IndexError, TreeIndex};
 pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATH_DEPTH, PathError, TreePath};
 pub use pool::{FileIdentity, FilePool};
+pub use replicate::replicate;
 pub use stack::{LastLink, LowerStack, ResolveError};
 pub use tar::TarError;
 pub use unpack::{

@@ -23,6 +23,8 @@ pub(super) struct Item {
     pub(super) what: What,
     /// Whether the stack below shows something else here.
     pub(super) changed: bool,
+    /// Whether it shows anything here.
+    pub(super) is_below: bool,
 }
 
 #[derive(Debug)]
@@ -83,6 +85,7 @@ pub(super) fn survey(upper: impl AsFd, lower: &LowerStack) -> Result<Vec<Item>, 
     let (metadata, below) = (disk::metadata(&stat, xattrs), lower.root_metadata()?);
     let mut survey = Survey::default();
     survey.items.push(Item {
+        is_below: true,
         changed: !metadata.same_but_time(&below),
         path,
         parent: 0,
@@ -148,6 +151,7 @@ impl Survey {
         }
         let what = what(directory, name, &stat).at("read", &path)?;
         let same = is_same(&what, &stat, lower.as_ref()).at("compare", &path)?;
+        let is_below = lower.is_some();
         if let (What::File, true, Some(below)) = (&what, same, lower) {
             self.pending.push(Pending {
                 at: self.items.len(),
@@ -161,6 +165,7 @@ impl Survey {
             stat,
             what,
             changed: !same,
+            is_below,
         });
         if self.pending.len() >= BATCH {
             self.compare_pending()?;
@@ -179,6 +184,7 @@ impl Survey {
         let own_xattrs = disk::xattrs(&directory).at("read the attributes of", &path)?;
         let metadata = disk::metadata(&stat, own_xattrs.0);
         let (mut below, mut shown, mut opaque) = (None, None, false);
+        let is_below = lower.is_some();
         if let Some(found) = lower
             && found.directory.is_some()
         {
@@ -196,6 +202,7 @@ impl Survey {
             path,
             parent,
             stat,
+            is_below,
             changed: opaque || !same,
             what: What::Directory {
                 metadata,
