@@ -1,9 +1,10 @@
 //! Things that tests start from, made when they run: a root file system of one
 //! program, a registry on the loopback device.
 
+mod containers;
 pub(crate) mod http;
-pub(crate) mod own_registry;
 pub(crate) mod machine;
+pub(crate) mod own_registry;
 mod project;
 mod proxy;
 mod registry;
@@ -11,6 +12,7 @@ mod rootfs;
 pub(crate) mod tar;
 mod web;
 
+pub(crate) use containers::{ContainerSpace, wait_until};
 pub(crate) use project::{busybox_project, rewrite_busybox_project};
 pub(crate) use proxy::{Fault, Proxy, Way};
 pub(crate) use registry::Registry;

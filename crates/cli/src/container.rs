@@ -19,7 +19,7 @@ const ENV_FILE_LIMIT_BYTES: u64 = 1 << 20;
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Container")]
 pub(crate) struct ContainerArgs {
-    /// Keep standard input open, which it always is
+    /// Keep standard input open; in the foreground it always is
     #[arg(short, long)]
     interactive: bool,
 
@@ -106,6 +106,11 @@ impl ContainerArgs {
         self.network.needs_a_bridge()
     }
 
+    /// Whether input stays open while nobody is there to type.
+    pub(crate) fn keeps_input_open(&self) -> bool {
+        self.interactive
+    }
+
     /// What is to be different, with `command` instead of the image's.
     ///
     /// Relative paths of this machine begin in `folder`.
@@ -166,7 +171,7 @@ impl ContainerArgs {
     }
 }
 
-fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     ByteSize::parse(text).map(|size| size.0).map_err(explained)
 }
 
@@ -174,7 +179,7 @@ fn time(text: &str) -> Result<Duration, String> {
     TimeSpan::parse(text).map(|time| time.0).map_err(explained)
 }
 
-fn signal(text: &str) -> Result<i32, String> {
+pub(crate) fn signal(text: &str) -> Result<i32, String> {
     Signal::parse(text)
         .map(|signal| i32::from(signal.number()))
         .map_err(explained)
@@ -185,7 +190,7 @@ fn explained(error: ValueError) -> String {
 }
 
 /// Reads `1.5` as 1500, exactly.
-fn thousandths(text: &str) -> Result<u32, String> {
+pub(crate) fn thousandths(text: &str) -> Result<u32, String> {
     let wrong = || "write a number such as 0.5 or 2".to_owned();
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if whole.is_empty() || fraction.len() > 3 || !fraction.bytes().all(|byte| byte.is_ascii_digit())
@@ -209,7 +214,7 @@ fn wrong(message: String, help: &str) -> Failure {
 
 /// `NAME=VALUE`, or `NAME` with the caller's value; one that the caller does not
 /// have is not set.
-fn variable(text: &str, environment: &Environment) -> Outcome<Option<(String, String)>> {
+pub(crate) fn variable(text: &str, environment: &Environment) -> Outcome<Option<(String, String)>> {
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, Some(value.to_owned())),
         None => (text, environment.exact(text).map(str::to_owned)),
@@ -220,7 +225,7 @@ fn variable(text: &str, environment: &Environment) -> Outcome<Option<(String, St
     Ok(value.map(|value| (name.to_owned(), value)))
 }
 
-fn read_env_file(path: &Path) -> Outcome<Vec<(String, String)>> {
+pub(crate) fn read_env_file(path: &Path) -> Outcome<Vec<(String, String)>> {
     use std::io::Read;
     let mut text = String::new();
     std::fs::File::open(path)

@@ -128,6 +128,8 @@ impl Classify for StoreError {
             Self::NotAStore { .. }
             | Self::Missing { .. }
             | Self::Exists { .. }
+            | Self::Ambiguous { .. }
+            | Self::VolumeOf { .. }
             | Self::InUse { .. }
             | Self::Name(_) => Class::User,
             Self::Io { .. }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -9,21 +10,27 @@ use kiln_build::{SecretValue, StepState, Workspace};
 use kiln_graph::{BuildGraph, BuildTarget};
 use kiln_image::{Image, lower_directories};
 use kiln_layer::Ownership;
-use kiln_manifest::model::{Action, ProducedBy, Service};
+use kiln_manifest::model::{self, Action, ProducedBy, Service};
 use kiln_manifest::value::Name;
 use kiln_network::Outside;
-use kiln_oci::{DiffId, Platform, RunConfig};
-use kiln_runtime::{Container, Launch, LaunchError, Overrides, Plan};
-use kiln_sandbox::{Host, PassedOn, Privileges, Stdio, window_size};
-use kiln_store::Session;
+use kiln_oci::{Descriptor, DiffId, Digest, Platform, RunConfig};
+use kiln_runtime::{
+    ContainerConfig, Event, Foreground, HealthCheck, Launch, LaunchError, LogOptions, Overrides,
+    Plan, PlannedSource, RestartPolicy, SecretSource, StoredContainer,
+};
+use kiln_sandbox::{Accounting, Durability, Host, PassedOn, Privileges, Stdio, window_size};
+use kiln_store::{ContainerClaim, ContainerId, Session, Store, StoreError};
 
 use crate::errors::{Class, Failure, Outcome};
+use crate::life::LifeArgs;
 use crate::local;
+use crate::names;
 use crate::networking::Reach;
 use crate::printer::{OWN_FAILURE_OF_RUN, Printer};
 use crate::progress::Telling;
 use crate::project::Project;
 use crate::settings::Settings;
+use crate::tasks;
 use crate::transfers::TransferArgs;
 use crate::verbs::build::{self, BuildArgs};
 use crate::workbench;
@@ -50,7 +57,11 @@ pub(crate) struct Ready {
     config: RunConfig,
     service: Option<Service>,
     project: Option<Project>,
-    secrets: BTreeMap<Name, Vec<u8>>,
+    secrets: BTreeMap<String, Vec<u8>>,
+    /// What listings call the image.
+    image: String,
+    /// Its manifest and id; none for a step.
+    identity: Option<(Descriptor, Digest)>,
 }
 
 impl Ready {
@@ -112,6 +123,7 @@ impl Ready {
         pin(&image, &entered.session)?;
         Ok(Self {
             layers: image.diff_ids().to_vec(),
+            identity: Some((image.descriptor.clone(), image.id().0)),
             config: image.config.config,
             session: entered.session,
             host: entered.host,
@@ -119,6 +131,7 @@ impl Ready {
             service: None,
             project: None,
             secrets: BTreeMap::new(),
+            image: name.unwrap_or_default().to_owned(),
         })
     }
 
@@ -143,7 +156,7 @@ impl Ready {
             local::warn_of_one_owner(&workspace.host, printer);
         }
         let missing = || Failure::message(Class::Bug, "what was built is not there", None);
-        let (layers, config) = match target {
+        let (layers, config, identity) = match target {
             BuildTarget::Step { image, step } => {
                 let from = ProducedBy::Step {
                     image: image.clone(),
@@ -158,7 +171,11 @@ impl Ready {
                 let config = config
                     .map(|config| config.config.clone())
                     .unwrap_or_default();
-                (layers.collect(), of_step(config, &project, image, step))
+                (
+                    layers.collect(),
+                    of_step(config, &project, image, step),
+                    None,
+                )
             }
             BuildTarget::Image(_) | BuildTarget::Service(_) => {
                 let plan = graph
@@ -167,7 +184,8 @@ impl Ready {
                 let built = built.images.get(&plan.name).ok_or_else(missing)?;
                 pin(&built.image, &workspace.session)?;
                 let config = built.image.config.config.clone();
-                (built.image.diff_ids().to_vec(), config)
+                let identity = (built.image.descriptor.clone(), built.image.id().0);
+                (built.image.diff_ids().to_vec(), config, Some(identity))
             }
         };
         let service = match target {
@@ -183,60 +201,184 @@ impl Ready {
             layers,
             config,
             service,
+            image: target.to_string(),
+            identity,
             project: Some(project),
             secrets,
         })
     }
 
-    /// Starts it, follows it to its end, and returns its exit code.
-    ///
-    /// # Errors
-    /// It cannot be started.
-    pub(crate) fn start(
-        &self,
-        overrides: &Overrides,
-        wants_terminal: Option<bool>,
-        printer: &mut Printer,
-    ) -> Outcome<ExitCode> {
-        let project_name = self
-            .project
-            .as_ref()
+    /// How the image wants to be run.
+    pub(crate) fn config(&self) -> &RunConfig {
+        &self.config
+    }
+
+    /// The name of the project, for notes.
+    fn project_name(&self) -> String {
+        let project = self.project.as_ref();
+        project
             .map(|project| project.manifest.project.name.value.to_string())
-            .unwrap_or_default();
+            .unwrap_or_default()
+    }
+
+    /// What a container of it is to be.
+    fn plan(&self, overrides: &Overrides) -> Outcome<Plan> {
+        let project_name = self.project_name();
         let service = self
             .service
             .as_ref()
             .map(|service| (&*project_name, service));
-        let plan = Plan::new(&self.config, service, overrides)
-            .map_err(|error| Failure::from_error(Class::User, error))?;
+        Plan::new(&self.config, service, overrides)
+            .map_err(|error| Failure::from_error(Class::User, error))
+    }
+
+    /// Whether it wants a terminal, if somebody said so.
+    pub(crate) fn wants_terminal(&self, wanted: Option<bool>) -> Option<bool> {
+        wanted.or(self.service.as_ref().and_then(|service| service.tty))
+    }
+
+    /// Where the secrets of the manifest are read from when the container is started again.
+    fn secret_sources(&self) -> BTreeMap<String, SecretSource> {
+        let Some(project) = &self.project else {
+            return BTreeMap::new();
+        };
+        let used = self.service.iter().flat_map(|service| &service.secrets);
+        let declared = used.filter_map(|used| {
+            let name = &used.secret.value;
+            let secret = project.manifest.secrets.get(name)?;
+            let source = match &secret.source {
+                model::SecretSource::Environment(variable) => {
+                    SecretSource::Environment(variable.value.clone())
+                }
+                model::SecretSource::File(path) => {
+                    SecretSource::File(absolute(&project.folder).join(path.value.as_str()))
+                }
+            };
+            Some((name.to_string(), source))
+        });
+        declared.collect()
+    }
+
+    /// Everything about a container of it that is decided now.
+    fn container(&self, plan: Plan, life: &Life) -> impl FnOnce(ContainerId) -> ContainerConfig {
+        let Life {
+            terminal,
+            open_input,
+            auto_remove,
+            restart,
+            labels,
+            health,
+            log,
+        } = life.clone();
+        let (manifest, image_id) = self.identity.clone().unzip();
+        let project = self.project.as_ref();
+        let project = project.map(|project| absolute(&project.folder));
+        let (image, layers) = (self.image.clone(), self.layers.clone());
+        let (project_name, secrets) = (self.project_name(), self.secret_sources());
+        let exposed = self.config.exposed_ports.keys().cloned().collect();
+        move |id| ContainerConfig {
+            id,
+            created: tasks::clock(),
+            image,
+            manifest,
+            image_id,
+            layers,
+            plan,
+            project,
+            project_name,
+            labels,
+            exposed,
+            secrets,
+            terminal,
+            open_input,
+            auto_remove,
+            restart,
+            health,
+            log,
+        }
+    }
+
+    /// Makes a container of it under a name, or one that is made up; returns its claim, config and name.
+    fn create(
+        &self,
+        plan: &Plan,
+        life: &Life,
+        name: Option<&str>,
+    ) -> Outcome<(ContainerClaim, ContainerConfig, kiln_store::Name)> {
+        let mut attempt = 0;
+        loop {
+            let chosen = match name {
+                Some(name) => kiln_store::Name::new(name)?,
+                None => kiln_store::Name::new(&names::random(attempt)?)?,
+            };
+            let make = self.container(plan.clone(), life);
+            match StoredContainer::create(&self.session, &chosen, make) {
+                Ok((claim, config)) => return Ok((claim, config, chosen)),
+                Err(StoreError::Exists { .. }) if name.is_none() && attempt < ATTEMPTS => {
+                    attempt += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Starts it in this process, follows it to its end, and returns its exit code. Nothing of it is left.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn foreground(
+        &self,
+        overrides: &Overrides,
+        life: Life,
+        wants_terminal: Option<bool>,
+        name: Option<&str>,
+        printer: &mut Printer,
+    ) -> Outcome<ExitCode> {
+        let plan = self.plan(overrides)?;
+        let stdio = stdio(self.wants_terminal(wants_terminal))?;
+        let life = Life {
+            terminal: matches!(stdio, Stdio::Terminal(_)),
+            open_input: true,
+            auto_remove: true,
+            ..life
+        };
         let ownership = match self.host.privileges() {
             Privileges::Root | Privileges::Mapped { .. } => Ownership::Keep,
             Privileges::Single { .. } => Ownership::Flatten,
         };
-        let wants_terminal =
-            wants_terminal.or(self.service.as_ref().and_then(|service| service.tty));
-        let launch = Launch {
-            host: &self.host,
-            session: &self.session,
-            outside: self.outside.clone(),
-            lowers: lower_directories(&self.session, &self.layers, ownership)?,
-            project: self.project.as_ref().map(|project| &*project.folder),
-            labels: BTreeMap::from([("project".to_owned(), project_name.clone())]),
-            secrets: &self.secrets,
-            stdio: stdio(wants_terminal)?,
-        };
+        let lowers = lower_directories(&self.session, &self.layers, ownership)?;
+        let labels = BTreeMap::from([("project".to_owned(), self.project_name())]);
         let signals = PassedOn::take_over()
             .map_err(LaunchError::from)
             .map_err(launch_failure)?;
-        let exit = Container::start(&launch, &plan)
-            .and_then(|mut container| {
+        let (claim, config, name) = self.create(&plan, &life, name)?;
+        let containers = self.session.store().containers();
+        let folder = containers.folder(&config.id);
+        let id = config.id.clone();
+        let launch = Launch {
+            container: id.as_str(),
+            host: &self.host,
+            session: &self.session,
+            outside: self.outside.clone(),
+            lowers,
+            folder: &folder,
+            durability: Durability::Passing,
+            hostname: id.short(),
+            project: self.project.as_ref().map(|project| &*project.folder),
+            labels: &labels,
+            secrets: &self.secrets,
+            stdio,
+            accounting: Accounting::Limits,
+        };
+        let exit = Foreground::start(&launch, claim, config, name.as_str(), tasks::clock)
+            .and_then(|container| {
                 if let Some(unenforced) = container.unenforced() {
                     printer.warning(unenforced.to_string());
                 }
                 for warning in container.network_warnings() {
                     printer.warning(warning.clone());
                 }
-                container.foreground(&signals, io::stdin(), io::stdout())
+                container.follow(&signals, io::stdin(), io::stdout())
             })
             .map_err(launch_failure);
         // Its writable layer may be large, and nobody else may come to clear it away for long; the same holds for
@@ -248,15 +390,119 @@ impl Ready {
             ));
         }
         let exit = exit?;
-        if exit.out_of_memory && !exit.success() {
-            // Told apart from a kill by hand, which ends with the same code.
-            let message = "the container used more memory than its limit";
-            return Err(Failure::message(Class::User, message, None).with_code(exit.code()));
-        }
-        Ok(ExitCode::from(
-            u8::try_from(exit.code() & 0xff).unwrap_or(u8::MAX),
-        ))
+        exit_code(exit.code(), exit.out_of_memory)
     }
+
+    /// Makes a container that has a life of its own.
+    ///
+    /// # Errors
+    /// It cannot be planned, or the name is taken.
+    pub(crate) fn keep(
+        self,
+        overrides: &Overrides,
+        life: &Life,
+        name: Option<&str>,
+    ) -> Outcome<Kept> {
+        let plan = self.plan(overrides)?;
+        let (claim, config, name) = self.create(&plan, life, name)?;
+        for mount in config.plan.mounts.values() {
+            if let PlannedSource::Volume(volume) = &mount.source {
+                let labels = BTreeMap::from([("project".to_owned(), self.project_name())]);
+                let volumes = self.session.store().volumes();
+                drop(volumes.open(&self.session, volume, &labels)?);
+            }
+        }
+        let event = Event::of_container(&config, name.as_str(), "create", &[], tasks::clock());
+        event.tell(self.session.store())?;
+        drop(claim);
+        let store = self.session.store().clone();
+        self.session.finish()?;
+        Ok(Kept {
+            store,
+            config,
+            secrets: self.secrets,
+        })
+    }
+}
+
+/// How a container is to live.
+#[derive(Clone, Debug)]
+pub(crate) struct Life {
+    pub(crate) terminal: bool,
+    pub(crate) open_input: bool,
+    pub(crate) auto_remove: bool,
+    pub(crate) restart: RestartPolicy,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) health: Option<HealthCheck>,
+    pub(crate) log: LogOptions,
+}
+
+impl Life {
+    /// What flags and image say.
+    ///
+    /// # Errors
+    /// Flags that make no sense.
+    pub(crate) fn new(
+        args: &LifeArgs,
+        image: &RunConfig,
+        terminal: bool,
+        open_input: bool,
+    ) -> Outcome<Self> {
+        if args.rm && args.restart != RestartPolicy::No {
+            return Err(Failure::message(
+                Class::User,
+                "a container cannot both be removed and be started again when it ends",
+                Some("leave out --rm or --restart".to_owned()),
+            ));
+        }
+        Ok(Self {
+            terminal,
+            open_input,
+            auto_remove: args.rm,
+            restart: args.restart,
+            labels: args.labels(image)?,
+            health: args.health(image),
+            log: args.log()?,
+        })
+    }
+
+    /// Of a container that nobody looks for later.
+    pub(crate) fn passing() -> Self {
+        Self {
+            terminal: false,
+            open_input: true,
+            auto_remove: true,
+            restart: RestartPolicy::No,
+            labels: BTreeMap::new(),
+            health: None,
+            log: LogOptions::default(),
+        }
+    }
+}
+
+/// A container that was made, and is not started.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) store: Store,
+    pub(crate) config: ContainerConfig,
+    pub(crate) secrets: BTreeMap<String, Vec<u8>>,
+}
+
+/// How many names are made up before that is given up.
+const ATTEMPTS: u32 = 20;
+
+fn absolute(folder: &Path) -> PathBuf {
+    std::path::absolute(folder).unwrap_or_else(|_no_working_folder| folder.to_owned())
+}
+
+/// A container's own code, as this process' own.
+pub(crate) fn exit_code(code: i32, out_of_memory: bool) -> Outcome<ExitCode> {
+    if out_of_memory && code != 0 {
+        // Told apart from a kill by hand, which ends with the same code.
+        let message = "the container used more memory than its limit";
+        return Err(Failure::message(Class::User, message, None).with_code(code));
+    }
+    Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX)))
 }
 
 /// The config of the base, changed by what the step says of its process.
@@ -297,13 +543,13 @@ fn nothing_to_run() -> Failure {
 }
 
 /// Returns the values of the secrets that the service uses.
-fn secrets(workspace: &Workspace, service: Option<&Service>) -> Outcome<BTreeMap<Name, Vec<u8>>> {
+fn secrets(workspace: &Workspace, service: Option<&Service>) -> Outcome<BTreeMap<String, Vec<u8>>> {
     let mut values = BTreeMap::new();
     for secret in service.iter().flat_map(|service| &service.secrets) {
         let name = &secret.secret.value;
         match workspace.secrets.get(name) {
             Some(SecretValue::Present(value)) => {
-                values.insert(name.clone(), value.clone());
+                values.insert(name.to_string(), value.clone());
             }
             Some(SecretValue::Missing(looked)) => {
                 return Err(Failure::message(
@@ -328,7 +574,7 @@ fn launch_failure(error: LaunchError) -> Failure {
     Failure::message(class, error.to_string(), None).with_code(code)
 }
 
-fn stdio(wants_terminal: Option<bool>) -> Outcome<Stdio> {
+pub(crate) fn stdio(wants_terminal: Option<bool>) -> Outcome<Stdio> {
     let size = window_size(io::stdin()).filter(|_| window_size(io::stdout()).is_some());
     match (wants_terminal, size) {
         (Some(true), None) => Err(Failure::message(

@@ -7,11 +7,17 @@
 mod app;
 mod caches;
 mod container;
+mod containers;
 mod errors;
 mod failed_build;
+mod inspection;
 mod keys;
 mod launch;
+mod life;
+mod listing;
 mod local;
+mod monitors;
+mod names;
 mod networking;
 mod open_files;
 mod output;
@@ -25,6 +31,7 @@ mod reference;
 mod settings;
 mod signals;
 mod suggest;
+mod tasks;
 mod text;
 mod transfers;
 mod verbs;
@@ -34,5 +41,5 @@ mod workbench;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    app::run()
+    tasks::of_this_process().unwrap_or_else(app::run)
 }

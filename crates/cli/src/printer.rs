@@ -119,6 +119,12 @@ impl Printer {
         }
     }
 
+    /// Shows a failure after which kiln goes on.
+    pub(crate) fn report_failure(&mut self, failure: &Failure) {
+        let text = self.rendered(failure.report.as_ref());
+        self.error_line(text.trim_end_matches('\n'));
+    }
+
     /// Shows a failure and returns its exit code.
     pub(crate) fn failure(&mut self, failure: &Failure, own_codes: bool) -> ExitCode {
         if failure.class == Class::BrokenPipe {

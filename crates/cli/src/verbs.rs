@@ -1,10 +1,18 @@
 //! The verbs: one file each, with its arguments beside what it does.
 
+mod attach;
 pub(crate) mod build;
 mod check;
+mod commit;
 mod completions;
+mod container;
 mod copy;
+mod cp;
+mod create;
 mod df;
+pub(crate) mod diff;
+mod events;
+mod exec;
 mod explain;
 mod gc;
 mod generate_key;
@@ -13,28 +21,42 @@ mod history;
 mod images;
 mod init;
 mod inspect;
+mod kill;
 pub(crate) mod load;
 mod lock;
 mod log;
 mod login;
 mod logout;
+pub(crate) mod logs;
 mod network;
+mod pause;
+mod ps;
 mod pull;
 mod push;
 mod reference;
 mod referrers;
 mod registry;
+mod rename;
+mod restart;
+mod rm;
 mod rmi;
-mod run;
+pub(crate) mod run;
 mod save;
 mod sbom;
 mod schema;
 mod shell;
+pub(crate) mod start;
+mod stats;
+mod stop;
 mod tag;
 mod tags;
+mod top;
+mod update;
 mod verify;
 mod verify_signature;
 mod version;
+pub(crate) mod volume;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -62,6 +84,29 @@ pub(crate) enum Verb {
     Build(build::Args),
     Run(Box<run::Args>),
     Shell(Box<shell::Args>),
+    Create(Box<create::Args>),
+    Start(start::Args),
+    Stop(stop::Args),
+    Restart(restart::Args),
+    Kill(kill::Args),
+    Pause(pause::Args),
+    Unpause(pause::UnpauseArgs),
+    Rm(rm::Args),
+    Ps(ps::Args),
+    Logs(logs::Args),
+    Exec(exec::Args),
+    Attach(attach::Args),
+    Wait(wait::Args),
+    Rename(rename::Args),
+    Top(top::Args),
+    Stats(stats::Args),
+    Update(update::Args),
+    Events(events::Args),
+    Diff(diff::Args),
+    Cp(cp::Args),
+    Commit(commit::Args),
+    Container(container::Args),
+    Volume(volume::Args),
     Graph(graph::Args),
     Explain(explain::Args),
     Lock(lock::Args),
@@ -97,7 +142,7 @@ pub(crate) enum Verb {
 /// Whether the exit code of the verb called `name` belongs to a container, so
 /// that kiln's own failures, wrong usage among them, have 125 to 127.
 pub(crate) fn keeps_container_codes(name: &str) -> bool {
-    matches!(name, "run" | "shell")
+    matches!(name, "run" | "shell" | "exec")
 }
 
 impl Verb {
@@ -109,6 +154,29 @@ impl Verb {
             Self::Build(args) => return build::run(&args, settings, printer),
             Self::Run(args) => return run::run(&args, settings, printer),
             Self::Shell(args) => return shell::run(&args, settings, printer),
+            Self::Create(args) => create::run(&args, settings, printer),
+            Self::Start(args) => return start::run(&args, settings, printer),
+            Self::Stop(args) => stop::run(&args, settings, printer),
+            Self::Restart(args) => restart::run(&args, settings, printer),
+            Self::Kill(args) => kill::run(&args, settings, printer),
+            Self::Pause(args) => pause::run(&args, settings, printer),
+            Self::Unpause(args) => pause::unpause(&args, settings, printer),
+            Self::Rm(args) => rm::run(&args, settings, printer),
+            Self::Ps(args) => ps::run(&args, settings, printer),
+            Self::Logs(args) => logs::run(&args, settings, printer),
+            Self::Exec(args) => exec::run(&args, settings, printer),
+            Self::Attach(args) => return attach::run(&args, settings, printer),
+            Self::Wait(args) => wait::run(&args, settings, printer),
+            Self::Rename(args) => rename::run(&args, settings, printer),
+            Self::Top(args) => top::run(&args, settings, printer),
+            Self::Stats(args) => stats::run(&args, settings, printer),
+            Self::Update(args) => update::run(&args, settings, printer),
+            Self::Events(args) => events::run(&args, settings, printer),
+            Self::Diff(args) => diff::run(&args, settings, printer),
+            Self::Cp(args) => cp::run(&args, settings, printer),
+            Self::Commit(args) => commit::run(&args, settings, printer),
+            Self::Container(args) => container::run(&args, settings, printer),
+            Self::Volume(args) => volume::run(&args, settings, printer),
             Self::Graph(args) => graph::run(&args, settings, printer),
             Self::Explain(args) => return explain::run(&args, settings, printer),
             Self::Lock(args) => return lock::run(&args, settings, printer),

@@ -148,5 +148,6 @@ pub(crate) fn area(area: Area) -> &'static str {
         Area::Caches => "caches",
         Area::Projects => "projects",
         Area::Volumes => "volumes",
+        Area::Containers => "containers",
     }
 }

@@ -189,7 +189,7 @@ fn secrets(settings: &Settings, project: &Project) -> Outcome<BTreeMap<Name, Sec
     Ok(values)
 }
 
-fn read_secret(path: &PathBuf) -> Outcome<Option<Vec<u8>>> {
+pub(crate) fn read_secret(path: &PathBuf) -> Outcome<Option<Vec<u8>>> {
     use std::io::Read;
     let mut value = Vec::new();
     let read = std::fs::File::open(path)

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::{IpAddrRange, IpNet, Ipv4AddrRange, Ipv6AddrRange};
+use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Endpoint;
 use crate::error::NetworkError;
@@ -14,7 +15,8 @@ use crate::networks::Network;
 const LOOKED_AT: usize = 4096;
 
 /// Addresses that a container asks for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Asked {
     /// Of IPv4.
     pub ipv4: Option<std::net::Ipv4Addr>,

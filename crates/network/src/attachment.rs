@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use kiln_store::{StateFolder, StateLock, Timestamp};
 use kiln_sys::network::NetworkNamespace;
+use serde::{Deserialize, Serialize};
 
 use crate::address::{Asked, choose, mac};
 use crate::bridge::Bridge;
@@ -26,7 +27,8 @@ pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 const NAME_SERVER_PORT: u16 = 53;
 
 /// A network that a container is to be in.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Membership {
     /// The network, by name or id.
     pub network: String,

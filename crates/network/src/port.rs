@@ -27,7 +27,8 @@ impl fmt::Display for Protocol {
 }
 
 /// Ports that are to be published.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Publish {
     /// Only on this address of the machine; on all if not given.
     pub address: Option<IpAddr>,

@@ -1,4 +1,4 @@
-//! From a plan to a running container, and what is left when it ended: nothing but its volumes.
+//! From a plan to a running process: mounts, variables, limits, names.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -6,25 +6,22 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use kiln_manifest::model::SecretTarget;
-use kiln_manifest::value::Name;
 use kiln_network::{Attachment, NetworkError, Outside};
 use kiln_sandbox::{
-    Access, BindSource, Child, Exit, Host, Limits, Mount, MountSource, OwnerEmulation, PassedOn,
-    PidsLimit, Privileges, RootfsSpec, SandboxError, SandboxSpec, Stdio, Stop, Unenforced,
-    UpperDirectory, User, signal_of,
+    Access, Accounting, BindSource, Child, Durability, Host, Limits, Mount, MountSource,
+    OwnerEmulation, PidsLimit, Privileges, RootfsSpec, SandboxError, SandboxSpec, Security, Stdio,
+    Stop, Unenforced, UpperDirectory, User, signal_of,
 };
-use kiln_store::{Scratch, Session, StoreError, VolumeUse};
+use kiln_store::{Session, StoreError, VolumeUse};
 
 use crate::networking::Networking;
-use crate::plan::{Plan, PlannedMount, PlannedSource};
-
-/// Length of the name of a machine that nobody named; docker's.
-const HOSTNAME_DIGITS: usize = 12;
+use crate::plan::{Plan, PlannedMount, PlannedSecret, PlannedSource, SecretPlace};
 
 /// What a container is started with beside its plan.
 #[derive(Debug)]
 pub struct Launch<'a> {
+    /// The container's id.
+    pub container: &'a str,
     /// What runs sandboxes.
     pub host: &'a Host,
     /// The store, in use.
@@ -33,14 +30,22 @@ pub struct Launch<'a> {
     pub outside: Outside,
     /// The directories of the image's layers, the topmost first.
     pub lowers: Vec<PathBuf>,
+    /// Where it keeps what it changes, and what it needs for that.
+    pub folder: &'a Path,
+    /// What a crash of the machine may do to that.
+    pub durability: Durability,
+    /// The machine's name where the plan has none.
+    pub hostname: &'a str,
     /// The project's folder, for bind mounts of the manifest.
     pub project: Option<&'a Path>,
     /// Labels of volumes that are made now.
-    pub labels: BTreeMap<String, String>,
+    pub labels: &'a BTreeMap<String, String>,
     /// Values of the manifest's secrets; one that is optional and not there is left out.
-    pub secrets: &'a BTreeMap<Name, Vec<u8>>,
+    pub secrets: &'a BTreeMap<String, Vec<u8>>,
     /// Where input and output go.
     pub stdio: Stdio,
+    /// Which cgroups it has.
+    pub accounting: Accounting,
 }
 
 /// A container that could not be started or followed.
@@ -108,131 +113,135 @@ impl LaunchError {
     }
 }
 
-/// A container in the foreground. Its writable layer goes away with it.
+/// A container that was started.
 #[derive(Debug)]
-pub struct Container {
-    child: Child,
-    stop: Stop,
-    unenforced: Option<Unenforced>,
+pub(crate) struct Started {
+    /// Its first process.
+    pub(crate) child: Child,
+    /// Limits of the plan that it does not have, since they cannot be enforced here.
+    pub(crate) unenforced: Option<Unenforced>,
     /// Its addresses, ports and names.
     attachment: Option<Attachment>,
     /// Volumes that cannot be removed while it runs.
     _volumes: Vec<VolumeUse>,
-    /// Its writable layer.
-    _scratch: Scratch,
 }
 
-impl Container {
-    /// Starts what `plan` describes.
+impl Started {
+    /// Starts what `plan` describes. The folder has an `upper`, and a `work` that was not used yet.
     ///
     /// The calling thread is the container's lifeline: see [`Host::spawn`].
     ///
     /// # Errors
-    /// [`LaunchError`]; nothing is left behind.
-    pub fn start(launch: &Launch<'_>, plan: &Plan) -> Result<Self, LaunchError> {
-        let scratch = Scratch::new(launch.session, "container")?;
+    /// [`LaunchError`]; nothing is left running.
+    pub(crate) fn new(launch: &Launch<'_>, plan: &Plan) -> Result<Self, LaunchError> {
         let mut volumes = Vec::new();
-        let (mut spec, mut attachment) = spec(launch, plan, &scratch, &mut volumes)?;
+        let (mut spec, mut attachment) = spec(launch, plan, &mut volumes)?;
         let (limits, unenforced) = launch.host.enforceable(&spec.limits);
         spec.limits = limits;
         let child = launch.host.spawn(&spec)?;
         if let Some(attachment) = &mut attachment {
             attachment.started(child.pid())?;
         }
-        let stop = Stop {
-            signal: signal_of(plan.stop_signal).unwrap_or(Stop::default().signal),
-            timeout: plan.stop_timeout,
-        };
         Ok(Self {
             child,
-            stop,
             unenforced,
             attachment,
             _volumes: volumes,
-            _scratch: scratch,
         })
     }
 
-    /// Limits of the plan that it does not have, since they cannot be enforced here.
-    pub fn unenforced(&self) -> Option<&Unenforced> {
-        self.unenforced.as_ref()
-    }
-
     /// What of its networks does not work as it should.
-    pub fn network_warnings(&self) -> &[String] {
+    pub(crate) fn network_warnings(&self) -> &[String] {
         self.attachment.as_ref().map_or(&[], Attachment::warnings)
     }
+}
 
-    /// Waits for its end, with `signals`, keys and output passed on. When kiln is asked to end (`TERM`), or
-    /// its terminal is gone, the container gets the stop signal of its plan and is killed after the time of it.
-    ///
-    /// `signals` are taken over before the container is started, so that none is lost.
-    ///
-    /// # Errors
-    /// [`LaunchError::Sandbox`].
-    pub fn foreground(
-        &mut self,
-        signals: &PassedOn,
-        input: impl AsFd,
-        output: impl AsFd,
-    ) -> Result<Exit, LaunchError> {
-        Ok(self
-            .child
-            .foreground_with(signals, self.stop, input, output)?)
+/// How the container of a plan is asked to end.
+pub(crate) fn stop_of(plan: &Plan) -> Stop {
+    Stop {
+        signal: signal_of(plan.stop_signal).unwrap_or(Stop::default().signal),
+        timeout: plan.stop_timeout,
+    }
+}
+
+/// What a container may do, and what is pretended, by what kiln itself may do.
+pub(crate) fn security(privileges: &Privileges) -> Security {
+    Security {
+        owners: match privileges {
+            Privileges::Single { .. } => OwnerEmulation::Flatten,
+            Privileges::Root | Privileges::Mapped { .. } => OwnerEmulation::None,
+        },
+        ..Security::default()
+    }
+}
+
+/// The plan's user, as the sandbox takes it.
+pub(crate) fn user(text: &str) -> User {
+    match text {
+        "" => User::Root,
+        user => User::Named(user.to_owned()),
+    }
+}
+
+/// The limits of a plan.
+pub(crate) fn limits(plan: &Plan) -> Limits {
+    Limits {
+        memory_bytes: plan.memory_bytes,
+        cpu_thousandths: plan.cpu_thousandths,
+        pids: plan.pids.map_or(PidsLimit::Default, PidsLimit::AtMost),
+        ..Limits::default()
     }
 }
 
 fn spec(
     launch: &Launch<'_>,
     plan: &Plan,
-    scratch: &Scratch,
     volumes: &mut Vec<VolumeUse>,
 ) -> Result<(SandboxSpec, Option<Attachment>), LaunchError> {
     let mut lowers = launch.lowers.clone();
     if lowers.is_empty() {
-        lowers.push(folder(scratch, "empty")?);
+        let empty = launch.folder.join("empty");
+        match std::fs::create_dir(&empty) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed("make", &empty, error));
+            }
+            Ok(()) | Err(_) => lowers.push(empty),
+        }
     }
     let upper = UpperDirectory {
-        upper: folder(scratch, "upper")?,
-        work: folder(scratch, "work")?,
+        upper: launch.folder.join("upper"),
+        work: launch.folder.join("work"),
+        durability: launch.durability,
     };
     let mut rootfs = RootfsSpec::writable(lowers, upper);
     rootfs.read_only = plan.read_only;
     let mut spec = SandboxSpec::new(rootfs, &plan.argv);
-    let hostname = hostname(launch, plan);
-    spec.env = environment(launch, plan, &hostname);
+    let hostname = plan.hostname.as_deref().unwrap_or(launch.hostname);
+    let terminal = matches!(launch.stdio, Stdio::Terminal(_));
+    spec.env = environment(plan, hostname, terminal);
     spec.workdir = PathBuf::from(&plan.workdir);
-    spec.user = match plan.user.as_str() {
-        "" => User::Root,
-        user => User::Named(user.to_owned()),
-    };
+    spec.user = user(&plan.user);
     spec.stdio = launch.stdio;
-    spec.limits = Limits {
-        memory_bytes: plan.memory_bytes,
-        cpu_thousandths: plan.cpu_thousandths,
-        pids: plan.pids.map_or(PidsLimit::Default, PidsLimit::AtMost),
-        ..Limits::default()
-    };
-    if let Privileges::Single { .. } = launch.host.privileges() {
-        spec.security.owners = OwnerEmulation::Flatten;
-    }
-    let networking = Networking::make(launch, plan, &hostname)?;
+    spec.limits = limits(plan);
+    spec.accounting = launch.accounting;
+    spec.security = security(launch.host.privileges());
+    let networking = Networking::make(launch, plan, hostname)?;
     spec.network = networking.network;
     spec.mounts = networking.files;
-    spec.hostname = Some(hostname);
+    spec.hostname = Some(hostname.to_owned());
     for (target, mount) in &plan.mounts {
         spec.mounts.push(planned(launch, target, mount, volumes)?);
     }
-    for (name, target) in &plan.secrets {
+    for PlannedSecret { name, place } in &plan.secrets {
         let Some(value) = launch.secrets.get(name) else {
             continue;
         };
-        match target {
-            SecretTarget::File(path) => {
+        match place {
+            SecretPlace::File(path) => {
                 let secret = Mount::secret(path.as_str(), value.clone());
                 spec.mounts.push(secret);
             }
-            SecretTarget::Environment(variable) => {
+            SecretPlace::Environment(variable) => {
                 use std::os::unix::ffi::OsStringExt;
                 let value = std::ffi::OsString::from_vec(value.clone());
                 spec.env.insert(variable.as_str().into(), value);
@@ -242,18 +251,13 @@ fn spec(
     Ok((spec, networking.attachment))
 }
 
-/// The plan's name of the machine, else one that no other container has, as docker's.
-fn hostname(launch: &Launch<'_>, plan: &Plan) -> String {
-    let own = || launch.session.id().chars().take(HOSTNAME_DIGITS).collect();
-    plan.hostname.clone().unwrap_or_else(own)
-}
-
 /// The plan's variables, and those that docker adds; `HOME` is the sandbox's, which knows the user.
-fn environment(launch: &Launch<'_>, plan: &Plan, hostname: &str) -> BTreeMap<OsString, OsString> {
-    let terminal = match launch.stdio {
-        Stdio::Terminal(_) => Some(("TERM", kiln_sandbox::DEFAULT_TERM)),
-        Stdio::Inherit | Stdio::Log | Stdio::Pipes => None,
-    };
+pub(crate) fn environment(
+    plan: &Plan,
+    hostname: &str,
+    terminal: bool,
+) -> BTreeMap<OsString, OsString> {
+    let terminal = terminal.then_some(("TERM", kiln_sandbox::DEFAULT_TERM));
     let added = [("HOSTNAME", hostname)].into_iter().chain(terminal);
     let planned = plan.env.iter();
     let planned = planned.map(|(name, value)| (name.as_str(), value.as_str()));
@@ -281,7 +285,8 @@ fn planned(
         },
         PlannedSource::Volume(name) => {
             let store = launch.session.store();
-            let volume = store.volumes().open(launch.session, name, &launch.labels)?;
+            let volume = store.volumes().open(launch.session, name, launch.labels)?;
+            volume.seed(|data| copy_up(launch, target, data))?;
             let path = volume.path().to_owned();
             volumes.push(volume);
             MountSource::Bind {
@@ -312,6 +317,28 @@ fn planned(
     })
 }
 
+/// Fills a volume that is new with what the image has at its place.
+fn copy_up(launch: &Launch<'_>, target: &str, data: &Path) -> Result<(), LaunchError> {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::io::Errno;
+    if launch.lowers.is_empty() {
+        return Ok(());
+    }
+    let root = RootfsSpec::read_only(launch.lowers.clone());
+    let root = launch.host.mount_rootfs(&root)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let from = match kiln_sys::confined::open_in_root(&root, target, flags, Mode::empty()) {
+        Ok(from) => from,
+        // There is nothing, or something that is no directory and will be found wrong later.
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        Err(error) => return Err(failed("open", Path::new(target), error.into())),
+    };
+    let to = kiln_sys::confined::open_directory(data)
+        .map_err(|error| failed("open", data, error.into()))?;
+    kiln_layer::replicate(from.as_fd(), to.as_fd())
+        .map_err(|error| failed("fill", data, io::Error::other(error)))
+}
+
 /// Opens a path of the project; links may not lead out of it.
 fn in_project(
     launch: &Launch<'_>,
@@ -336,12 +363,6 @@ fn in_project(
         }),
         Err(error) => Err(failed("open", &shown, error.into())),
     }
-}
-
-fn folder(scratch: &Scratch, name: &str) -> Result<PathBuf, LaunchError> {
-    let folder = scratch.path().join(name);
-    std::fs::create_dir(&folder).map_err(|source| failed("make", &folder, source))?;
-    Ok(folder)
 }
 
 pub(crate) fn failed(doing: &'static str, path: &Path, source: io::Error) -> LaunchError {

@@ -1,19 +1,48 @@
-//! Containers from images: mounts, users, terminals, exit codes.
+//! Containers from images: mounts, users, terminals, exit codes, and a life of their own.
 //!
 //! ```text
-//! RunConfig + Service + Overrides ─→ Plan           what it is to be, as data
-//! Plan + layers + Host            ─→ Container      started, followed, gone
+//! RunConfig + Service + Overrides ─→ Plan              what it is to be, as data
+//! Plan + image + policies         ─→ ContainerConfig   kept in the store: StoredContainer
+//! ContainerConfig + layers + Host ─→ Monitor           runs it, in a process of its own
+//!                                    Foreground        runs it, in the process of who wants to see it
+//! StoredContainer + Request       ─→ Connection        what verbs ask of whoever runs it
 //! ```
 //! Knows nothing of builds, of the command line or of registries.
 
 #![forbid(unsafe_code)]
 
+mod attach;
+mod config;
+mod control;
+mod event;
+mod exec;
+mod foreground;
+mod health;
 mod launch;
+mod log;
+mod monitor;
 mod networking;
 mod plan;
+mod probe;
+mod state;
+mod stored;
+mod task;
 
-pub use launch::{Container, Launch, LaunchError};
+pub use attach::{AttachEnd, Attachment, DetachKeys, Proxy};
+pub use config::{Changes, ContainerConfig, LogOptions, RestartPolicy, SecretSource};
+pub use control::{Connection, FromMonitor, Reply, Request};
+pub use event::{Actor, Event};
+pub use exec::{ExecError, ExecOrder, ExecOutcome, ExecRequest};
+pub use foreground::Foreground;
+pub use health::{Health, HealthCheck, HealthStatus, HttpProbe, Probe, shell};
+pub use launch::{Launch, LaunchError};
+pub use log::{LogEntry, LogFilter, LogReader, Stream};
+pub use monitor::{Monitor, MonitorError, MonitorOrder, tell_failure};
 pub use plan::{
     DEFAULT_STOP_TIMEOUT, HostAddress, Overrides, Plan, PlanError, PlannedMount, PlannedNetwork,
-    PlannedSource,
+    PlannedSecret, PlannedSource, SecretPlace,
 };
+pub use probe::ProbeOrder;
+pub use state::{ContainerState, Phase, Status};
+pub use stored::{BrokenContainer, Clock, StoredContainer, wait_for_end};
+pub use task::{Task, number, order, take_order};

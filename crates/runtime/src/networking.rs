@@ -52,9 +52,8 @@ impl Networking {
             }),
             PlannedNetwork::Bridges(memberships) => {
                 let networks = Networks::open(launch.session.store(), launch.outside.clone())?;
-                let id = launch.session.id();
                 let attachment = networks.join(&Joining {
-                    container: id,
+                    container: launch.container,
                     name: plan.name.as_deref().unwrap_or(hostname),
                     memberships,
                     ports: &plan.ports,

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kiln_manifest::model::{self, Command, Service};
-use kiln_manifest::value::Name;
 use kiln_network::{DEFAULT_NETWORK, Membership, Publish};
 use kiln_oci::RunConfig;
+use serde::{Deserialize, Serialize};
 
 /// How long a container may take to end after its stop signal; docker's.
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,7 +59,8 @@ pub struct Overrides {
 }
 
 /// What a container can reach.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PlannedNetwork {
     /// Nothing but itself.
     #[default]
@@ -71,7 +72,8 @@ pub enum PlannedNetwork {
 }
 
 /// What a name in `/etc/hosts` stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum HostAddress {
     /// This.
     Address(IpAddr),
@@ -80,7 +82,8 @@ pub enum HostAddress {
 }
 
 /// One mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct PlannedMount {
     /// What is seen there.
     pub source: PlannedSource,
@@ -89,7 +92,8 @@ pub struct PlannedMount {
 }
 
 /// What a mount shows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PlannedSource {
     /// A file or folder of the project, relative to its folder; it cannot lead out of it.
     Project(String),
@@ -104,8 +108,29 @@ pub enum PlannedSource {
     },
 }
 
+/// A secret that a container sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PlannedSecret {
+    /// Its name in the manifest.
+    pub name: String,
+    /// Where the container finds it.
+    pub place: SecretPlace,
+}
+
+/// Where a container finds a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecretPlace {
+    /// In this file, in memory.
+    File(String),
+    /// In this variable.
+    Environment(String),
+}
+
 /// Everything about a container but its root file system.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Plan {
     /// Program and arguments; never empty.
     pub argv: Vec<String>,
@@ -120,7 +145,7 @@ pub struct Plan {
     /// Mounts by target.
     pub mounts: BTreeMap<String, PlannedMount>,
     /// Secrets of the manifest that it sees.
-    pub secrets: Vec<(Name, model::SecretTarget)>,
+    pub secrets: Vec<PlannedSecret>,
     /// What other containers call it; its host name if not given.
     pub name: Option<String>,
     /// What it can reach.
@@ -307,8 +332,16 @@ fn environment(
     env
 }
 
-fn secrets(service: &Service) -> Vec<(Name, model::SecretTarget)> {
-    let seen = |secret: &model::SecretUse| (secret.secret.value.clone(), secret.target.clone());
+fn secrets(service: &Service) -> Vec<PlannedSecret> {
+    let seen = |secret: &model::SecretUse| PlannedSecret {
+        name: secret.secret.value.to_string(),
+        place: match &secret.target {
+            model::SecretTarget::File(path) => SecretPlace::File(path.as_str().to_owned()),
+            model::SecretTarget::Environment(name) => {
+                SecretPlace::Environment(name.as_str().to_owned())
+            }
+        },
+    };
     service.secrets.iter().map(seen).collect()
 }
 

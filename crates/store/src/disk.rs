@@ -93,6 +93,16 @@ pub(crate) fn open_read(path: &Path) -> Result<File, StoreError> {
         .at("open", path)
 }
 
+/// Opens an existing file for reading and writing.
+pub(crate) fn open_existing(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(rustix_flags(OFlags::NOFOLLOW | OFlags::NONBLOCK))
+        .open(path)
+        .at("open", path)
+}
+
 fn rustix_flags(flags: OFlags) -> i32 {
     i32::from_ne_bytes(flags.bits().to_ne_bytes())
 }

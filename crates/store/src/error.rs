@@ -71,6 +71,14 @@ pub enum StoreError {
         /// Its name.
         name: String,
     },
+    /// The beginning of an id that several things share.
+    #[error("`{beginning}` is the beginning of several {what}: write more digits")]
+    Ambiguous {
+        /// The kind of thing.
+        what: &'static str,
+        /// What was written.
+        beginning: String,
+    },
     /// Something that is to be removed or changed is being used by a running kiln.
     #[error("the {what} `{name}` is in use: stop what uses it and try again")]
     InUse {
@@ -78,6 +86,14 @@ pub enum StoreError {
         what: &'static str,
         /// Its name.
         name: String,
+    },
+    /// A volume that a container has, which need not be running.
+    #[error("the volume `{volume}` is in use by container {container}: remove that first")]
+    VolumeOf {
+        /// The volume.
+        volume: String,
+        /// The container's id as listings show it.
+        container: String,
     },
     /// A name that cannot be used for a file.
     #[error(

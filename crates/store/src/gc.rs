@@ -1,7 +1,7 @@
 //! Garbage collection: removes what nothing reaches, least recently used first.
 //!
-//! What is never removed: everything an image with a name consists of, everything a running kiln
-//! has pinned, volumes. Everything else is a cache, and goes when it is old or when there is too
+//! What is never removed: everything an image with a name consists of, everything a container or a running
+//! kiln has pinned, containers, volumes. Everything else is a cache, and goes when it is old or when there is too
 //! much of it.
 //!
 //! Phase 1 looks, while builds go on: what is there, how large, when it was last used, what is
@@ -148,6 +148,11 @@ impl Store {
                 .or_default()
                 .total
                 .add(bytes);
+        }
+        for id in self.containers().list()? {
+            let bytes = measure.tree(&self.containers().folder(&id))?;
+            let usage = report.areas.entry(Area::Containers).or_default();
+            usage.total.add(bytes);
         }
         Ok(report)
     }

@@ -1,4 +1,4 @@
-//! The store on disk: blobs, unpacked layers, references, step records, volumes, locks, gc.
+//! The store on disk: blobs, unpacked layers, references, step records, volumes, containers, locks, gc.
 //!
 //! ```no_run
 //! use kiln_store::{Session, Store, Timestamp};
@@ -17,7 +17,7 @@
 //! it. Any number of processes may use one store at once, and any of them may be killed at any
 //! moment: what is visible is whole. How that works is told in [`Session`].
 //!
-//! Knows nothing of manifests, graphs or containers, and never asks the clock: the caller says
+//! Knows nothing of manifests, graphs or what runs in containers, and never asks the clock: the caller says
 //! what time it is.
 
 #![forbid(unsafe_code)]
@@ -25,8 +25,10 @@
 mod blobs;
 mod caches;
 mod clean;
+mod containers;
 mod disk;
 mod error;
+mod events;
 mod gc;
 mod history;
 mod key;
@@ -53,7 +55,11 @@ mod volumes;
 
 pub use blobs::{BlobWriter, Blobs, End, Follower, Partial, Resume, Stored, Watch};
 pub use caches::{CacheInfo, CacheUse, Caches};
+pub use containers::{
+    ContainerClaim, ContainerDraft, ContainerId, ContainerWatch, Containers, Kept,
+};
 pub use error::StoreError;
+pub use events::Events;
 pub use gc::{Area, DiskUse, GcPolicy, GcReport, Tally, Usage};
 pub use history::{Histories, History, Projects, Seen};
 pub use key::{StackKey, StepKey, TreeHash};

@@ -61,7 +61,13 @@ impl Pin {
         }
     }
 
-    fn parse(line: &str) -> Option<Self> {
+    /// As a line of a session's file.
+    pub(crate) fn line(&self) -> String {
+        let (kind, hex) = self.parts();
+        format!("{kind} {hex}\n")
+    }
+
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         let (kind, hex) = line.split_once(' ')?;
         let raw = Digest::from_hex(hex).ok()?;
         Some(match kind {
@@ -222,11 +228,7 @@ impl Session {
     fn write_pins(&self, pins: &[Pin]) -> Result<(), StoreError> {
         let mut lines = String::with_capacity(pins.len() * 73);
         for pin in pins {
-            let (kind, hex) = pin.parts();
-            lines.push_str(kind);
-            lines.push(' ');
-            lines.push_str(&hex);
-            lines.push('\n');
+            lines.push_str(&pin.line());
         }
         disk::write_all(self.shared.file.file(), &self.path(), lines.as_bytes())
     }

@@ -4,6 +4,7 @@
 //! volumes/<name>/data/         what containers see
 //! volumes/<name>/record.json   VolumeRecord
 //! volumes/<name>/lock          held shared by whoever uses the volume
+//! volumes/<name>/seed          held by whoever fills it for its first user; holds a byte meanwhile
 //! ```
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
-use crate::error::{StoreError, found};
+use crate::error::{At, StoreError, found};
 use crate::layers::Draft;
 use crate::lock::{Locked, Sharing, Taken, Wait, is_at, lock};
 use crate::name::Name;
@@ -54,6 +55,34 @@ impl VolumeUse {
     /// The folder that containers see.
     pub fn path(&self) -> &Path {
         &self.data
+    }
+
+    /// Fills the volume if it is empty; others who want to use it wait meanwhile.
+    ///
+    /// One that was left half filled by a killed process is emptied and filled again.
+    ///
+    /// # Errors
+    /// What the system or `fill` says; what `fill` made is removed by the next user.
+    pub fn seed<E: From<StoreError>>(
+        &self,
+        fill: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let path = self.data.with_file_name("seed");
+        let locked = crate::lock::lock_file(&path, Sharing::Exclusive)?;
+        let file = locked.file();
+        let is_torn = file.metadata().at("look at", &path)?.len() > 0;
+        let names = disk::names(&self.data)?;
+        if is_torn {
+            for name in &names {
+                disk::remove_tree(&self.data.join(name))?;
+            }
+        } else if !names.is_empty() {
+            return Ok(());
+        }
+        disk::write_all(file, &path, b"x")?;
+        fill(&self.data)?;
+        file.set_len(0).at("write", &path)?;
+        Ok(())
     }
 }
 
@@ -154,7 +183,7 @@ impl Volumes<'_> {
     /// Removes a volume and all that is in it.
     ///
     /// # Errors
-    /// [`StoreError::InUse`], [`StoreError::Missing`], and what the system says.
+    /// [`StoreError::InUse`], [`StoreError::VolumeOf`], [`StoreError::Missing`], and what the system says.
     pub fn remove(&self, name: &Name) -> Result<(), StoreError> {
         let folder = self.folder(name);
         let path = folder.join("lock");
@@ -167,6 +196,12 @@ impl Volumes<'_> {
         }
         if !is_at(&file, &path)? {
             return Err(missing(name));
+        }
+        if let Some(container) = self.store.containers().with_volume(name)? {
+            return Err(StoreError::VolumeOf {
+                volume: name.to_string(),
+                container: container.short().to_owned(),
+            });
         }
         crate::session::discard(self.store, &folder)
     }
@@ -207,5 +242,28 @@ mod tests {
         let error = volumes.remove(&name).unwrap_err();
         assert!(matches!(error, StoreError::Missing { .. }), "{error}");
         assert_eq!(volumes.list().unwrap(), []);
+    }
+
+    #[test]
+    fn a_volume_is_filled_once_and_wholly() {
+        let test = TestStore::new();
+        let session = test.session();
+        let name = Name::new("data").unwrap();
+        let volumes = test.store.volumes();
+        let volume = volumes.open(&session, &name, &BTreeMap::new()).unwrap();
+        let half = volume.seed(|data| {
+            std::fs::create_dir(data.join("half")).unwrap();
+            Err(missing(&name))
+        });
+        assert!(half.is_err());
+        let fill = |data: &Path| {
+            std::fs::write(data.join("whole"), "1").unwrap();
+            Ok::<(), StoreError>(())
+        };
+        volume.seed(fill).unwrap();
+        assert_eq!(disk::names(volume.path()).unwrap(), ["whole"]);
+        volume
+            .seed(|_| -> Result<(), StoreError> { panic!("it is not empty") })
+            .unwrap();
     }
 }

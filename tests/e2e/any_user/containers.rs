@@ -156,7 +156,7 @@ fn a_container_knows_its_name_and_its_users_home() {
 fn the_writable_layer_is_gone_and_the_image_unchanged() {
     let space = project();
     for _ in 0..2 {
-        shell(&space, &[], "[ ! -e /mine ] && touch /mine && rm /etc/group && dd if=/dev/zero of=/big bs=1M count=2 2>/dev/null")
+        shell(&space, &["--rm"], "[ ! -e /mine ] && touch /mine && rm /etc/group && dd if=/dev/zero of=/big bs=1M count=2 2>/dev/null")
             .assert_code(0);
     }
     let left = host(
@@ -415,7 +415,7 @@ fn kiln_killed_outright_takes_the_container_along() {
     let space = project();
     let mut child = space
         .command()
-        .args(["run", "app", "sh", "-c", "echo ready; sleep 1000"])
+        .args(["run", "--rm", "app", "sh", "-c", "echo ready; sleep 1000"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("kiln starts");

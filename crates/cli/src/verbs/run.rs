@@ -2,26 +2,34 @@
 
 use std::process::ExitCode;
 
+use kiln_runtime::{Attachment, Proxy, Request};
+use kiln_sandbox::{PassedOn, Stdio};
+
 use crate::app;
 use crate::container::ContainerArgs;
 use crate::errors::{Class, Failure, Outcome};
-use crate::launch::{Pulling, Ready};
+use crate::launch::{Kept, Life, Pulling, Ready, stdio};
+use crate::life::{DetachArgs, LifeArgs};
+use crate::monitors;
 use crate::networking::Reach;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::suggest;
 use crate::verbs::build::BuildArgs;
 
-/// Build what changed and run a container in the foreground
+/// Build what changed and run a container
 ///
 /// The exit code is that of the container. As with docker, 125 says that kiln
 /// could not start it (or was called wrongly), 126 that the program cannot be
-/// executed, 127 that it is not there. The container's writable layer is gone when it ends, volumes stay.
+/// executed, 127 that it is not there. The container stays, stopped, when it
+/// has ended, with what it changed and wrote: `kiln ps -a` lists it, and
+/// `--rm` removes it at once. Volumes stay in any case.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln run                                   what `default` in [project] names
-  kiln run app ls -l /srv                    another command in the image
-  kiln run --network none --rm app true      as docker has it
+  kiln run --rm app ls -l /srv               another command in the image
+  kiln run --rm --network none app true      as docker has it
+  kiln run -d --name web --restart always app
   kiln run -v ./data:/data:ro -e A=1 app     one-off changes
   kiln run localhost/notes/app               an image of the store, from anywhere
   kiln run registry.example.com/team/notes   an image of a registry")]
@@ -35,13 +43,19 @@ pub(crate) struct Args {
     )]
     words: Vec<String>,
 
-    /// Remove the container when it ends, which every container of this version is
-    #[arg(long)]
-    rm: bool,
+    /// Let it run in the background, and print its id
+    #[arg(short, long)]
+    detach: bool,
 
     /// When to pull an image of a registry
     #[arg(long, value_name = "WHEN", default_value = "missing")]
     pull: Pulling,
+
+    #[command(flatten)]
+    keys: DetachArgs,
+
+    #[command(flatten)]
+    life: LifeArgs,
 
     #[command(flatten)]
     container: ContainerArgs,
@@ -52,35 +66,76 @@ pub(crate) struct Args {
 
 /// Builds, runs, and returns the container's own exit code.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
-    let (target, command) = match args.words.split_first() {
-        // Everything behind the target is the container's; before it, a flag was misspelt.
-        Some((word, _)) if word.starts_with('-') => {
-            return Err(unknown_flag(word));
-        }
-        Some((target, command)) => (Some(target.as_str()), command),
-        None => (None, [].as_slice()),
-    };
+    let (target, command) = split_words(&args.words).map_err(|flag| unknown_flag("run", flag))?;
     let overrides =
         args.container
             .overrides(command, &settings.directory, &settings.environment)?;
     let reach = Reach::of(args.container.needs_a_bridge());
-    Ready::make(target, args.pull, reach, &args.how, settings, printer)?.start(
-        &overrides,
-        args.container.wants_terminal(),
-        printer,
-    )
+    let ready = Ready::make(target, args.pull, reach, &args.how, settings, printer)?;
+    let name = args.life.name.as_deref();
+    let wanted = ready.wants_terminal(args.container.wants_terminal());
+    let terminal = if args.detach {
+        wanted == Some(true)
+    } else {
+        matches!(stdio(wanted)?, Stdio::Terminal(_))
+    };
+    let keeps_open = args.container.keeps_input_open() && args.detach;
+    let life = Life::new(&args.life, ready.config(), terminal, keeps_open)?;
+    if life.auto_remove && !args.detach && !terminal && life.health.is_none() {
+        return ready.foreground(&overrides, life, Some(false), name, printer);
+    }
+    let kept = ready.keep(&overrides, &life, name)?;
+    if args.detach {
+        return detach(kept, printer);
+    }
+    let attachment = Attachment {
+        terminal,
+        input: true,
+        keys: args.keys.detach_keys.clone(),
+        proxy: Proxy::Owner,
+    };
+    let signals = PassedOn::take_over()?;
+    let Kept {
+        store,
+        config,
+        secrets,
+    } = kept;
+    let connection = monitors::start(&store, &config, secrets, &attachment.request())?;
+    monitors::follow(&attachment, &connection, Some(&signals), printer)
+}
+
+fn detach(kept: Kept, printer: &mut Printer) -> Outcome<ExitCode> {
+    let Kept {
+        store,
+        config,
+        secrets,
+    } = kept;
+    let connection = monitors::start(&store, &config, secrets, &Request::Start)?;
+    monitors::wait_until_started(&connection, printer)?;
+    printer.line(config.id.as_str())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Splits the target from the command behind it; a flag in front of the target is a misspelt one.
+pub(crate) fn split_words(words: &[String]) -> Result<(Option<&str>, &[String]), &str> {
+    match words.split_first() {
+        // Everything behind the target is the container's.
+        Some((word, _)) if word.starts_with('-') => Err(word),
+        Some((target, command)) => Ok((Some(target.as_str()), command)),
+        None => Ok((None, &[])),
+    }
 }
 
 /// Says which flag was meant.
-fn unknown_flag(word: &str) -> Failure {
+pub(crate) fn unknown_flag(verb: &str, word: &str) -> Failure {
     let command = app::command();
-    let flags = command.find_subcommand("run").into_iter();
+    let flags = command.find_subcommand(verb).into_iter();
     let flags = flags
         .chain([&command])
         .flat_map(clap::Command::get_arguments)
         .filter_map(|argument| Some(format!("--{}", argument.get_long()?)));
     let (name, _) = word.split_once('=').unwrap_or((word, ""));
-    let help = suggest::help(name, flags, || "see its flags: kiln run --help".to_owned());
-    let message = format!("`{name}` is not a flag of kiln run");
+    let help = suggest::help(name, flags, || format!("see its flags: kiln {verb} --help"));
+    let message = format!("`{name}` is not a flag of kiln {verb}");
     Failure::message(Class::User, message, Some(help))
 }

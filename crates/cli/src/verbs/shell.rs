@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::container::ContainerArgs;
 use crate::errors::Outcome;
-use crate::launch::{Pulling, Ready};
+use crate::launch::{Life, Pulling, Ready};
 use crate::networking::Reach;
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -50,13 +50,14 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     });
     let target = args.target.as_deref();
     let reach = Reach::of(args.container.needs_a_bridge());
-    Ready::make(
+    let ready = Ready::make(
         target,
         Pulling::Missing,
         reach,
         &args.how,
         settings,
         printer,
-    )?
-    .start(&overrides, args.container.wants_terminal(), printer)
+    )?;
+    let wants_terminal = args.container.wants_terminal();
+    ready.foreground(&overrides, Life::passing(), wants_terminal, None, printer)
 }

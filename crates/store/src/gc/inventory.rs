@@ -35,6 +35,8 @@ pub enum Area {
     Projects,
     /// Volumes; gc never removes them.
     Volumes,
+    /// Containers with their writable layers and logs; gc never removes them.
+    Containers,
 }
 
 /// One thing that is removed as a whole.

@@ -1,4 +1,4 @@
-//! What named images and running processes need.
+//! What named images, containers and running processes need.
 
 use std::collections::BTreeSet;
 
@@ -36,7 +36,7 @@ impl Reached {
     }
 }
 
-/// Finds everything that named images consist of and that sessions have pinned.
+/// Finds everything that named images consist of, and that containers and sessions have pinned.
 ///
 /// # Errors
 /// An index, manifest or config that is there but cannot be read: what it needs is then unknown.
@@ -44,6 +44,11 @@ pub(crate) fn reached(store: &Store) -> Result<Reached, StoreError> {
     let mut reached = Reached::default();
     for entry in store.references().index()?.manifests {
         follow(store, &entry, &mut reached, 0)?;
+    }
+    // Before the sessions: a container that appears meanwhile is kept by the session that makes it.
+    let containers = store.containers();
+    for id in containers.list()? {
+        reached.pins.extend(containers.kept(&id)?.pins);
     }
     for name in disk::names(&store.at("sessions"))? {
         if let Some(pins) = found(pins_of(&store.at(&format!("sessions/{name}"))))? {

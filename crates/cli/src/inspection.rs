@@ -1,0 +1,133 @@
+//! Everything about a container, with docker's names where docker has them.
+
+use kiln_network::DEFAULT_NETWORK;
+use kiln_runtime::{PlannedNetwork, PlannedSource, StoredContainer};
+use kiln_store::Store;
+use serde_json::{Value, json};
+
+use crate::listing;
+
+/// A time that is none.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// One container as JSON.
+pub(crate) fn container(store: &Store, container: &StoredContainer) -> Value {
+    let StoredContainer {
+        config,
+        state,
+        status,
+        ..
+    } = container;
+    let plan = &config.plan;
+    let folder = store.containers().folder(&config.id);
+    let time = |time: Option<jiff::Timestamp>| {
+        time.map_or_else(|| NEVER.to_owned(), |time| time.to_string())
+    };
+    let pid = state.process.filter(|_| listing::is_alive(container));
+    let (program, arguments) = plan.argv.split_first().unzip();
+    let env: Vec<String> = plan
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let hostname = plan.hostname.as_deref().unwrap_or(config.id.short());
+    let is = |other: kiln_runtime::Status| *status == other;
+    let network = match &plan.network {
+        PlannedNetwork::None => "none",
+        PlannedNetwork::Host => "host",
+        PlannedNetwork::Bridges(memberships) => memberships
+            .first()
+            .map_or(DEFAULT_NETWORK, |one| &one.network),
+    };
+    json!({
+        "Id": config.id,
+        "Name": container.display_name(),
+        "Created": config.created,
+        "Path": program,
+        "Args": arguments,
+        "State": {
+            "Status": status.as_str(),
+            "Running": listing::is_alive(container) || is(kiln_runtime::Status::Restarting),
+            "Paused": is(kiln_runtime::Status::Paused),
+            "Restarting": is(kiln_runtime::Status::Restarting),
+            "OOMKilled": state.out_of_memory,
+            "Dead": false,
+            "Pid": pid.map_or(0, |(pid, _)| pid),
+            "ExitCode": state.exit_code(*status),
+            "Error": state.error.clone().unwrap_or_default(),
+            "StartedAt": time(state.started),
+            "FinishedAt": time(state.finished),
+            "Health": state.health.as_ref().map(|health| json!({
+                "Status": health.status.as_str(),
+                "FailingStreak": health.failing_streak,
+                "Log": [{ "Output": health.last }],
+            })),
+        },
+        "Image": config.image_id,
+        "RestartCount": state.restarts,
+        "LogPath": config.log.kept.then(|| folder.join("log.json")),
+        "Monitor": state.monitor.filter(|_| pid.is_some()),
+        "HostConfig": {
+            "AutoRemove": config.auto_remove,
+            "RestartPolicy": restart_policy(container),
+            "NetworkMode": network,
+            "ReadonlyRootfs": plan.read_only,
+            "Memory": plan.memory_bytes.unwrap_or(0),
+            "NanoCpus": u64::from(plan.cpu_thousandths.unwrap_or(0)) * 1_000_000,
+            "PidsLimit": plan.pids,
+            "LogConfig": {
+                "Type": if config.log.kept { "json-file" } else { "none" },
+                "Config": { "max-size": config.log.max_bytes, "max-file": config.log.max_files },
+            },
+        },
+        "Mounts": mounts(store, container),
+        "Config": {
+            "Hostname": hostname,
+            "User": plan.user,
+            "Tty": config.terminal,
+            "OpenStdin": config.open_input,
+            "Env": env,
+            "Cmd": plan.argv,
+            "Image": config.image,
+            "WorkingDir": plan.workdir,
+            "Labels": config.labels,
+            "StopSignal": plan.stop_signal,
+            "StopTimeout": plan.stop_timeout.as_secs(),
+            "Healthcheck": config.health,
+            "ExposedPorts": config.exposed,
+        },
+        "NetworkSettings": { "Networks": {} },
+    })
+}
+
+fn restart_policy(container: &StoredContainer) -> Value {
+    let policy = container.config.restart.to_string();
+    let (name, limit) = policy.split_once(':').unwrap_or((&policy, "0"));
+    json!({ "Name": name, "MaximumRetryCount": limit.parse::<u32>().unwrap_or(0) })
+}
+
+fn mounts(store: &Store, container: &StoredContainer) -> Vec<Value> {
+    let mounts = container.config.plan.mounts.iter();
+    let described = mounts.map(|(target, mount)| {
+        let (kind, name, source) = match &mount.source {
+            PlannedSource::Project(path) => {
+                let folder = container.config.project.clone().unwrap_or_default();
+                ("bind", None, Some(folder.join(path)))
+            }
+            PlannedSource::Host(path) => ("bind", None, Some(path.clone())),
+            PlannedSource::Volume(name) => {
+                let folder = store.path().join("volumes").join(name.as_str());
+                ("volume", Some(name.clone()), Some(folder.join("data")))
+            }
+            PlannedSource::Tmpfs { .. } => ("tmpfs", None, None),
+        };
+        json!({
+            "Type": kind,
+            "Name": name,
+            "Source": source,
+            "Destination": target,
+            "RW": !mount.read_only,
+        })
+    });
+    described.collect()
+}

@@ -1,0 +1,267 @@
+//! How a container lives: its name, what happens when it ends, where its output goes, whether it is well.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use kiln_manifest::value::{ByteSize, TimeSpan};
+use kiln_oci::RunConfig;
+use kiln_runtime::{DetachKeys, HealthCheck, HttpProbe, LogOptions, Probe, RestartPolicy, shell};
+
+use crate::errors::{Class, Failure, Outcome};
+
+/// Flags that `run` and `create` share.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Life")]
+pub(crate) struct LifeArgs {
+    /// Name the container
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Remove the container when it has ended
+    #[arg(long)]
+    pub(crate) rm: bool,
+
+    /// Start it again when it ends: no, on-failure[:NUMBER], always or unless-stopped
+    #[arg(long, value_name = "POLICY", default_value_t)]
+    pub(crate) restart: RestartPolicy,
+
+    /// Note something about it
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    label: Vec<String>,
+
+    /// Choose whether its output is kept
+    #[arg(long, value_name = "DRIVER", default_value = "json-file")]
+    log_driver: LogDriver,
+
+    /// Limit the log: max-size=SIZE begins the next file, of max-file=NUMBER that are kept
+    #[arg(long, value_name = "NAME=VALUE")]
+    log_opt: Vec<String>,
+
+    /// Ask it whether it is well by a command in it
+    #[arg(long, value_name = "SCRIPT", conflicts_with_all = ["health_http", "health_tcp"])]
+    health_cmd: Option<String>,
+
+    /// Ask its web server, from outside the image, such as http://localhost:8000/healthz
+    #[arg(long, value_name = "URL", value_parser = HttpProbe::parse, conflicts_with = "health_tcp")]
+    health_http: Option<HttpProbe>,
+
+    /// Ask whether a port of it takes connections, from outside the image
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    health_tcp: Option<u16>,
+
+    /// Wait this long between two questions [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    health_interval: Option<Duration>,
+
+    /// Wait this long for an answer [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    health_timeout: Option<Duration>,
+
+    /// Let bad answers not count for this long after the start
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    health_start_period: Option<Duration>,
+
+    /// Take it for unhealthy after so many bad answers in a row [default: 3]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    health_retries: Option<u32>,
+
+    /// Do not ask, even if the image wants it
+    #[arg(long, conflicts_with_all = ["health_cmd", "health_http", "health_tcp"])]
+    no_healthcheck: bool,
+}
+
+/// Whether output is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum LogDriver {
+    /// In files of JSON lines
+    #[default]
+    JsonFile,
+    /// Not at all
+    None,
+}
+
+/// The keys that leave a container alone.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct DetachArgs {
+    /// Leave the container alone with these keys, such as ctrl-x,q; none if empty
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    pub(crate) detach_keys: DetachKeys,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    TimeSpan::parse(text)
+        .map(|time| time.0)
+        .map_err(|error| format!("it {error}; {}", error.help))
+}
+
+impl LifeArgs {
+    /// What is noted about it, the image's notes included.
+    ///
+    /// # Errors
+    /// A label without a name.
+    pub(crate) fn labels(&self, image: &RunConfig) -> Outcome<BTreeMap<String, String>> {
+        let mut labels = image.labels.clone();
+        labels.extend(parse_labels(&self.label)?);
+        Ok(labels)
+    }
+
+    /// Where its output goes.
+    ///
+    /// # Errors
+    /// An option that there is not.
+    pub(crate) fn log(&self) -> Outcome<LogOptions> {
+        let help = "write max-size=10MB or max-file=3";
+        let wrong = |message: String| Failure::message(Class::User, message, Some(help.to_owned()));
+        let mut options = LogOptions {
+            kept: self.log_driver == LogDriver::JsonFile,
+            ..LogOptions::default()
+        };
+        for text in &self.log_opt {
+            let (name, value) = text.split_once('=').unwrap_or((text, ""));
+            match name {
+                "max-size" => {
+                    let size = size(value)
+                        .ok_or_else(|| wrong(format!("`{value}` is not the size of a log")))?;
+                    options.max_bytes = Some(size);
+                }
+                "max-file" => {
+                    let count = value
+                        .parse()
+                        .ok()
+                        .filter(|count| (1..=1000).contains(count));
+                    options.max_files = count
+                        .ok_or_else(|| wrong(format!("`{value}` is not a number of log files")))?;
+                }
+                _ => return Err(wrong(format!("a log has no option `{name}`"))),
+            }
+        }
+        if options.max_files > 1 && options.max_bytes.is_none() {
+            return Err(wrong("a number of log files needs a size".to_owned()));
+        }
+        Ok(options)
+    }
+
+    /// How to find out whether it is well.
+    pub(crate) fn health(&self, image: &RunConfig) -> Option<HealthCheck> {
+        if self.no_healthcheck {
+            return None;
+        }
+        let asked = match (&self.health_cmd, &self.health_http, self.health_tcp) {
+            (Some(script), _, _) => Some(Probe::Command(shell(script))),
+            (None, Some(probe), _) => Some(Probe::Http(probe.clone())),
+            (None, None, Some(port)) => Some(Probe::Tcp(port)),
+            (None, None, None) => None,
+        };
+        let of_image = image.healthcheck.as_ref().and_then(HealthCheck::of_image);
+        let mut check = asked.map(HealthCheck::new).or(of_image)?;
+        check.interval = self.health_interval.unwrap_or(check.interval);
+        check.timeout = self.health_timeout.unwrap_or(check.timeout);
+        check.start_period = self.health_start_period.unwrap_or(check.start_period);
+        check.retries = self.health_retries.unwrap_or(check.retries);
+        Some(check)
+    }
+}
+
+/// Reads `NAME=VALUE` pairs; a name alone has an empty value.
+///
+/// # Errors
+/// A label without a name.
+pub(crate) fn parse_labels(texts: &[String]) -> Outcome<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    for text in texts {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        if name.is_empty() {
+            let message = format!("the label `{text}` has no name");
+            return Err(Failure::message(Class::User, message, None));
+        }
+        labels.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(labels)
+}
+
+/// Docker's `10m` (binary), or kiln's `10MB`.
+fn size(text: &str) -> Option<u64> {
+    if let Ok(size) = ByteSize::parse(text) {
+        return Some(size.0).filter(|size| *size > 0);
+    }
+    let (number, unit) = text.split_at(text.len().checked_sub(1)?);
+    let factor = match unit {
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        digit if digit.bytes().all(|byte| byte.is_ascii_digit()) => {
+            return text.parse().ok().filter(|size| *size > 0);
+        }
+        _ => return None,
+    };
+    number
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(factor)
+        .filter(|size| *size > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_logs_are_dockers_or_ours() {
+        for (text, bytes) in [
+            ("10m", 10 << 20),
+            ("1g", 1 << 30),
+            ("4k", 4096),
+            ("500", 500),
+            ("10MB", 10_000_000),
+        ] {
+            assert_eq!(size(text), Some(bytes), "{text}");
+        }
+        for text in ["", "0", "m", "-1", "1x", "0MB", "\u{e9}"] {
+            assert_eq!(size(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn options_of_logs_are_checked() {
+        let log = |options: &[&str]| {
+            let args = LifeArgs {
+                log_opt: options.iter().map(|&text| text.to_owned()).collect(),
+                ..LifeArgs::default()
+            };
+            args.log().map(|log| (log.max_bytes, log.max_files))
+        };
+        assert_eq!(log(&[]).ok(), Some((None, 1)));
+        let three = log(&["max-size=1k", "max-file=3"]).ok();
+        assert_eq!(three, Some((Some(1024), 3)));
+        for wrong in [
+            &["max-file=3"] as &[&str],
+            &["max-size=x"],
+            &["tag=x"],
+            &["x"],
+        ] {
+            assert!(log(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_wins_over_the_image() {
+        let image = RunConfig {
+            healthcheck: Some(kiln_oci::Healthcheck {
+                test: ["CMD", "true"].map(str::to_owned).to_vec(),
+                ..Default::default()
+            }),
+            ..RunConfig::default()
+        };
+        let mut args = LifeArgs::default();
+        let command = Probe::Command(vec!["true".to_owned()]);
+        assert_eq!(args.health(&image).map(|it| it.probe), Some(command));
+        assert_eq!(args.health(&RunConfig::default()), None);
+        args.health_retries = Some(7);
+        args.health_tcp = Some(80);
+        let check = args.health(&image).expect("a check");
+        assert_eq!((check.probe, check.retries), (Probe::Tcp(80), 7));
+        args.no_healthcheck = true;
+        assert_eq!(args.health(&image), None);
+    }
+}

@@ -1,0 +1,46 @@
+//! `kiln restart`: stops containers and starts them again.
+
+use std::time::Duration;
+
+use crate::containers::{each, find, stop};
+use crate::errors::Outcome;
+use crate::local;
+use crate::monitors;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::verbs::start::start;
+
+/// Stop containers and start them again
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kiln restart web
+  kiln restart -t 1 web db")]
+pub(crate) struct Args {
+    /// Names or ids
+    #[arg(required = true)]
+    containers: Vec<String>,
+
+    /// Kill it after so many seconds
+    #[arg(short = 't', long = "timeout", alias = "time", value_name = "SECONDS")]
+    seconds: Option<u64>,
+
+    /// Ask it with this signal
+    #[arg(short, long, value_name = "SIGNAL", value_parser = crate::container::signal)]
+    signal: Option<i32>,
+}
+
+/// Restarts them, one after the other.
+pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
+    let store = local::open(settings)?;
+    let _host = local::enter(&store)?;
+    let timeout = args.seconds.map(Duration::from_secs);
+    each(&args.containers, printer, |name, printer| {
+        let container = find(&store, name)?;
+        stop(&store, &container, args.signal, timeout)?;
+        // As it is now.
+        let container = find(&store, container.id().as_str())?;
+        start(&store, &container, settings, printer)?;
+        let shown = container.display_name();
+        monitors::tell(&store, &container.config, &shown, "restart", &[])
+    })
+}

@@ -1,0 +1,126 @@
+//! `kiln start`: starts containers that were made or have ended.
+
+use std::process::ExitCode;
+
+use kiln_runtime::{Attachment, Proxy, Request, RestartPolicy, Status, StoredContainer};
+use kiln_sandbox::PassedOn;
+
+use crate::containers::{self, find};
+use crate::errors::{Class, Failure, Outcome};
+use crate::life::DetachArgs;
+use crate::local;
+use crate::monitors;
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+/// Start containers that were made or have ended
+///
+/// `--all` starts those that the machine's restart interrupted: containers with
+/// `--restart always`, and those with `--restart unless-stopped` that nobody
+/// stopped.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kiln start db
+  kiln start -ai box       and be connected to it
+  kiln start --all         from a unit of the init system, when the machine boots")]
+pub(crate) struct Args {
+    /// Names or ids
+    #[arg(required_unless_present = "all")]
+    containers: Vec<String>,
+
+    /// Start those whose restart policy wants it
+    #[arg(long, conflicts_with = "containers")]
+    all: bool,
+
+    /// Show its output, pass on signals, and end with its exit code
+    #[arg(short, long)]
+    attach: bool,
+
+    /// Type to it, too
+    #[arg(short, long)]
+    interactive: bool,
+
+    #[command(flatten)]
+    keys: DetachArgs,
+}
+
+/// Starts them.
+pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
+    let store = local::open(settings)?;
+    let _host = local::enter(&store)?;
+    if args.attach || args.interactive {
+        let [name] = args.containers.as_slice() else {
+            let message = "you can be connected to one container at a time";
+            return Err(Failure::message(Class::User, message, None));
+        };
+        let container = find(&store, name)?;
+        refuse_running(&container)?;
+        let attachment = Attachment {
+            terminal: container.config.terminal,
+            input: args.interactive,
+            keys: args.keys.detach_keys.clone(),
+            proxy: Proxy::Signals,
+        };
+        let signals = PassedOn::take_over()?;
+        let secrets = monitors::secrets(&container.config, settings)?;
+        let connection =
+            monitors::start(&store, &container.config, secrets, &attachment.request())?;
+        return monitors::follow(&attachment, &connection, Some(&signals), printer);
+    }
+    let names = if args.all {
+        interrupted(&StoredContainer::list(&store)?.0)
+    } else {
+        args.containers.clone()
+    };
+    containers::each(&names, printer, |name, printer| {
+        let container = find(&store, name)?;
+        start(&store, &container, settings, printer)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts a container, unless it runs.
+///
+/// # Errors
+/// It cannot be started.
+pub(crate) fn start(
+    store: &kiln_store::Store,
+    container: &StoredContainer,
+    settings: &Settings,
+    printer: &mut Printer,
+) -> Outcome {
+    if container.status == Status::Running {
+        return Ok(());
+    }
+    refuse_running(container)?;
+    let secrets = monitors::secrets(&container.config, settings)?;
+    let connection = monitors::start(store, &container.config, secrets, &Request::Start)?;
+    monitors::wait_until_started(&connection, printer)
+}
+
+fn refuse_running(container: &StoredContainer) -> Outcome {
+    let (what, verb) = match container.status {
+        Status::Created | Status::Exited => return Ok(()),
+        Status::Running | Status::Restarting => ("running already", "attach"),
+        Status::Paused => ("paused", "unpause"),
+    };
+    let name = container.display_name();
+    Err(Failure::message(
+        Class::User,
+        format!("container {name} is {what}"),
+        Some(format!("kiln {verb} {name}")),
+    ))
+}
+
+/// Those that would run if the machine had not stopped.
+fn interrupted(containers: &[StoredContainer]) -> Vec<String> {
+    let wanted = containers.iter().filter(|container| {
+        container.status == Status::Exited
+            && match container.config.restart {
+                RestartPolicy::Always => true,
+                RestartPolicy::UnlessStopped => !container.state.stopped_by_hand,
+                RestartPolicy::No | RestartPolicy::OnFailure { .. } => false,
+            }
+    });
+    wanted.map(StoredContainer::display_name).collect()
+}

@@ -1,0 +1,40 @@
+//! `kiln stop`: asks containers to end.
+
+use std::time::Duration;
+
+use crate::containers::{each, find, stop};
+use crate::errors::Outcome;
+use crate::local;
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+/// Ask containers to end, and kill those that do not
+///
+/// Each gets its stop signal (TERM unless the image says otherwise) and some
+/// time, 10 s unless said otherwise. It is not started again.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kiln stop web db
+  kiln stop -t 1 web")]
+pub(crate) struct Args {
+    /// Names or ids
+    #[arg(required = true)]
+    containers: Vec<String>,
+
+    /// Kill it after so many seconds
+    #[arg(short = 't', long = "timeout", alias = "time", value_name = "SECONDS")]
+    seconds: Option<u64>,
+
+    /// Ask it with this signal
+    #[arg(short, long, value_name = "SIGNAL", value_parser = crate::container::signal)]
+    signal: Option<i32>,
+}
+
+/// Stops them, one after the other.
+pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
+    let store = local::open(settings)?;
+    let timeout = args.seconds.map(Duration::from_secs);
+    each(&args.containers, printer, |name, _| {
+        stop(&store, &find(&store, name)?, args.signal, timeout)
+    })
+}

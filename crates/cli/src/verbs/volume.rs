@@ -1,0 +1,357 @@
+//! `kiln volume`: folders that outlive containers.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use kiln_layer::{ExtractOwner, TreePath, archive, extract};
+use kiln_sandbox::Privileges;
+use kiln_store::{Name, Store, StoreError};
+use serde_json::{Value, json};
+
+use crate::containers::each;
+use crate::errors::{Class, Failure, Outcome};
+use crate::life::parse_labels;
+use crate::names;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::text;
+use crate::verbs::Format;
+use crate::verbs::diff::open;
+use crate::workbench;
+
+/// Manage volumes: folders that outlive containers
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kiln volume create --label team=web data
+  kiln volume ls --filter dangling=true
+  kiln volume export data -o data.tar
+  kiln volume import data data.tar")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make a volume
+    Create {
+        /// Its name; one is made up if none is given
+        name: Option<String>,
+
+        /// Note something about it
+        #[arg(long, value_name = "NAME[=VALUE]")]
+        label: Vec<String>,
+    },
+    /// List volumes; with -q only their names
+    #[command(alias = "list")]
+    Ls {
+        /// Only those for which this holds: name=TEXT, label=NAME[=VALUE], dangling=true
+        #[arg(short, long, value_name = "KEY=VALUE")]
+        filter: Vec<String>,
+
+        /// Choose the form of the listing
+        #[arg(long, value_name = "FORMAT", default_value = "text")]
+        format: Format,
+    },
+    /// Show everything about volumes, as JSON
+    Inspect {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Remove volumes with all that is in them
+    #[command(alias = "remove")]
+    Rm {
+        /// Do not mind those that are not there
+        #[arg(short, long)]
+        force: bool,
+
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Remove all volumes that no container has
+    Prune {
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+
+        /// Only those for which this holds: label=NAME[=VALUE]
+        #[arg(long, value_name = "KEY=VALUE")]
+        filter: Vec<String>,
+    },
+    /// Write what is in a volume as a tar
+    Export {
+        /// Its name
+        name: String,
+
+        /// Where to; standard output if not given
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Put what is in a tar into a volume
+    Import {
+        /// Its name
+        name: String,
+
+        /// The tar; standard input if it is - or not given
+        file: Option<PathBuf>,
+    },
+}
+
+/// Does it.
+pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
+    match &args.action {
+        Action::Create { name, label } => create(name.as_deref(), label, settings, printer),
+        Action::Ls { filter, format } => list(filter, *format, settings, printer),
+        Action::Inspect { names } => inspect(names, settings, printer),
+        Action::Rm { force, names } => remove(*force, names, settings, printer),
+        Action::Prune { force, filter } => prune(*force, filter, settings, printer),
+        Action::Export { name, output } => export(name, output.as_ref(), settings),
+        Action::Import { name, file } => import(name, file.as_ref(), settings),
+    }
+}
+
+fn create(
+    name: Option<&str>,
+    labels: &[String],
+    settings: &Settings,
+    printer: &mut Printer,
+) -> Outcome {
+    let session = crate::local::session(settings)?;
+    let name = match name {
+        Some(name) => Name::new(name)?,
+        None => Name::new(&names::random(3)?)?,
+    };
+    let labels = parse_labels(labels)?;
+    match session.store().volumes().create(&session, &name, labels) {
+        // As docker has it, one that is there is as good as new.
+        Ok(()) | Err(StoreError::Exists { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    session.finish()?;
+    printer.line(name.as_str())
+}
+
+/// A volume, looked at.
+struct Look {
+    name: Name,
+    labels: BTreeMap<String, String>,
+    created: u64,
+    in_use: bool,
+}
+
+impl Look {
+    fn all(store: &Store) -> Outcome<Vec<Self>> {
+        let names = store.volumes().list()?;
+        names
+            .into_iter()
+            .map(|name| Self::new(store, name))
+            .collect()
+    }
+
+    fn new(store: &Store, name: Name) -> Outcome<Self> {
+        let record = store.volumes().record(&name)?;
+        Ok(Self {
+            in_use: store.containers().with_volume(&name)?.is_some(),
+            labels: record.labels,
+            created: record.created.seconds(),
+            name,
+        })
+    }
+
+    fn json(&self, store: &Store) -> Value {
+        let created = i64::try_from(self.created).ok();
+        let created = created.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+        json!({
+            "Name": self.name,
+            "Driver": "local",
+            "Scope": "local",
+            "Mountpoint": store.path().join("volumes").join(self.name.as_str()).join("data"),
+            "CreatedAt": created,
+            "Labels": self.labels,
+            "InUse": self.in_use,
+        })
+    }
+
+    fn has_label(&self, text: &str) -> bool {
+        match text.split_once('=') {
+            Some((name, value)) => self.labels.get(name).is_some_and(|it| it == value),
+            None => self.labels.contains_key(text),
+        }
+    }
+}
+
+/// Reads `KEY=VALUE` filters, and leaves those for which they hold.
+fn choose(mut all: Vec<Look>, filters: &[String], keys: &[&str]) -> Outcome<Vec<Look>> {
+    for text in filters {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        if !keys.contains(&key) || value.is_empty() {
+            let message = format!("`{text}` is not a filter");
+            let help = format!("write KEY=VALUE with one of {}", keys.join(", "));
+            return Err(Failure::message(Class::User, message, Some(help)));
+        }
+        all.retain(|it| match key {
+            "name" => it.name.as_str().contains(value),
+            "dangling" => it.in_use == matches!(value, "false" | "0"),
+            _ => it.has_label(value),
+        });
+    }
+    Ok(all)
+}
+
+fn list(filters: &[String], format: Format, settings: &Settings, printer: &mut Printer) -> Outcome {
+    let store = crate::local::open(settings)?;
+    let volumes = choose(Look::all(&store)?, filters, &["name", "label", "dangling"])?;
+    if settings.quiet {
+        let names = volumes.iter().map(|it| format!("{}\n", it.name));
+        return printer.data(names.collect::<String>());
+    }
+    if format == Format::Json {
+        let rows = volumes.iter().map(|it| it.json(&store));
+        return printer.json(&Value::Array(rows.collect()));
+    }
+    let mut rows = vec![["DRIVER", "VOLUME NAME"].map(String::from).to_vec()];
+    rows.extend(
+        volumes
+            .iter()
+            .map(|it| vec!["local".to_owned(), it.name.to_string()]),
+    );
+    printer.data(text::table(&rows))
+}
+
+fn inspect(names: &[String], settings: &Settings, printer: &mut Printer) -> Outcome {
+    let store = crate::local::open(settings)?;
+    let looks = names.iter().map(|name| Look::new(&store, Name::new(name)?));
+    let looks: Vec<Look> = looks.collect::<Outcome<_>>()?;
+    let rows = looks.iter().map(|it| it.json(&store));
+    printer.json(&Value::Array(rows.collect()))
+}
+
+fn remove(force: bool, names: &[String], settings: &Settings, printer: &mut Printer) -> Outcome {
+    let entered = workbench::enter(settings)?;
+    let store = entered.session.store().clone();
+    let removed = each(names, printer, |name, _| {
+        match store.volumes().remove(&Name::new(name)?) {
+            Err(StoreError::Missing { .. }) if force => Ok(()),
+            removed => Ok(removed?),
+        }
+    });
+    store.tidy()?;
+    removed
+}
+
+fn prune(force: bool, filters: &[String], settings: &Settings, printer: &mut Printer) -> Outcome {
+    let entered = workbench::enter(settings)?;
+    let store = entered.session.store().clone();
+    let mut volumes = choose(Look::all(&store)?, filters, &["label"])?;
+    volumes.retain(|it| !it.in_use);
+    if volumes.is_empty() {
+        printer.note("there is no volume without a container");
+        return Ok(());
+    }
+    if !force {
+        let names: Vec<&str> = volumes.iter().map(|it| it.name.as_str()).collect();
+        let question = format!(
+            "remove {} with all that is in them: {}? [y/N] ",
+            text::count(volumes.len(), "volume"),
+            names.join(", ")
+        );
+        confirm(&question, settings, printer)?;
+    }
+    for volume in &volumes {
+        match store.volumes().remove(&volume.name) {
+            Ok(()) => printer.line(volume.name.as_str())?,
+            // Somebody began to use it, or was faster.
+            Err(
+                StoreError::InUse { .. } | StoreError::VolumeOf { .. } | StoreError::Missing { .. },
+            ) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(store.tidy()?)
+}
+
+/// Goes on only if the user wants to.
+///
+/// # Errors
+/// They do not, or there is nobody to ask.
+pub(crate) fn confirm(question: &str, settings: &Settings, printer: &mut Printer) -> Outcome {
+    let unasked = || {
+        let message = "this removes what cannot be had again";
+        Failure::message(
+            Class::User,
+            message,
+            Some("say --force to do it".to_owned()),
+        )
+    };
+    if !settings.stdin_is_terminal {
+        return Err(unasked());
+    }
+    printer.prompt(question)?;
+    let mut answer = String::new();
+    io::stdin()
+        .read_line(&mut answer)
+        .map_err(Failure::output)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::message(Class::User, "nothing was removed", None)),
+    }
+}
+
+fn export(name: &str, output: Option<&PathBuf>, settings: &Settings) -> Outcome {
+    // Opened as who called, before this process moves.
+    let file = match output.filter(|path| path.as_os_str() != "-") {
+        Some(path) => Some(File::create(path).map_err(|error| {
+            let message = format!("cannot write `{}`: {error}", path.display());
+            Failure::message(Class::Environment, message, None)
+        })?),
+        None => None,
+    };
+    let entered = workbench::enter(settings)?;
+    let volume = existing(&entered, name)?;
+    let folder = open(volume.path())?;
+    let mut out: Box<dyn Write> = match file {
+        Some(file) => Box::new(io::BufWriter::new(file)),
+        None => Box::new(io::BufWriter::new(io::stdout())),
+    };
+    let root = TreePath::root();
+    archive(folder.as_fd(), &root, &root, &mut out).map_err(|error| match error {
+        kiln_layer::ArchiveError::Write(error) => Failure::output(error),
+        error @ (kiln_layer::ArchiveError::Path(_) | kiln_layer::ArchiveError::File(_)) => {
+            Failure::from_error(Class::Environment, error)
+        }
+    })?;
+    out.flush().map_err(Failure::output)
+}
+
+fn import(name: &str, file: Option<&PathBuf>, settings: &Settings) -> Outcome {
+    let input: Box<dyn Read> = match file.filter(|path| path.as_os_str() != "-") {
+        Some(path) => Box::new(io::BufReader::new(File::open(path).map_err(|error| {
+            let message = format!("`{}`: {error}", path.display());
+            Failure::message(Class::User, message, None)
+        })?)),
+        None => Box::new(io::stdin()),
+    };
+    let entered = workbench::enter(settings)?;
+    let volume = existing(&entered, name)?;
+    let folder = open(volume.path())?;
+    let owner = match entered.host.privileges() {
+        Privileges::Root | Privileges::Mapped { .. } => ExtractOwner::Archive,
+        Privileges::Single { .. } => ExtractOwner::Everything(0, 0),
+    };
+    extract(input, folder.as_fd(), &TreePath::root(), owner)
+        .map_err(|error| Failure::from_error(Class::User, error))
+}
+
+/// A volume that is there, in use from now on.
+fn existing(entered: &workbench::Entered, name: &str) -> Outcome<kiln_store::VolumeUse> {
+    let volumes = entered.session.store().volumes();
+    let name = Name::new(name)?;
+    volumes.record(&name)?;
+    Ok(volumes.open(&entered.session, &name, &BTreeMap::new())?)
+}

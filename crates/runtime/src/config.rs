@@ -1,0 +1,262 @@
+//! What a container is, from its making to its removal: `config.json` in its folder.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kiln_oci::{Descriptor, DiffId, Digest};
+use kiln_store::ContainerId;
+use serde::{Deserialize, Serialize};
+
+use crate::health::HealthCheck;
+use crate::plan::Plan;
+
+/// Everything that is decided when a container is made. Never changed; what `update` changes is in [`Changes`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ContainerConfig {
+    /// Its id.
+    pub id: ContainerId,
+    /// When it was made.
+    pub created: Timestamp,
+    /// The image as the user called it.
+    pub image: String,
+    /// The image's manifest; none for a step.
+    pub manifest: Option<Descriptor>,
+    /// The image's id; none for a step.
+    pub image_id: Option<Digest>,
+    /// The image's layers, oldest first.
+    pub layers: Vec<DiffId>,
+    /// What it runs and what it sees.
+    pub plan: Plan,
+    /// The folder of the project that it belongs to, for bind mounts and secrets of the manifest.
+    pub project: Option<PathBuf>,
+    /// The project's name, for labels of volumes.
+    pub project_name: String,
+    /// Free notes.
+    pub labels: BTreeMap<String, String>,
+    /// Ports that the image says it listens on, as `8000/tcp`.
+    pub exposed: Vec<String>,
+    /// Where the manifest's secrets are read from when it starts.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+    /// Whether its input stays open.
+    pub open_input: bool,
+    /// Whether it is removed when it has ended.
+    pub auto_remove: bool,
+    /// When it is started again.
+    pub restart: RestartPolicy,
+    /// How to find out whether it is well.
+    pub health: Option<HealthCheck>,
+    /// Where its output is kept.
+    pub log: LogOptions,
+}
+
+/// Where a secret's value comes from each time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecretSource {
+    /// A variable of whoever starts the container.
+    Environment(String),
+    /// A file, by its absolute path.
+    File(PathBuf),
+}
+
+/// When a container that has ended is started again; docker's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Never.
+    #[default]
+    No,
+    /// When its exit code is not 0.
+    OnFailure {
+        /// How often at most; `None` for without end.
+        limit: Option<u32>,
+    },
+    /// Whenever it ends by itself.
+    Always,
+    /// The same; but not by `start --all` if somebody stopped it.
+    UnlessStopped,
+}
+
+impl RestartPolicy {
+    /// Whether a container that ended by itself with `code`, after it was started again `restarts` times, is to be
+    /// started once more.
+    pub fn wants(self, code: i32, restarts: u32) -> bool {
+        match self {
+            Self::No => false,
+            Self::OnFailure { limit } => code != 0 && limit.is_none_or(|limit| restarts < limit),
+            Self::Always | Self::UnlessStopped => true,
+        }
+    }
+}
+
+impl fmt::Display for RestartPolicy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::No => formatter.write_str("no"),
+            Self::OnFailure { limit: None } => formatter.write_str("on-failure"),
+            Self::OnFailure { limit: Some(limit) } => write!(formatter, "on-failure:{limit}"),
+            Self::Always => formatter.write_str("always"),
+            Self::UnlessStopped => formatter.write_str("unless-stopped"),
+        }
+    }
+}
+
+impl FromStr for RestartPolicy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || "write no, on-failure, on-failure:NUMBER, always or unless-stopped".to_owned();
+        Ok(match text {
+            "no" => Self::No,
+            "on-failure" => Self::OnFailure { limit: None },
+            "always" => Self::Always,
+            "unless-stopped" => Self::UnlessStopped,
+            _ => {
+                let limit = text.strip_prefix("on-failure:").ok_or_else(wrong)?;
+                let limit: u32 = limit.parse().map_err(|_not_a_number| wrong())?;
+                // Docker's way to say "without end".
+                Self::OnFailure {
+                    limit: (limit > 0).then_some(limit),
+                }
+            }
+        })
+    }
+}
+
+/// How much of a container's output is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LogOptions {
+    /// Whether it is kept at all.
+    pub kept: bool,
+    /// The length of a file after which the next one is begun, in bytes.
+    pub max_bytes: Option<u64>,
+    /// How many files, the one that is written included.
+    pub max_files: u32,
+}
+
+impl Default for LogOptions {
+    /// Everything in one file, as docker has it.
+    fn default() -> Self {
+        Self {
+            kept: true,
+            max_bytes: None,
+            max_files: 1,
+        }
+    }
+}
+
+/// What `update` changed; `None` for what is as it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Changes {
+    /// Most memory, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Most processor time, in thousandths of a processor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_thousandths: Option<u32>,
+    /// Most processes and threads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+    /// When it is started again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartPolicy>,
+}
+
+impl Changes {
+    /// These, with later ones on top.
+    #[must_use]
+    pub fn and(self, later: Self) -> Self {
+        Self {
+            memory_bytes: later.memory_bytes.or(self.memory_bytes),
+            cpu_thousandths: later.cpu_thousandths.or(self.cpu_thousandths),
+            pids: later.pids.or(self.pids),
+            restart: later.restart.or(self.restart),
+        }
+    }
+
+    /// Puts them into a config.
+    pub fn apply(self, config: &mut ContainerConfig) {
+        let plan = &mut config.plan;
+        plan.memory_bytes = self.memory_bytes.or(plan.memory_bytes);
+        plan.cpu_thousandths = self.cpu_thousandths.or(plan.cpu_thousandths);
+        plan.pids = self.pids.or(plan.pids);
+        config.restart = self.restart.unwrap_or(config.restart);
+    }
+}
+
+/// How long to wait before a container is started again: docker's 100 ms, twice as long each time, at most a
+/// minute.
+pub(crate) fn back_off(restarts_in_a_row: u32) -> Duration {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(60);
+    let factor = 1_u32.checked_shl(restarts_in_a_row).unwrap_or(u32::MAX);
+    FIRST.saturating_mul(factor).min(LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_are_written_as_docker_does() {
+        for text in [
+            "no",
+            "on-failure",
+            "on-failure:3",
+            "always",
+            "unless-stopped",
+        ] {
+            let policy: RestartPolicy = text.parse().unwrap();
+            assert_eq!(policy.to_string(), text);
+        }
+        assert_eq!(
+            "on-failure:0".parse(),
+            Ok(RestartPolicy::OnFailure { limit: None })
+        );
+        for text in ["", "never", "on-failure:", "on-failure:-1", "always:2"] {
+            assert!(text.parse::<RestartPolicy>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn failures_are_counted_and_successes_end_it() {
+        let three = RestartPolicy::OnFailure { limit: Some(3) };
+        assert!(three.wants(1, 2) && !three.wants(1, 3) && !three.wants(0, 0));
+        assert!(RestartPolicy::Always.wants(0, 1000));
+        assert!(!RestartPolicy::No.wants(1, 0));
+    }
+
+    #[test]
+    fn waits_grow_and_have_an_end() {
+        let waits: Vec<u128> = (0..4).map(|it| back_off(it).as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800]);
+        assert_eq!(back_off(9), Duration::from_millis(51_200));
+        assert_eq!(back_off(10), Duration::from_secs(60));
+        assert_eq!(back_off(500), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn later_changes_win() {
+        let first = Changes {
+            memory_bytes: Some(1),
+            pids: Some(2),
+            ..Changes::default()
+        };
+        let later = Changes {
+            pids: Some(3),
+            ..Changes::default()
+        };
+        let both = first.and(later);
+        assert_eq!((both.memory_bytes, both.pids), (Some(1), Some(3)));
+    }
+}

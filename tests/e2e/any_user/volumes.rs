@@ -1,0 +1,150 @@
+//! Volumes: what outlives containers.
+
+use std::process::{Command, Stdio};
+
+use crate::fixtures::ContainerSpace;
+
+#[test]
+fn volumes_are_made_listed_and_removed_unless_a_container_has_them() {
+    let space = ContainerSpace::new("");
+    assert_eq!(
+        space
+            .kiln_ok(["volume", "create", "--label", "team=web", "data"])
+            .stdout,
+        "data\n"
+    );
+    space.kiln_ok(["volume", "create", "other"]);
+    let made = space.kiln_ok(["volume", "create"]).stdout;
+    assert_eq!(
+        space.kiln_ok(["volume", "ls", "-q"]).stdout.lines().count(),
+        3
+    );
+    space.kiln_ok(["volume", "rm", made.trim()]);
+    space.background(
+        "box",
+        &["-v", "data:/data"],
+        "echo kept > /data/file; exec sleep 1000",
+    );
+    space
+        .kiln(["volume", "rm", "data"])
+        .assert_code(1)
+        .assert_says("in use");
+    space.kiln_ok(["stop", "-t", "0", "box"]);
+    space
+        .kiln(["volume", "rm", "data"])
+        .assert_code(1)
+        .assert_says("in use by container");
+    let dangling = space
+        .kiln_ok(["volume", "ls", "-q", "--filter", "dangling=true"])
+        .stdout;
+    assert_eq!(dangling, "other\n");
+    assert_eq!(
+        space
+            .kiln_ok(["volume", "ls", "-q", "--filter", "label=team=web"])
+            .stdout,
+        "data\n"
+    );
+    let run = space.kiln_ok(["volume", "inspect", "data"]);
+    let shown: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
+    assert_eq!(shown[0]["Labels"]["team"], "web");
+    space
+        .kiln(["volume", "prune"])
+        .assert_code(1)
+        .assert_says("--force");
+    assert_eq!(
+        space.kiln_ok(["volume", "prune", "--force"]).stdout,
+        "other\n"
+    );
+    space.kiln_ok(["rm", "box"]);
+    // It outlives the container.
+    let run = space.kiln_ok(["run", "--rm", "-v", "data:/d", "app", "cat", "/d/file"]);
+    assert_eq!(run.stdout, "kept\n");
+    space.kiln_ok(["volume", "rm", "data"]);
+    space.kiln(["volume", "rm", "data"]).assert_code(1);
+    space.kiln_ok(["volume", "rm", "-f", "data"]);
+    space.kiln(["volume", "create", "../x"]).assert_code(1);
+}
+
+#[test]
+fn a_new_volume_has_what_the_image_has_there() {
+    let space = ContainerSpace::new(
+        "[image.app.step.data]\nrun = \"mkdir -p /srv/data/sub; echo image > /srv/data/sub/file; chmod 700 /srv/data\"\n",
+    );
+    let shown = |volume: &str| {
+        let mount = format!("{volume}:/srv/data");
+        let script = "cat /srv/data/sub/file; stat -c %a /srv/data; echo mine > /srv/data/sub/file";
+        space
+            .kiln_ok(["run", "--rm", "-v", &mount, "app", "sh", "-c", script])
+            .stdout
+    };
+    assert_eq!(shown("fresh"), "image\n700\n");
+    assert_eq!(shown("fresh"), "mine\n700\n", "only once");
+    space.kiln_ok(["volume", "create", "made"]);
+    assert_eq!(shown("made"), "image\n700\n");
+    // What is in the image stays as it is.
+    let run = space.kiln_ok(["run", "--rm", "app", "cat", "/srv/data/sub/file"]);
+    assert_eq!(run.stdout, "image\n");
+}
+
+#[test]
+fn volumes_travel_as_tars() {
+    let space = ContainerSpace::new("");
+    let script =
+        "mkdir /d/sub; echo x > /d/sub/file; ln -s sub/file /d/link; chmod 640 /d/sub/file";
+    space.kiln_ok(["run", "--rm", "-v", "one:/d", "app", "sh", "-c", script]);
+    space.kiln_ok(["volume", "export", "one", "-o", "one.tar"]);
+    let listed = crate::space::host(
+        Command::new("tar")
+            .arg("tf")
+            .arg(space.project().join("one.tar")),
+    );
+    assert!(listed.contains("sub/file"), "{listed}");
+    space
+        .kiln(["volume", "import", "two", "one.tar"])
+        .assert_code(1)
+        .assert_says("no volume");
+    space.kiln_ok(["volume", "create", "two"]);
+    space.kiln_ok(["volume", "import", "two", "one.tar"]);
+    let run = space.kiln_ok([
+        "run",
+        "--rm",
+        "-v",
+        "two:/d",
+        "app",
+        "sh",
+        "-c",
+        "cat /d/link; stat -c %a /d/sub/file",
+    ]);
+    assert_eq!(run.stdout, "x\n640\n");
+    // Through a pipe, too.
+    let export = space
+        .command()
+        .args(["volume", "export", "one"])
+        .stdout(Stdio::piped())
+        .spawn();
+    let output = export.expect("kiln starts").stdout.expect("a pipe");
+    space.kiln_ok(["volume", "create", "three"]);
+    space
+        .run(
+            space
+                .command()
+                .args(["volume", "import", "three", "-"])
+                .stdin(output),
+        )
+        .assert_code(0);
+    let run = space.kiln_ok(["run", "--rm", "-v", "three:/d", "app", "cat", "/d/link"]);
+    assert_eq!(run.stdout, "x\n");
+    // What an archive says stays in the volume.
+    use crate::fixtures::tar::{file, link, tar};
+    let hostile = tar(&[link(b'2', "out", "/etc"), file("out/planted", "x")]);
+    std::fs::write(space.project().join("hostile.tar"), hostile).expect("a file");
+    space.kiln(["volume", "import", "three", "hostile.tar"]);
+    assert!(!std::path::Path::new("/etc/planted").exists());
+    let hostile = tar(&[file("../planted", "x")]);
+    std::fs::write(space.project().join("hostile.tar"), hostile).expect("a file");
+    space
+        .kiln(["volume", "import", "three", "hostile.tar"])
+        .assert_code(1)
+        .assert_says("..");
+    assert!(!space.store().join("volumes/three/planted").exists());
+}
