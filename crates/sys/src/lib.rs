@@ -11,6 +11,7 @@
 //! | [`mount`] | mounts as descriptors |
 //! | [`namespace`] | moving this process itself into namespaces |
 //! | [`network`] | network namespaces, and work done inside of them |
+//! | [`own`] | what a process changes about itself before it becomes another program |
 //! | [`plan`] | what a new process does before it executes its program, as data |
 //! | [`process`] | starting a process with a plan, and following it by its pidfd |
 //! | [`seccomp`] | assembling system call filters |
@@ -22,6 +23,7 @@ pub mod confined;
 pub mod mount;
 pub mod namespace;
 pub mod network;
+pub mod own;
 pub mod plan;
 pub mod process;
 mod raw;

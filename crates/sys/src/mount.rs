@@ -119,37 +119,50 @@ pub fn set_attributes(
     propagation: Propagation,
     depth: Depth,
 ) -> Result<(), Errno> {
-    /// `struct mount_attr` of `linux/mount.h`.
-    #[repr(C)]
-    struct MountAttr {
-        attr_set: u64,
-        attr_clr: u64,
-        propagation: u64,
-        userns_fd: u64,
-    }
-    let attr = MountAttr {
-        attr_set: u64::from(attributes.flags().bits()),
-        attr_clr: 0,
+    let change = MountChange {
+        set: u64::from(attributes.flags().bits()),
         propagation: match propagation {
             Propagation::Unchanged => 0,
             Propagation::Private => PRIVATE,
             Propagation::Slave => SLAVE,
         },
-        userns_fd: 0,
+        ..MountChange::default()
     };
+    change_mount(mount, change, depth)
+}
+
+/// Everything `mount_setattr(2)` can change, in its own bits: its `struct mount_attr`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MountChange {
+    /// `MOUNT_ATTR_*` to add.
+    pub set: u64,
+    /// `MOUNT_ATTR_*` to take away; all bits of the access time group if one of them is set.
+    pub clear: u64,
+    /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE` or `MS_UNBINDABLE`; 0 to leave it.
+    pub propagation: u64,
+    /// With `MOUNT_ATTR_IDMAP` in `set`: a user namespace, by descriptor.
+    pub user_namespace: u64,
+}
+
+/// Changes a mount.
+///
+/// # Errors
+/// What `mount_setattr(2)` says.
+pub fn change_mount(mount: BorrowedFd<'_>, change: MountChange, depth: Depth) -> Result<(), Errno> {
     let flags = match depth {
         Depth::Single => libc::AT_EMPTY_PATH,
         Depth::Recursive => libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
     };
-    // SAFETY: the path is a C string, `attr` is a live `struct mount_attr` of the size that is said.
+    // SAFETY: the path is a C string, `change` is a live `struct mount_attr` of the size that is said.
     let result = unsafe {
         crate::raw::syscall5(
             libc::SYS_mount_setattr,
             mount.as_raw_fd() as usize,
             c"".as_ptr() as usize,
             flags as usize,
-            (&raw const attr) as usize,
-            size_of::<MountAttr>(),
+            (&raw const change) as usize,
+            size_of::<MountChange>(),
         )
     };
     result.map(|_| ())

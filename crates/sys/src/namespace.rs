@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::mount::MountPropagationFlags;
-use rustix::thread::UnshareFlags;
+pub use rustix::thread::UnshareFlags;
 
 use crate::Errno;
 
@@ -211,6 +211,79 @@ impl Forked {
             }
         }
     }
+}
+
+/// A process started by [`clone_into`].
+#[derive(Debug)]
+pub struct Cloned {
+    /// Its number in this process' own PID namespace.
+    pub pid: i32,
+    /// Itself.
+    pub pidfd: OwnedFd,
+}
+
+/// Whose child a new process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lineage {
+    /// Of this process.
+    Child,
+    /// Of this process' parent, whose signal at its end it keeps.
+    Sibling,
+}
+
+/// Forks into new namespaces, and runs `work` in the new process, which ends with the code that it returns.
+///
+/// # Errors
+/// `BUSY` if this process has more than one thread, else what `clone3(2)` says.
+pub fn clone_into(
+    namespaces: UnshareFlags,
+    lineage: Lineage,
+    work: impl FnOnce() -> i32,
+) -> Result<Cloned, Errno> {
+    if thread_count()? != 1 {
+        return Err(Errno::BUSY);
+    }
+    let mut pidfd: std::os::fd::RawFd = -1;
+    // SAFETY: all zeroes is a valid `clone_args`.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    let bit = |flag: libc::c_int| u64::from(flag.cast_unsigned());
+    arguments.flags = u64::from(namespaces.bits()) | bit(libc::CLONE_PIDFD);
+    match lineage {
+        Lineage::Child => arguments.exit_signal = bit(libc::SIGCHLD),
+        Lineage::Sibling => arguments.flags |= bit(libc::CLONE_PARENT),
+    }
+    arguments.pidfd = (&raw mut pidfd) as u64;
+    // SAFETY: as `fork(2)`: the new process has a copy of this one's memory, and there is no other thread that
+    // could hold a lock.
+    let number = unsafe {
+        crate::raw::syscall5(
+            libc::SYS_clone3,
+            (&raw const arguments) as usize,
+            size_of::<libc::clone_args>(),
+            0,
+            0,
+            0,
+        )?
+    };
+    if number == 0 {
+        let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(101);
+        // SAFETY: ends the child without running what the parent registered for its own end.
+        unsafe { libc::_exit(code) }
+    }
+    // SAFETY: `CLONE_PIDFD` has stored a new descriptor there.
+    let pidfd = unsafe { std::os::fd::FromRawFd::from_raw_fd(pidfd) };
+    Ok(Cloned {
+        pid: i32::try_from(number).unwrap_or(0),
+        pidfd,
+    })
+}
+
+/// Moves this process into new namespaces, while it has one thread.
+///
+/// # Errors
+/// What `unshare(2)` says.
+pub fn unshare_more(namespaces: UnshareFlags) -> Result<(), Errno> {
+    unshare(namespaces.difference(UnshareFlags::FILES))
 }
 
 /// Writes a file below `/proc/self` in one call, as its maps of users and groups want it.

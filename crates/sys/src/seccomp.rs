@@ -10,9 +10,16 @@
 //! nr < 157? ─ nr < 56? ─ … ─ allow | errno | argument check → allow | errno
 //! ```
 
+mod compare;
+mod several;
+
 use std::collections::BTreeMap;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use crate::{Errno, raw};
+
+pub use compare::{Case, Comparison, Operator};
+pub use several::{Table, TooLong};
 
 /// What the kernel does with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +30,16 @@ pub enum Action {
     Errno(u16),
     /// Kills the process.
     Kill,
+    /// Kills the thread.
+    KillThread,
+    /// Sends it `SIGSYS`.
+    Trap,
+    /// Asks its tracer, with this number; without one the call fails.
+    Trace(u16),
+    /// Carries it out and logs it.
+    Log,
+    /// Asks the reader of the filter's descriptor, see [`Program::load_with`].
+    Notify,
 }
 
 /// What happens to one system call.
@@ -41,6 +58,13 @@ pub enum Rule {
         then: Box<Self>,
         /// What if not.
         otherwise: Box<Self>,
+    },
+    /// The first case of which every comparison holds, on all 64 bits of an argument.
+    FirstMatch {
+        /// In order.
+        cases: Vec<Case>,
+        /// If none fits.
+        otherwise: Action,
     },
 }
 
@@ -163,6 +187,26 @@ impl Program {
     /// # Errors
     /// What `seccomp(2)` says.
     pub fn load(&self) -> Result<(), Errno> {
+        self.load_raw(0).map(|_| ())
+    }
+
+    /// As [`Self::load`], with `SECCOMP_FILTER_FLAG_*`. Returns the descriptor of a filter that was loaded with
+    /// the flag for a listener.
+    ///
+    /// # Errors
+    /// What `seccomp(2)` says.
+    pub fn load_with(&self, flags: u32) -> Result<Option<OwnedFd>, Errno> {
+        const NEW_LISTENER: u32 = 1 << 3;
+        let number = self.load_raw(flags)?;
+        if flags & NEW_LISTENER == 0 {
+            return Ok(None);
+        }
+        let number = RawFd::try_from(number).unwrap_or(-1);
+        // SAFETY: with this flag the kernel returns a new descriptor.
+        Ok(Some(unsafe { OwnedFd::from_raw_fd(number) }))
+    }
+
+    fn load_raw(&self, flags: u32) -> Result<usize, Errno> {
         const SET_MODE_FILTER: usize = 1;
         // The length was checked when it was assembled.
         let length = u16::try_from(self.0.len()).unwrap_or(0);
@@ -171,17 +215,16 @@ impl Program {
             filter: self.0.as_ptr(),
         };
         // SAFETY: the request and the instructions live through the call.
-        let result = unsafe {
+        unsafe {
             raw::syscall5(
                 libc::SYS_seccomp,
                 SET_MODE_FILTER,
-                0,
+                flags as usize,
                 (&raw const request) as usize,
                 0,
                 0,
             )
-        };
-        result.map(|_| ())
+        }
     }
 
     /// How many instructions it has.
@@ -205,6 +248,11 @@ impl Action {
                 Self::Allow => 0x7fff_0000,
                 Self::Errno(number) => 0x0005_0000 | number as u32,
                 Self::Kill => 0x8000_0000,
+                Self::KillThread => 0,
+                Self::Trap => 0x0003_0000,
+                Self::Trace(number) => 0x7ff0_0000 | number as u32,
+                Self::Log => 0x7ffc_0000,
+                Self::Notify => 0x7fc0_0000,
             },
         )
     }
@@ -281,6 +329,7 @@ fn block(rule: &Rule) -> Vec<Instruction> {
             then,
             otherwise,
         } => (index, test, block(then), block(otherwise)),
+        Rule::FirstMatch { cases, otherwise } => return compare::cases(cases, *otherwise),
     };
     // The lower half of a 64-bit argument; both architectures are little-endian.
     let mut program = vec![statement(LOAD, ARGUMENTS + 8 * u32::from(*index))];
@@ -310,7 +359,7 @@ mod tests {
     }
 
     /// Runs a program as the kernel would; returns the value it returns and how many instructions that took.
-    fn interpret(
+    pub(super) fn interpret(
         program: &Program,
         architecture: u32,
         number: u32,
@@ -334,6 +383,7 @@ mod tests {
                     accumulator = match operand {
                         NUMBER => number,
                         ARCHITECTURE => architecture,
+                        _ if operand % 8 == 4 => low(arguments[(operand as usize - 16) / 8] >> 32),
                         _ => low(arguments[(operand as usize - 16) / 8]),
                     }
                 }
@@ -341,6 +391,8 @@ mod tests {
                 JUMP_EQUAL => jump(accumulator == operand),
                 JUMP_AT_LEAST => jump(accumulator >= operand),
                 JUMP_ANY_BIT => jump(accumulator & operand != 0),
+                0x25 => jump(accumulator > operand),
+                0x54 => accumulator &= operand,
                 RETURN => return (operand, steps),
                 _ => panic!("no such instruction"),
             }
@@ -353,6 +405,7 @@ mod tests {
         loop {
             match rule {
                 Rule::Always(action) => return action.instruction().operand,
+                Rule::FirstMatch { .. } => panic!("these rules have none"),
                 Rule::Argument {
                     index,
                     test,

@@ -5,13 +5,16 @@
 //! strings already.
 
 use std::ffi::{CStr, c_char};
-use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::{Absent, Expect, Operation, Slot};
+use crate::own::{
+    bound_capabilities, close_on_execute, duplicate, loopback_up, new_keyring, pivot, prctl,
+    reset_signals, working_directory,
+};
 use crate::{Errno, mount, raw};
 
 /// How far a child has come; written by the child, read by its parent when the child is gone or has executed.
@@ -270,21 +273,6 @@ fn borrow(descriptor: &OwnedFd) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(descriptor.as_raw_fd()) }
 }
 
-fn close_on_execute() -> Result<(), Errno> {
-    // SAFETY: changes flags of descriptors only.
-    let result = unsafe {
-        raw::syscall5(
-            libc::SYS_close_range,
-            3,
-            u32::MAX as usize,
-            libc::CLOSE_RANGE_CLOEXEC as usize,
-            0,
-            0,
-        )
-    };
-    result.map(|_| ())
-}
-
 fn open(directory: BorrowedFd<'_>, path: &CStr, expect: Expect) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -306,115 +294,6 @@ fn open(directory: BorrowedFd<'_>, path: &CStr, expect: Expect) -> Result<OwnedF
             Ok(file)
         }
     }
-}
-
-fn pivot(root: BorrowedFd<'_>) -> Result<(), Errno> {
-    rustix::process::fchdir(root)?;
-    // The old root ends up on top of the new one, which is the working directory; the next call takes it off.
-    rustix::process::pivot_root(c".", c".")?;
-    rustix::mount::unmount(c".", rustix::mount::UnmountFlags::DETACH)?;
-    rustix::process::chdir(c"/")
-}
-
-fn loopback_up() -> Result<(), Errno> {
-    /// `SIOCSIFFLAGS`.
-    const SET_INTERFACE_FLAGS: usize = 0x8914;
-    let socket = rustix::net::socket_with(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::DGRAM,
-        rustix::net::SocketFlags::CLOEXEC,
-        None,
-    )?;
-    // SAFETY: all zeroes is a valid request.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l'.cast_signed() as c_char;
-    request.ifr_name[1] = b'o'.cast_signed() as c_char;
-    // `IFF_UP | IFF_RUNNING`, both below 1 << 15.
-    request.ifr_ifru.ifru_flags = 0x41;
-    // SAFETY: the request is live and of the type this call takes.
-    let result = unsafe {
-        raw::syscall5(
-            libc::SYS_ioctl,
-            socket.as_raw_fd() as usize,
-            SET_INTERFACE_FLAGS,
-            (&raw mut request) as usize,
-            0,
-            0,
-        )
-    };
-    result.map(|_| ())
-}
-
-fn new_keyring() -> Result<(), Errno> {
-    const JOIN_SESSION_KEYRING: usize = 1;
-    // SAFETY: a null name means a new, nameless keyring.
-    let result = unsafe { raw::syscall5(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0, 0, 0, 0) };
-    match result {
-        // A kernel without keys has none to leak.
-        Ok(_) | Err(Errno::NOSYS) => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn duplicate(from: BorrowedFd<'_>, to: RawFd) -> Result<(), Errno> {
-    if from.as_raw_fd() == to {
-        return rustix::io::fcntl_setfd(from, rustix::io::FdFlags::empty());
-    }
-    // SAFETY: 0 to 2 are nobody's property in the child; forgotten below, since they are to stay open.
-    let mut target = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(to) });
-    rustix::io::dup2(from, &mut target)
-}
-
-fn working_directory(directory: BorrowedFd<'_>) -> Result<(), Errno> {
-    rustix::process::fchdir(directory)?;
-    let mut path = [0_u8; 4096];
-    // SAFETY: the buffer is as long as it is said to be.
-    unsafe {
-        raw::syscall5(
-            libc::SYS_getcwd,
-            path.as_mut_ptr() as usize,
-            path.len(),
-            0,
-            0,
-            0,
-        )?
-    };
-    // The kernel says `(unreachable)/…` for a directory outside of the root.
-    if path[0] == b'/' {
-        Ok(())
-    } else {
-        Err(Errno::XDEV)
-    }
-}
-
-fn prctl(option: libc::c_int, first: usize, second: usize) -> Result<usize, Errno> {
-    // SAFETY: only options whose arguments are numbers are passed here.
-    unsafe {
-        raw::syscall5(
-            libc::SYS_prctl,
-            option.cast_unsigned() as usize,
-            first,
-            second,
-            0,
-            0,
-        )
-    }
-}
-
-/// Capabilities have numbers below 64: their sets are two 32-bit words.
-const CAPABILITY_NUMBERS: usize = 64;
-
-fn bound_capabilities(keep: u64) -> Result<(), Errno> {
-    for number in (0..CAPABILITY_NUMBERS).filter(|number| keep >> number & 1 == 0) {
-        match prctl(libc::PR_CAPBSET_DROP, number, 0) {
-            Ok(_) => {}
-            // Past the last one this kernel knows. All have a lower number than the first unknown one.
-            Err(Errno::INVAL) if number > 0 => break,
-            Err(error) => return Err(error),
-        }
-    }
-    // No capability survives a change of user by these bits.
-    prctl(libc::PR_SET_SECUREBITS, 0, 0).map(|_| ())
 }
 
 fn capabilities(keep: u64) -> Result<(), Errno> {
@@ -453,53 +332,6 @@ fn die_with_parent(parent: BorrowedFd<'_>) -> Result<(), Errno> {
         0 => Ok(()),
         _ => Err(Errno::SRCH),
     }
-}
-
-/// `struct sigaction` of the kernel, which is not the C library's.
-#[repr(C)]
-struct KernelSigaction {
-    handler: usize,
-    flags: libc::c_ulong,
-    restorer: usize,
-    mask: u64,
-}
-
-fn reset_signals() -> Result<(), Errno> {
-    let default = KernelSigaction {
-        handler: libc::SIG_DFL,
-        flags: 0,
-        restorer: 0,
-        mask: 0,
-    };
-    for signal in 1..=64 {
-        if signal == libc::SIGKILL as usize || signal == libc::SIGSTOP as usize {
-            continue;
-        }
-        // SAFETY: the action is live and valid; the size is that of the kernel's signal set.
-        unsafe {
-            raw::syscall5(
-                libc::SYS_rt_sigaction,
-                signal,
-                (&raw const default) as usize,
-                0,
-                8,
-                0,
-            )?
-        };
-    }
-    let none = 0_u64;
-    // SAFETY: as above.
-    unsafe {
-        raw::syscall5(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK as usize,
-            (&raw const none) as usize,
-            0,
-            8,
-            0,
-        )?;
-    }
-    Ok(())
 }
 
 /// Tries the candidates in order; returns why none could be executed.
