@@ -1,5 +1,7 @@
 //! From the command line to a verb, and from its outcome to an exit code.
 
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
@@ -56,6 +58,9 @@ pub(crate) struct GlobalArgs {
     pub(crate) verbose: bool,
 }
 
+/// What kiln is called where a program wants a runtime by path alone.
+pub(crate) const RUNTIME_NAME: &str = "kiln-oci-runtime";
+
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProgressForm {
@@ -79,19 +84,24 @@ fn parse_assignment(text: &str) -> Result<(String, String), String> {
 
 /// Runs the command line of this process.
 pub(crate) fn run() -> ExitCode {
-    crate::open_files::raise_limit();
     let environment = Environment::read();
+    let arguments = arguments();
     let own_codes = command()
         .ignore_errors(true)
-        .try_get_matches()
+        .try_get_matches_from(&arguments)
         .is_ok_and(|found| found.subcommand_name().is_some_and(keeps_container_codes));
     let cli = match command()
-        .try_get_matches()
+        .try_get_matches_from(&arguments)
         .and_then(|found| Cli::from_arg_matches(&found))
     {
         Ok(cli) => cli,
         Err(error) => return Printer::plain().usage(&error, own_codes),
     };
+    // Before anything of this process changes that a container would inherit, and without a home or a store.
+    if let Verb::OciRuntime(args) = &cli.verb {
+        return crate::verbs::oci_runtime::run(args, &environment);
+    }
+    crate::open_files::raise_limit();
     let settings = match Settings::resolve(&cli.global, environment) {
         Ok(settings) => settings,
         Err(failure) => return Printer::plain().failure(&failure, own_codes),
@@ -101,6 +111,18 @@ pub(crate) fn run() -> ExitCode {
         Ok(code) => code,
         Err(failure) => printer.failure(&failure, own_codes),
     }
+}
+
+/// The command line; called by the name of the runtime, as a link to kiln is, it is that verb's.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let name = arguments
+        .first()
+        .and_then(|name| Path::new(name).file_name());
+    if name == Some(OsStr::new(RUNTIME_NAME)) {
+        arguments.insert(1, OsString::from("oci-runtime"));
+    }
+    arguments
 }
 
 fn run_verb(cli: Cli, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {

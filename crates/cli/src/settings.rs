@@ -43,6 +43,16 @@ impl Environment {
         Self(std::env::vars_os().collect())
     }
 
+    /// All of them, as `NAME=value`, for this program executed again.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = OsString> {
+        self.0.iter().map(|(name, value)| {
+            let mut pair = name.clone();
+            pair.push("=");
+            pair.push(value);
+            pair
+        })
+    }
+
     /// A variable as it is.
     pub(crate) fn raw(&self, name: &str) -> Option<&OsStr> {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str)

@@ -31,6 +31,7 @@ pub(crate) mod logs;
 mod network;
 mod pause;
 mod ps;
+pub(crate) mod oci_runtime;
 mod pull;
 mod push;
 mod reference;
@@ -130,6 +131,7 @@ pub(crate) enum Verb {
     Tags(tags::Args),
     Copy(Box<copy::Args>),
     Network(network::Args),
+    OciRuntime(Box<oci_runtime::Args>),
     Gc(gc::Args),
     Df(df::Args),
     Registry(registry::Args),
@@ -200,6 +202,8 @@ impl Verb {
             Self::Tags(args) => tags::run(&args, settings, printer),
             Self::Copy(args) => copy::run(&args, settings, printer),
             Self::Network(args) => network::run(&args, settings, printer),
+            // Done before there are settings.
+            Self::OciRuntime(_) => Ok(()),
             Self::Gc(args) => gc::run(&args, settings, printer),
             Self::Df(args) => df::run(&args, settings, printer),
             Self::Registry(args) => return registry::run(args, settings, printer),

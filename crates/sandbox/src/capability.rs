@@ -82,6 +82,11 @@ impl Capability {
     /// Highest number known to this version of kiln.
     pub const LAST: Self = Self(40);
 
+    /// Every one that this version of kiln knows, by number.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..=Self::LAST.0).map(Self)
+    }
+
     /// Its number, as in `capability.h`.
     #[must_use]
     pub const fn number(self) -> u8 {

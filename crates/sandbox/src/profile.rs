@@ -115,7 +115,7 @@ fn policy(capabilities: CapabilitySet, owners: OwnerEmulation, syncs: Syncs) -> 
     }
     let default = match refuse(Errno::NOSYS) {
         Rule::Always(action) => action,
-        Rule::Argument { .. } => Action::Kill,
+        Rule::Argument { .. } | Rule::FirstMatch { .. } => Action::Kill,
     };
     Policy {
         rules,

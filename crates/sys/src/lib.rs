@@ -7,6 +7,7 @@
 //! | module | what it is for |
 //! | --- | --- |
 //! | [`confined`] | opening and making files below a directory, whatever links are planted there |
+//! | [`device_filter`] | which devices a cgroup of version 2 may use |
 //! | [`xattr`] | extended attributes by file descriptor, links included |
 //! | [`mount`] | mounts as descriptors |
 //! | [`namespace`] | moving this process itself into namespaces |
@@ -14,12 +15,14 @@
 //! | [`own`] | what a process changes about itself before it becomes another program |
 //! | [`plan`] | what a new process does before it executes its program, as data |
 //! | [`process`] | starting a process with a plan, and following it by its pidfd |
+//! | [`sealed`] | running from a copy of one's own program that nobody can write |
 //! | [`seccomp`] | assembling system call filters |
 //! | [`signal`] | signals as bytes to read |
 
 #![expect(unsafe_code, reason = "this crate exists to keep it in one place")]
 
 pub mod confined;
+pub mod device_filter;
 pub mod mount;
 pub mod namespace;
 pub mod network;
@@ -27,6 +30,7 @@ pub mod own;
 pub mod plan;
 pub mod process;
 mod raw;
+pub mod sealed;
 pub mod seccomp;
 pub mod signal;
 pub mod xattr;

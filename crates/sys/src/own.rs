@@ -8,16 +8,16 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::{Errno, raw};
 
-/// Marks every descriptor from 3 on to be closed when this process executes another program.
+/// Marks every descriptor from `first` on to be closed when this process executes another program.
 ///
 /// # Errors
 /// `NOSYS` before Linux 5.11.
-pub fn close_on_execute() -> Result<(), Errno> {
+pub fn close_on_execute(first: u32) -> Result<(), Errno> {
     // SAFETY: changes flags of descriptors only.
     let result = unsafe {
         raw::syscall5(
             libc::SYS_close_range,
-            3,
+            first as usize,
             u32::MAX as usize,
             libc::CLOSE_RANGE_CLOEXEC as usize,
             0,

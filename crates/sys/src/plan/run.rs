@@ -122,7 +122,7 @@ pub(crate) fn carry_out(
 
 fn carry_out_one(operation: &Operation, table: &mut Table) -> Result<(), Errno> {
     match operation {
-        Operation::CloseOnExecute => close_on_execute(),
+        Operation::CloseOnExecute => close_on_execute(3),
         Operation::Write { file, content } => {
             rustix::io::write(table.get(*file)?, content).map(|_| ())
         }

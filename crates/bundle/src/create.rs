@@ -1,0 +1,354 @@
+//! Makes a container: everything but the start of its program.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kiln_sys::Errno;
+use kiln_sys::namespace::Cloned;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+
+use crate::cgroup::{Group, Host};
+use crate::channel::{Channel, Message};
+use crate::container::Container;
+use crate::error::{BundleError, best_effort};
+use crate::hook;
+use crate::init::{self, First};
+use crate::namespaces::Namespaces;
+use crate::seccomp;
+use crate::setup::mounts::Planned;
+use crate::setup::{console, id_map, rights, root};
+use crate::spec::{NamespaceKind, Spec};
+use crate::state::{self, Folder, Record, Status};
+use crate::validate;
+
+/// Longest `config.json` that is read.
+const LONGEST_CONFIG_BYTES: u64 = 16 << 20;
+
+/// How a container is made, beside what its bundle says.
+#[derive(Debug, Clone, Default)]
+pub struct CreateOptions {
+    /// Its name.
+    pub id: String,
+    /// Absolute path of the folder with `config.json`.
+    pub bundle: PathBuf,
+    /// Gets the number of the first process.
+    pub pid_file: Option<PathBuf>,
+    /// A connected socket that gets the outer end of the terminal.
+    pub console: Option<Arc<OwnedFd>>,
+    /// How many descriptors from 3 on the program keeps.
+    pub preserve_fds: u32,
+    /// Variables for the program beside those of the bundle, as `NAME=value`.
+    pub environment: Vec<String>,
+    /// The root is changed without `pivot_root`.
+    pub no_pivot: bool,
+    /// The program keeps the runtime's session keyring.
+    pub no_new_keyring: bool,
+    /// `cgroupsPath` is `slice:prefix:name`.
+    pub systemd_cgroup: bool,
+    /// The time, as the state will show it.
+    pub created: String,
+}
+
+/// Makes a container. On success its first process waits to be started; on failure nothing is left.
+///
+/// # Errors
+/// [`BundleError`].
+pub fn create(root: &Path, options: &CreateOptions) -> Result<Container, BundleError> {
+    let spec = read_spec(&options.bundle)?;
+    let folder = Folder::make(root, &options.id)?;
+    let lock = folder.lock()?;
+    let mut undo = Undo {
+        folder: Some(&folder),
+        group: Group::default(),
+        first: None,
+    };
+    let record = create_in(&folder, &spec, options, &mut undo)?;
+    undo.keep();
+    drop(lock);
+    Ok(Container::new(folder, record))
+}
+
+fn read_spec(bundle: &Path) -> Result<Spec, BundleError> {
+    let path = bundle.join("config.json");
+    let length = fs::metadata(&path)
+        .map_err(BundleError::file("read", &path))?
+        .len();
+    if length > LONGEST_CONFIG_BYTES {
+        let problem = format!(
+            "`{}` has {length} bytes, more than {LONGEST_CONFIG_BYTES}",
+            path.display()
+        );
+        return Err(BundleError::Invalid { problem });
+    }
+    let text = fs::read(&path).map_err(BundleError::file("read", &path))?;
+    Spec::parse(&text)
+        .map_err(|error| BundleError::invalid(format!("`{}`: {error}", path.display())))
+}
+
+/// What is taken back if a container cannot be made.
+struct Undo<'a> {
+    folder: Option<&'a Folder>,
+    group: Group,
+    first: Option<Cloned>,
+}
+
+impl Undo<'_> {
+    fn keep(mut self) {
+        self.folder = None;
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        let Some(folder) = self.folder else {
+            return;
+        };
+        if let Some(first) = &self.first {
+            match rustix::process::pidfd_send_signal(&first.pidfd, Signal::KILL) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => best_effort("killing the first process", Err::<(), _>(errno)),
+            }
+            let exited = WaitIdOptions::EXITED;
+            best_effort(
+                "waiting for the first process",
+                rustix::process::waitid(WaitId::PidFd(first.pidfd.as_fd()), exited),
+            );
+        }
+        best_effort("removing the cgroup", self.group.remove());
+        best_effort("removing the state", folder.remove());
+    }
+}
+
+fn create_in(
+    folder: &Folder,
+    spec: &Spec,
+    options: &CreateOptions,
+    undo: &mut Undo<'_>,
+) -> Result<Record, BundleError> {
+    check_kept(options.preserve_fds)?;
+    let linux = spec.linux();
+    let namespaces = Namespaces::new(&linux)?;
+    validate::check(spec, &namespaces)?;
+    let bundle = &options.bundle;
+    let rootfs = spec
+        .root
+        .as_ref()
+        .map_or(PathBuf::new(), |root| bundle.join(&root.path));
+    if !rootfs.is_dir() {
+        let problem = format!("root.path: `{}` is not a directory", rootfs.display());
+        return Err(BundleError::Invalid { problem });
+    }
+    let terminal = spec
+        .process
+        .as_ref()
+        .is_some_and(|process| process.terminal);
+    check_console(terminal, options.console.is_some())?;
+    let filter = match &linux.seccomp {
+        Some(seccomp) => seccomp::filter(seccomp)?,
+        None => None,
+    };
+    let listener = match (&filter, &linux.seccomp) {
+        (Some(filter), Some(seccomp)) if filter.notifies => {
+            Some(console::connect(Path::new(&seccomp.listener_path))?)
+        }
+        _ => None,
+    };
+    folder.save_spec(spec)?;
+
+    let host = Host::discover()?;
+    let group_path = group_path(&linux.cgroups_path, options)?;
+    let lenient = !rustix::process::geteuid().is_root() || namespaces_of_others();
+    undo.group = Group::make(&host, &group_path, lenient)?;
+    if let Some(resources) = &linux.resources {
+        undo.group.limit(resources)?;
+    }
+    let private_mounts = namespaces.has(NamespaceKind::Mount);
+    let mut mounts = Vec::new();
+    for mount in &spec.mounts {
+        let mut planned = Planned::new(mount, bundle)?;
+        if planned.options.id_map.is_some() {
+            let own = !mount.uid_mappings.is_empty();
+            let (uids, gids) = if own {
+                (&mount.uid_mappings, &mount.gid_mappings)
+            } else {
+                (&linux.uid_mappings, &linux.gid_mappings)
+            };
+            planned.id_map = Some(id_map::namespace(uids, gids)?);
+        }
+        mounts.push(planned);
+    }
+    let root = match root::clone_root(&rootfs) {
+        Ok(root) if private_mounts => Some(root),
+        Ok(_) | Err(Errno::PERM) => None,
+        Err(errno) => {
+            return Err(BundleError::kernel(format!(
+                "opening the root `{}`",
+                rootfs.display()
+            ))(errno));
+        }
+    };
+    let start = listen(folder)?;
+    let mut record = Record {
+        id: options.id.clone(),
+        bundle: bundle.clone(),
+        rootfs: rootfs.clone(),
+        created: options.created.clone(),
+        owner: rustix::process::getuid().as_raw(),
+        pid: 0,
+        start_time: 0,
+        group: undo.group.clone(),
+        keyring: !options.no_new_keyring,
+    };
+    folder.save(&record)?;
+
+    let (ours, theirs) = Channel::pair()?;
+    let first = First {
+        spec,
+        options,
+        namespaces: &namespaces,
+        host: &host,
+        rootfs: &rootfs,
+        root,
+        mounts,
+        filter,
+        listener,
+        start,
+        record: &record,
+    };
+    let cloned = namespaces.start(move || init::run(first, &theirs))?;
+    record_first(&mut record, cloned, undo)?;
+    folder.save(&record)?;
+    undo.group.join(record.pid)?;
+    if let Some(score) = spec
+        .process
+        .as_ref()
+        .and_then(|process| process.oom_score_adj)
+    {
+        let path = PathBuf::from(format!("/proc/{}/oom_score_adj", record.pid));
+        fs::write(&path, score.to_string()).map_err(BundleError::file("write", &path))?;
+    }
+    ours.send(&Message::Go)?;
+    converse(&ours, spec, &record)?;
+    if let Some(process) = &spec.process {
+        rights::limit(record.pid, &process.rlimits)?;
+    }
+    if let Some(path) = &options.pid_file {
+        write_pid(path, record.pid)?;
+    }
+    ours.send(&Message::Go)?;
+    Ok(record)
+}
+
+/// Answers the first process until it is ready.
+fn converse(channel: &Channel, spec: &Spec, record: &Record) -> Result<(), BundleError> {
+    loop {
+        match channel.receive()? {
+            Message::Ready => return Ok(()),
+            Message::Failed(message) => return Err(BundleError::Init { message }),
+            Message::WantsHooks => {
+                if let Some(hooks) = &spec.hooks {
+                    let state = record.state(spec, Status::Creating);
+                    hook::run(&hooks.prestart, "prestart", &state)?;
+                    hook::run(&hooks.create_runtime, "createRuntime", &state)?;
+                }
+                channel.send(&Message::Go)?;
+            }
+            other @ (Message::Go | Message::WantsMaps | Message::Started(_)) => {
+                let message = format!("not understood: {other:?}");
+                return Err(BundleError::Init { message });
+            }
+        }
+    }
+}
+
+/// Notes the first process down, and makes it go if the rest fails.
+fn record_first(
+    record: &mut Record,
+    cloned: Cloned,
+    undo: &mut Undo<'_>,
+) -> Result<(), BundleError> {
+    record.pid = cloned.pid;
+    undo.first = Some(cloned);
+    record.start_time = state::start_time(record.pid).ok_or_else(|| BundleError::Init {
+        message: "the container's first process ended at once".to_owned(),
+    })?;
+    Ok(())
+}
+
+/// The socket on which the first process waits.
+fn listen(folder: &Folder) -> Result<OwnedFd, BundleError> {
+    let fail = || BundleError::kernel(format!("making `{}`", folder.start_socket().display()));
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(fail())?;
+    let directory = kiln_sys::confined::open_directory(folder.path()).map_err(fail())?;
+    let address = console::address(directory.as_fd(), Path::new("start")).map_err(fail())?;
+    rustix::net::bind(&socket, &address).map_err(fail())?;
+    rustix::net::listen(&socket, 1).map_err(fail())?;
+    Ok(socket)
+}
+
+/// A terminal needs somebody to hand it to, and nobody else gets one.
+pub(crate) fn check_console(terminal: bool, socket: bool) -> Result<(), BundleError> {
+    let problem = match (terminal, socket) {
+        (true, false) => {
+            "process.terminal: a terminal needs a console socket (--console-socket) to go to"
+        }
+        (false, true) => "there is a console socket, but process.terminal is not set",
+        (true, true) | (false, false) => return Ok(()),
+    };
+    Err(BundleError::invalid(problem))
+}
+
+/// Where the container's cgroup is.
+fn group_path(path: &str, options: &CreateOptions) -> Result<PathBuf, BundleError> {
+    if options.systemd_cgroup {
+        return Err(BundleError::invalid(
+            "--systemd-cgroup: kiln makes cgroups itself; run without it, or set the cgroup manager to cgroupfs",
+        ));
+    }
+    Ok(if path.is_empty() {
+        PathBuf::from("/").join(&options.id)
+    } else {
+        PathBuf::from(path)
+    })
+}
+
+/// Whether this process is in a user namespace that maps other users, so that it is root of nothing but that.
+fn namespaces_of_others() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let whole = ["0", "0", "4294967295"];
+    map.split_whitespace().ne(whole)
+}
+
+/// Descriptors that are to be kept must be there, and must not be kiln's own.
+fn check_kept(count: u32) -> Result<(), BundleError> {
+    for number in 3..3 + count {
+        let flags = fs::read_to_string(format!("/proc/self/fdinfo/{number}"));
+        // `flags:` in octal, with `O_CLOEXEC` for those that kiln opened.
+        let flags = flags.ok().and_then(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("flags:"))?;
+            u32::from_str_radix(line.trim(), 8).ok()
+        });
+        if flags.is_none_or(|flags| flags & 0o2_000_000 != 0) {
+            let problem = format!("--preserve-fds {count}: descriptor {number} is not open");
+            return Err(BundleError::Invalid { problem });
+        }
+    }
+    Ok(())
+}
+
+/// Writes a number into a file, which is complete or not there.
+pub(crate) fn write_pid(path: &Path, pid: i32) -> Result<(), BundleError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let draft = path.with_file_name(format!(".{name}"));
+    fs::write(&draft, pid.to_string()).map_err(BundleError::file("write", &draft))?;
+    fs::rename(&draft, path).map_err(BundleError::file("write", path))
+}

@@ -1,0 +1,49 @@
+//! Errors in the forms that podman, docker and containerd read.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::LogFormat;
+use crate::printer::Printer;
+
+/// Where errors go.
+pub(super) struct Report {
+    log: Option<PathBuf>,
+    format: LogFormat,
+}
+
+impl Report {
+    pub(super) const fn new(log: Option<PathBuf>, format: LogFormat) -> Self {
+        Self { log, format }
+    }
+
+    /// Tells of an error, on standard error and in the log.
+    pub(super) fn error(&mut self, message: &str) {
+        let mut printer = Printer::plain();
+        printer.note(format!("kiln oci-runtime: {message}"));
+        let Some(path) = &self.log else {
+            return;
+        };
+        let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+        let line = match self.format {
+            LogFormat::Json => {
+                json!({ "level": "error", "msg": message, "time": time.to_string() }).to_string()
+            }
+            LogFormat::Text => format!("time=\"{time}\" level=error msg={message:?}"),
+        };
+        let written = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+        if let Err(error) = written {
+            printer.note(format!(
+                "kiln oci-runtime: cannot write `{}`: {error}",
+                path.display()
+            ));
+        }
+    }
+}
