@@ -239,7 +239,13 @@ fn create_in(
         write_pid(path, record.pid)?;
     }
     ours.send(&Message::Go)?;
-    Ok(record)
+    // It lives on without this process only when it says so.
+    match ours.receive()? {
+        Message::Ready => Ok(record),
+        other => Err(BundleError::Init {
+            message: format!("not understood: {other:?}"),
+        }),
+    }
 }
 
 /// Answers the first process until it is ready.

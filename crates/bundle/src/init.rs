@@ -107,9 +107,7 @@ impl First<'_> {
         }
         drop(terminal);
         let Some(process) = &spec.process else {
-            channel.send(&Message::Ready)?;
-            channel.expect_go()?;
-            end_with_parent(false)?;
+            be_ready(channel)?;
             let connection = accept(&start)?;
             let error = BundleError::invalid("process: the bundle has none to start");
             return Ok((connection, error));
@@ -130,9 +128,7 @@ impl First<'_> {
         enter_directory(process)?;
         let program = Program::find(process, &options.environment)?;
         end_with_parent(true)?;
-        channel.send(&Message::Ready)?;
-        channel.expect_go()?;
-        end_with_parent(false)?;
+        be_ready(channel)?;
         let connection = accept(&start)?;
         drop(start);
         let last = || {
@@ -353,6 +349,14 @@ pub(crate) fn keyring(id: &str) -> Result<(), BundleError> {
 pub(crate) fn end_with_parent(end: bool) -> Result<(), BundleError> {
     rustix::process::set_parent_process_death_signal(end.then_some(Signal::KILL))
         .map_err(BundleError::kernel("binding a process to its parent"))
+}
+
+/// Says that this process is ready, and from then on lives without the runtime.
+fn be_ready(channel: &Channel) -> Result<(), BundleError> {
+    channel.send(&Message::Ready)?;
+    channel.expect_go()?;
+    end_with_parent(false)?;
+    channel.send(&Message::Ready)
 }
 
 /// Leaves open what the program is to have: 0 to 2, and `count` more.
