@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod build;
+mod bundles;
 mod command_line;
 mod container_files;
 mod containers;

@@ -1,6 +1,7 @@
 //! Things that tests start from, made when they run: a root file system of one
 //! program, a registry on the loopback device.
 
+mod bundle;
 mod containers;
 pub(crate) mod http;
 pub(crate) mod machine;
@@ -12,6 +13,7 @@ mod rootfs;
 pub(crate) mod tar;
 mod web;
 
+pub(crate) use bundle::Bundle;
 pub(crate) use containers::{ContainerSpace, wait_until};
 pub(crate) use project::{busybox_project, rewrite_busybox_project};
 pub(crate) use proxy::{Fault, Proxy, Way};

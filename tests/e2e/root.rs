@@ -1,5 +1,6 @@
 //! Tests that need root: they become other users, or look at limits.
 
+mod bundles;
 mod disk;
 mod docker;
 mod networks;

@@ -22,7 +22,9 @@ use crate::spec::Resources;
 pub(crate) use host::{Hierarchy, Host};
 
 /// How long a group whose last process was killed may take to be empty.
-const EMPTYING: Duration = Duration::from_secs(10);
+const EMPTYING: Duration = Duration::from_secs(2);
+/// How long freezing may take.
+const FREEZING: Duration = Duration::from_secs(10);
 
 /// A cgroup in every hierarchy of the host.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -173,7 +175,7 @@ impl Group {
 
     /// Stops every process in the group, or lets them go on. Returns when they have stopped.
     pub(crate) fn freeze(&self, freeze: bool) -> Result<(), BundleError> {
-        let deadline = Instant::now() + EMPTYING;
+        let deadline = Instant::now() + FREEZING;
         if self.unified {
             let directory = self.version2.as_deref().ok_or_else(no_freezer)?;
             let file = directory.join("cgroup.freeze");

@@ -21,6 +21,8 @@ pub(crate) enum Message {
     Started(i32),
     /// From the first process: the namespaces and mounts are there, run the hooks.
     WantsHooks,
+    /// From a process that is about to become the user: set my limits.
+    WantsLimits,
     /// From the first process: I could start now.
     Ready,
     /// From any: it went wrong.
@@ -34,6 +36,7 @@ impl Message {
             Self::WantsMaps => b"m".to_vec(),
             Self::Started(pid) => [b"p", pid.to_string().as_bytes()].concat(),
             Self::WantsHooks => b"h".to_vec(),
+            Self::WantsLimits => b"l".to_vec(),
             Self::Ready => b"r".to_vec(),
             Self::Failed(text) => {
                 let mut bytes = [b"e", text.as_bytes()].concat();
@@ -50,6 +53,7 @@ impl Message {
             b'm' => Self::WantsMaps,
             b'p' => Self::Started(std::str::from_utf8(rest).ok()?.parse().ok()?),
             b'h' => Self::WantsHooks,
+            b'l' => Self::WantsLimits,
             b'r' => Self::Ready,
             b'e' => Self::Failed(String::from_utf8_lossy(rest).into_owned()),
             _ => return None,

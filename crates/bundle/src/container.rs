@@ -254,13 +254,7 @@ impl Container {
         if first.is_none() && target == Target::First {
             return Err(self.wrong_status("signal"));
         }
-        // Without a PID namespace the end of the first process ends nobody else.
-        let shares = !self
-            .spec()?
-            .linux()
-            .namespaces
-            .iter()
-            .any(|namespace| namespace.kind == NamespaceKind::Pid && namespace.path.is_none());
+        let shares = shares_numbers(&self.spec()?);
         if target == Target::All || (signal == Signal::KILL && shares) {
             self.signal_all(signal)?;
         } else if let Some(first) = &first {
@@ -298,24 +292,18 @@ impl Container {
             }
             self.end()?;
         }
-        // What outlived the first process, since it shares its numbers with others.
-        let deadline = Instant::now() + ENDING;
-        while !self.record.group.processes().unwrap_or_default().is_empty() {
-            self.signal_all(Signal::KILL)?;
-            if self.record.group.is_frozen() {
-                self.record.group.freeze(false)?;
-            }
-            if Instant::now() > deadline {
-                return Err(BundleError::kernel("ending all processes")(Errno::TIMEDOUT));
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        let spec = self.spec()?;
+        if shares_numbers(&spec) {
+            self.end_leftovers()?;
         }
-        let spec = self.spec();
-        self.record.group.remove()?;
+        // Others may be in there if the group was somebody's before.
+        if let Err(error) = self.record.group.remove() {
+            tracing::warn!("{error}");
+        }
         self.folder.remove()?;
         drop(lock);
-        if let Some(hooks) = &spec?.hooks {
-            let state = self.record.state(&Spec::default(), Status::Stopped);
+        if let Some(hooks) = &spec.hooks {
+            let state = self.record.state(&spec, Status::Stopped);
             for hook in &hooks.poststop {
                 // The container is gone: each gets its turn.
                 let one = std::slice::from_ref(hook);
@@ -324,6 +312,22 @@ impl Container {
                     hook::run(one, "poststop", &state),
                 );
             }
+        }
+        Ok(())
+    }
+
+    /// Ends what outlived the first process, since it shares its numbers with others.
+    fn end_leftovers(&self) -> Result<(), BundleError> {
+        let deadline = Instant::now() + ENDING;
+        while !self.record.group.processes()?.is_empty() {
+            self.signal_all(Signal::KILL)?;
+            if self.record.group.is_frozen() {
+                self.record.group.freeze(false)?;
+            }
+            if Instant::now() > deadline {
+                return Err(BundleError::kernel("ending all processes")(Errno::TIMEDOUT));
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
     }
@@ -401,16 +405,25 @@ impl Container {
         Ok(())
     }
 
-    /// What it uses, as `runc events --stats` prints it.
+    /// What it uses, as one line of JSON, as `runc events --stats` prints it.
     ///
     /// # Errors
     /// [`BundleError::Status`] if it has ended.
-    pub fn statistics(&self) -> Result<serde_json::Value, BundleError> {
+    pub fn statistics(&self) -> Result<String, BundleError> {
         if self.status() == Status::Stopped {
             return Err(self.wrong_status("measure"));
         }
         Ok(crate::statistics::of(&self.record.id, &self.record.group))
     }
+}
+
+/// Whether there is no PID namespace of the container's own, with which all its processes end.
+fn shares_numbers(spec: &Spec) -> bool {
+    !spec
+        .linux()
+        .namespaces
+        .iter()
+        .any(|namespace| namespace.kind == NamespaceKind::Pid && namespace.path.is_none())
 }
 
 fn send(process: &OwnedFd, signal: Signal) -> Result<(), BundleError> {

@@ -54,9 +54,14 @@ pub struct CreateOptions {
 
 /// Makes a container. On success its first process waits to be started; on failure nothing is left.
 ///
+/// Returns it with what may surprise.
+///
 /// # Errors
 /// [`BundleError`].
-pub fn create(root: &Path, options: &CreateOptions) -> Result<Container, BundleError> {
+pub fn create(
+    root: &Path,
+    options: &CreateOptions,
+) -> Result<(Container, Vec<String>), BundleError> {
     let spec = read_spec(&options.bundle)?;
     let folder = Folder::make(root, &options.id)?;
     let lock = folder.lock()?;
@@ -65,10 +70,11 @@ pub fn create(root: &Path, options: &CreateOptions) -> Result<Container, BundleE
         group: Group::default(),
         first: None,
     };
-    let record = create_in(&folder, &spec, options, &mut undo)?;
+    let mut warnings = Vec::new();
+    let record = create_in(&folder, &spec, options, &mut undo, &mut warnings)?;
     undo.keep();
     drop(lock);
-    Ok(Container::new(folder, record))
+    Ok((Container::new(folder, record), warnings))
 }
 
 fn read_spec(bundle: &Path) -> Result<Spec, BundleError> {
@@ -127,6 +133,7 @@ fn create_in(
     spec: &Spec,
     options: &CreateOptions,
     undo: &mut Undo<'_>,
+    warnings: &mut Vec<String>,
 ) -> Result<Record, BundleError> {
     check_kept(options.preserve_fds)?;
     let linux = spec.linux();
@@ -161,7 +168,19 @@ fn create_in(
     let host = Host::discover()?;
     let group_path = group_path(&linux.cgroups_path, options)?;
     let lenient = !rustix::process::geteuid().is_root() || namespaces_of_others();
-    undo.group = Group::make(&host, &group_path, lenient)?;
+    let group = Group::make(&host, &group_path, lenient)?;
+    if group.is_frozen() {
+        return Err(BundleError::invalid(
+            "linux.cgroupsPath: container's cgroup unexpectedly frozen, so nothing in it could run; thaw it",
+        ));
+    }
+    if !group.processes()?.is_empty() {
+        warnings.push(format!(
+            "container's cgroup is not empty: others are in `{}` too",
+            group_path.display()
+        ));
+    }
+    undo.group = group;
     if let Some(resources) = &linux.resources {
         undo.group.limit(resources)?;
     }
@@ -232,9 +251,6 @@ fn create_in(
     }
     ours.send(&Message::Go)?;
     converse(&ours, spec, &record)?;
-    if let Some(process) = &spec.process {
-        rights::limit(record.pid, &process.rlimits)?;
-    }
     if let Some(path) = &options.pid_file {
         write_pid(path, record.pid)?;
     }
@@ -259,6 +275,12 @@ fn converse(channel: &Channel, spec: &Spec, record: &Record) -> Result<(), Bundl
                     let state = record.state(spec, Status::Creating);
                     hook::run(&hooks.prestart, "prestart", &state)?;
                     hook::run(&hooks.create_runtime, "createRuntime", &state)?;
+                }
+                channel.send(&Message::Go)?;
+            }
+            Message::WantsLimits => {
+                if let Some(process) = &spec.process {
+                    rights::limit(record.pid, &process.rlimits)?;
                 }
                 channel.send(&Message::Go)?;
             }

@@ -46,7 +46,10 @@ pub enum BundleError {
         id: String,
     },
     /// The container is in another state than a command needs.
-    #[error("cannot {action} container `{id}`: it is {status}, container not running")]
+    #[error(
+        "cannot {action} a {status} container: `{id}`{}",
+        if *status == crate::state::Status::Stopped { "; container not running" } else { "" }
+    )]
     Status {
         /// What was tried.
         action: &'static str,

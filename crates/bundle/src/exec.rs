@@ -51,7 +51,7 @@ pub fn exec(
         Status::Running | Status::Created => {}
         Status::Paused if options.ignore_paused => {}
         Status::Paused | Status::Creating | Status::Stopped => {
-            return Err(container.wrong_status("exec into"));
+            return Err(container.wrong_status("exec in"));
         }
     }
     validate::check_process(process)?;
@@ -59,7 +59,7 @@ pub fn exec(
     let record = container.record();
     let first = container
         .first_process()
-        .ok_or_else(|| container.wrong_status("exec into"))?;
+        .ok_or_else(|| container.wrong_status("exec in"))?;
     create::check_console(process.terminal, options.console.is_some())?;
     let filter = match &spec.linux().seccomp {
         Some(seccomp) => seccomp::filter(seccomp)?,
@@ -134,15 +134,23 @@ fn settle(
         fs::write(&path, score.to_string()).map_err(BundleError::file("write", &path))?;
     }
     channel.send(&Message::Go)?;
-    match channel.receive()? {
-        Message::Ready => {}
-        Message::Failed(message) => return Err(BundleError::Init { message }),
-        other @ (Message::Go | Message::WantsMaps | Message::Started(_) | Message::WantsHooks) => {
-            let message = format!("not understood: {other:?}");
-            return Err(BundleError::Init { message });
+    loop {
+        match channel.receive()? {
+            Message::Ready => break,
+            Message::WantsLimits => {
+                rights::limit(cloned.pid, &process.rlimits)?;
+                channel.send(&Message::Go)?;
+            }
+            Message::Failed(message) => return Err(BundleError::Init { message }),
+            other @ (Message::Go
+            | Message::WantsMaps
+            | Message::Started(_)
+            | Message::WantsHooks) => {
+                let message = format!("not understood: {other:?}");
+                return Err(BundleError::Init { message });
+            }
         }
     }
-    rights::limit(cloned.pid, &process.rlimits)?;
     if let Some(path) = &options.pid_file {
         create::write_pid(path, cloned.pid)?;
     }
@@ -217,6 +225,7 @@ impl Later<'_> {
         init::prepare_process(process, spec, &procfs)?;
         drop(procfs);
         own::reset_signals().map_err(BundleError::kernel("resetting signals"))?;
+        init::ask_for_limits(channel)?;
         let early = filter.as_ref().filter(|_| !process.no_new_privileges);
         let program;
         if early.is_some() {

@@ -120,6 +120,7 @@ impl First<'_> {
             record,
             spec,
         };
+        ask_for_limits(channel)?;
         // Who may gain rights again can load a filter only with rights: then the user changes at the very end.
         let early = load.filter.is_some() && !process.no_new_privileges;
         if !early {
@@ -349,6 +350,12 @@ pub(crate) fn keyring(id: &str) -> Result<(), BundleError> {
 pub(crate) fn end_with_parent(end: bool) -> Result<(), BundleError> {
     rustix::process::set_parent_process_death_signal(end.then_some(Signal::KILL))
         .map_err(BundleError::kernel("binding a process to its parent"))
+}
+
+/// Has the runtime set this process' limits: while it is root still, or it would be out of the runtime's reach.
+pub(crate) fn ask_for_limits(channel: &Channel) -> Result<(), BundleError> {
+    channel.send(&Message::WantsLimits)?;
+    channel.expect_go()
 }
 
 /// Says that this process is ready, and from then on lives without the runtime.

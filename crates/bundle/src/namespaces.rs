@@ -217,7 +217,7 @@ pub(crate) fn through_middle(
             }
             Message::Started(pid) => break Ok(pid),
             Message::Failed(message) => break Err(BundleError::Init { message }),
-            Message::Go | Message::WantsHooks | Message::Ready => {}
+            Message::Go | Message::WantsHooks | Message::WantsLimits | Message::Ready => {}
         }
     };
     match rustix::process::waitid(WaitId::PidFd(middle.pidfd.as_fd()), WaitIdOptions::EXITED) {

@@ -18,7 +18,7 @@ fn table(text: Option<String>) -> serde_json::Map<String, Value> {
 }
 
 /// Everything that is known of a group.
-pub(crate) fn of(id: &str, group: &Group) -> Value {
+pub(crate) fn of(id: &str, group: &Group) -> String {
     let number = |controller: &str, file: &str| -> u64 {
         let text = group.read(controller, file).unwrap_or_default();
         // `max` is the largest number there is.
@@ -95,9 +95,12 @@ pub(crate) fn of(id: &str, group: &Group) -> Value {
             }),
         )
     };
-    json!({
-        "type": "stats",
-        "id": id,
-        "data": { "cpu": cpu, "memory": memory, "pids": pids, "blkio": {}, "hugetlb": {}, "intel_rdt": {} },
-    })
+    let data = json!({
+        "cpu": cpu, "memory": memory, "pids": pids, "blkio": {}, "hugetlb": {}, "intel_rdt": {},
+    });
+    // In this order: some look for how a line begins.
+    format!(
+        "{{\"type\":\"stats\",\"id\":{},\"data\":{data}}}",
+        Value::from(id)
+    )
 }

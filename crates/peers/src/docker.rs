@@ -33,6 +33,14 @@ impl Docker {
     /// # Errors
     /// [`PeerError::Silent`] with its log, and what the system says.
     pub fn start(folder: &Path) -> Result<Self, PeerError> {
+        Self::with_settings(folder, "")
+    }
+
+    /// As [`Docker::start`], with further `"key": value` pairs in the engine's settings, separated by commas.
+    ///
+    /// # Errors
+    /// As [`Docker::start`].
+    pub fn with_settings(folder: &Path, more: &str) -> Result<Self, PeerError> {
         let write = |path: &Path, result: std::io::Result<()>| {
             result.map_err(|source| PeerError::Write {
                 path: path.to_owned(),
@@ -42,8 +50,12 @@ impl Docker {
         write(folder, fs::create_dir_all(folder))?;
         let settings = folder.join("daemon.json");
         // Otherwise it leaves a key in /etc.
-        let key = format!("{{\"deprecated-key-path\": \"{}/key\"}}", folder.display());
-        write(&settings, fs::write(&settings, key))?;
+        let key = format!("\"deprecated-key-path\": \"{}/key\"", folder.display());
+        let comma = if more.is_empty() { "" } else { ", " };
+        write(
+            &settings,
+            fs::write(&settings, format!("{{{key}{comma}{more}}}")),
+        )?;
         let path = folder.join("log");
         let log = fs::File::create(&path).map_err(|source| PeerError::Write {
             path: path.clone(),

@@ -15,6 +15,7 @@ pub(crate) const FOR_TESTS: &[(&str, &str)] = &[
     ("git", "git"),
     ("openssl", "openssl"),
     ("podman", "podman"),
+    ("runc", "runc"),
     ("skopeo", "skopeo"),
     ("uidmap", "newuidmap"),
     ("umoci", "umoci"),

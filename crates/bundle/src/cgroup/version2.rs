@@ -80,10 +80,12 @@ pub(super) fn limit_hybrid(
             write(group()?, &file, pages.limit.to_string())?;
         }
     }
-    for (file, value) in &resources.unified {
-        write(group()?, plain(file)?, value)?;
+    match resources.unified.keys().next() {
+        None => Ok(()),
+        Some(file) => Err(BundleError::invalid(format!(
+            "invalid configuration: linux.resources.unified has `{file}`, but the controllers are those of cgroup v1"
+        ))),
     }
-    Ok(())
 }
 
 /// The name of a file, which must be one.

@@ -99,6 +99,7 @@ struct Context<'a> {
     systemd_cgroup: bool,
     environment: &'a Environment,
     printer: Printer,
+    report: &'a Report,
 }
 
 /// Why a command failed.
@@ -121,13 +122,24 @@ impl Problem {
 
 /// Does it.
 pub(crate) fn run(args: &Args, environment: &Environment) -> ExitCode {
-    let mut report = Report::new(args.log.clone(), args.log_format);
-    let outcome = seal(args, environment).and_then(|()| carry_out(args, environment));
+    let report = Report::new(args.log.clone(), args.log_format);
+    if args.debug {
+        report.debug(&format!(
+            "kiln {} as process {}",
+            env!("CARGO_PKG_VERSION"),
+            std::process::id()
+        ));
+    }
+    let outcome = seal(args, environment).and_then(|()| carry_out(args, environment, &report));
     match outcome {
         Ok(code) => code,
         Err(problem) => {
             report.error(&problem.to_string());
-            ExitCode::FAILURE
+            match args.command {
+                // Other codes are those of programs in the container.
+                Some(Command::Exec(_)) => ExitCode::from(255),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -149,12 +161,13 @@ fn seal(args: &Args, environment: &Environment) -> Outcome<()> {
         .map_err(|errno| Problem::Other(format!("running from a sealed copy of kiln: {errno}")))
 }
 
-fn carry_out(args: &Args, environment: &Environment) -> Outcome {
+fn carry_out(args: &Args, environment: &Environment, report: &Report) -> Outcome {
     let mut context = Context {
         root: state_folder(args, environment),
         systemd_cgroup: args.systemd_cgroup,
         environment,
         printer: Printer::plain(),
+        report,
     };
     if args.version {
         return show::version(&mut context);

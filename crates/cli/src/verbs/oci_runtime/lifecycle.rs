@@ -137,16 +137,24 @@ fn options(id: &str, args: &BundleArgs, context: &Context<'_>) -> Outcome<Create
     })
 }
 
+fn make(options: &CreateOptions, context: &Context<'_>) -> Outcome<Container> {
+    let (container, warnings) = kiln_bundle::create(&context.root, options)?;
+    for warning in warnings {
+        context.report.warning(&warning);
+    }
+    Ok(container)
+}
+
 pub(super) fn create(args: &CreateArgs, context: &Context<'_>) -> Outcome {
     let options = options(&args.id, &args.bundle, context)?;
-    kiln_bundle::create(&context.root, &options)?;
+    make(&options, context)?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn run(args: &RunArgs, context: &Context<'_>) -> Outcome {
     let mut options = options(&args.id, &args.bundle, context)?;
     if args.detach {
-        let container = kiln_bundle::create(&context.root, &options)?;
+        let container = make(&options, context)?;
         return start_or_undo(container, context, &args.id).map(|_| ExitCode::SUCCESS);
     }
     let terminal = options.console.is_none() && wants_terminal(&options.bundle)?;
@@ -154,7 +162,7 @@ pub(super) fn run(args: &RunArgs, context: &Context<'_>) -> Outcome {
     if terminal {
         options.console = stay.console();
     }
-    let container = kiln_bundle::create(&context.root, &options)?;
+    let container = make(&options, context)?;
     let container = start_or_undo(container, context, &args.id)?;
     let code = match container.process()? {
         Some(process) => follow(&stay, &process)?,

@@ -55,8 +55,8 @@ pub(super) struct EventsArgs {
     /// Print it once
     #[arg(long)]
     stats: bool,
-    /// Print it every so many seconds
-    #[arg(long, value_name = "SECONDS", default_value = "5s")]
+    /// Print it again after this time, such as 5s or 100ms
+    #[arg(long, value_name = "TIME", default_value = "5s")]
     interval: String,
     /// The container
     #[arg(value_name = "ID")]
@@ -199,22 +199,30 @@ pub(super) fn processes(args: &PsArgs, context: &mut Context<'_>) -> Outcome {
 
 pub(super) fn events(args: &EventsArgs, context: &mut Context<'_>) -> Outcome {
     let container = Container::find(&context.root, &args.id)?;
-    let seconds = args.interval.trim_end_matches('s').parse::<u64>();
-    let seconds = seconds
-        .ok()
-        .filter(|seconds| *seconds > 0)
-        .ok_or_else(|| Problem::Other(format!("`{}` is not a number of seconds", args.interval)))?;
+    let interval = interval(&args.interval).ok_or_else(|| {
+        let text = &args.interval;
+        Problem::Other(format!("`{text}` is not a time such as 5s or 100ms"))
+    })?;
     loop {
         let statistics = container.statistics()?;
-        print(context, statistics.to_string())?;
+        print(context, statistics)?;
         if args.stats {
             return Ok(ExitCode::SUCCESS);
         }
-        std::thread::sleep(Duration::from_secs(seconds));
+        std::thread::sleep(interval);
         if container.status() == Status::Stopped {
             return Ok(ExitCode::SUCCESS);
         }
     }
+}
+
+/// Seconds, or milliseconds with `ms`.
+fn interval(text: &str) -> Option<Duration> {
+    let interval = match text.strip_suffix("ms") {
+        Some(number) => Duration::from_millis(number.parse().ok()?),
+        None => Duration::from_secs(text.trim_end_matches('s').parse().ok()?),
+    };
+    Some(interval).filter(|interval| !interval.is_zero())
 }
 
 pub(super) fn spec(args: &SpecArgs) -> Outcome {
