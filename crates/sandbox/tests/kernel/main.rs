@@ -19,6 +19,7 @@
 mod cases;
 mod context;
 mod hostile;
+mod layers;
 mod leftovers;
 mod limits;
 mod terminal;
@@ -45,9 +46,15 @@ pub(crate) const SINGLE: &[Identity] = &[Identity::Single];
 pub(crate) const MULTIPLE: &[Identity] = &[Identity::Root, Identity::Mapped];
 
 fn all() -> impl Iterator<Item = &'static Case> {
-    [cases::CASES, hostile::CASES, limits::CASES, terminal::CASES]
-        .into_iter()
-        .flatten()
+    [
+        cases::CASES,
+        hostile::CASES,
+        layers::CASES,
+        limits::CASES,
+        terminal::CASES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 fn main() -> ExitCode {
