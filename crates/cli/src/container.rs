@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use kiln_manifest::value::{ByteSize, EnvName, Name, Signal, TimeSpan, ValueError};
+use kiln_runtime::cdi::{self, DeviceError, DeviceName};
 use kiln_runtime::{Overrides, PlannedMount, PlannedSource};
 
 use crate::errors::{Class, Failure, Outcome};
@@ -58,6 +59,10 @@ pub(crate) struct ContainerArgs {
     /// Mount memory
     #[arg(long, value_name = "PATH[:SIZE]")]
     tmpfs: Vec<String>,
+
+    /// Give it a device of this machine, by path or by its CDI name, such as vendor.com/gpu=all
+    #[arg(long, value_name = "DEVICE[:PATH]")]
+    device: Vec<String>,
 
     /// Keep the root file system as it is
     #[arg(long)]
@@ -143,6 +148,7 @@ impl ContainerArgs {
             let (target, mount) = tmpfs(text)?;
             mounts.insert(target, mount);
         }
+        devices(&self.device, &mut env, &mut mounts)?;
         let mut overrides = Overrides {
             command: command.to_vec(),
             entrypoint: self.entrypoint.as_ref().map(|program| {
@@ -273,6 +279,95 @@ fn volume(text: &str, folder: &Path) -> Outcome<(String, PlannedMount)> {
         PlannedSource::Volume(kiln_store::Name::new(source)?)
     };
     Ok((target.to_owned(), PlannedMount { source, read_only }))
+}
+
+/// Adds devices: `/dev/fuse`, `/dev/fuse:/dev/other`, a folder of them, or CDI names.
+fn devices(
+    texts: &[String],
+    env: &mut BTreeMap<String, String>,
+    mounts: &mut BTreeMap<String, PlannedMount>,
+) -> Outcome {
+    let mut names = Vec::new();
+    for text in texts {
+        if let Some(name) = DeviceName::parse(text) {
+            names.push(name);
+            continue;
+        }
+        let help =
+            "write /dev/NAME, /dev/NAME:/dev/OTHER, or a CDI name such as vendor.com/gpu=all";
+        let parts: Vec<&str> = text.split(':').collect();
+        let (source, target) = match parts.as_slice() {
+            [source] => (*source, *source),
+            [source, target] | [source, target, "rw" | "rwm"] if target.starts_with('/') => {
+                (*source, *target)
+            }
+            [source, "rw" | "rwm"] => (*source, *source),
+            _ => return Err(wrong(format!("`{text}` is not a device"), help)),
+        };
+        if !source.starts_with('/') {
+            return Err(wrong(format!("`{text}` is not a device"), help));
+        }
+        let mut nodes = Vec::new();
+        device_nodes(Path::new(source), Path::new(target), 0, &mut nodes)
+            .map_err(|error| wrong(format!("`{source}`: {error}"), help))?;
+        for (source, target) in nodes {
+            let mount = PlannedMount {
+                source: PlannedSource::Device(source),
+                read_only: false,
+            };
+            mounts.insert(target.display().to_string(), mount);
+        }
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    let folders = cdi::FOLDERS.map(Path::new);
+    let edits = cdi::find(&folders, &names).map_err(|error| {
+        let help = match &error {
+            DeviceError::Missing { known, unread, .. } => match (known.first(), unread.first()) {
+                (Some(_), _) => format!("there are {}", known.join(", ")),
+                (None, Some(path)) => format!(
+                    "`{}` is not read: kiln reads descriptions in JSON, as `nvidia-ctk cdi generate --format=json` writes them",
+                    path.display()
+                ),
+                (None, None) => "the vendor's tool writes a description".to_owned(),
+            },
+            DeviceError::Broken { .. } => "mend or remove it".to_owned(),
+        };
+        wrong(error.to_string(), &help)
+    })?;
+    env.extend(edits.env);
+    mounts.extend(edits.mounts);
+    Ok(())
+}
+
+/// How deep a folder of devices is looked through.
+const DEVICE_DEPTH: usize = 3;
+
+fn device_nodes(
+    source: &Path,
+    target: &Path,
+    depth: usize,
+    found: &mut Vec<(PathBuf, PathBuf)>,
+) -> std::io::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = std::fs::metadata(source)?.file_type();
+    if kind.is_dir() && depth < DEVICE_DEPTH {
+        for entry in std::fs::read_dir(source)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            // What is named itself may be a link; what is in a folder of devices is a node, or a folder.
+            if kind.is_dir() || kind.is_char_device() || kind.is_block_device() {
+                let target = target.join(entry.file_name());
+                device_nodes(&entry.path(), &target, depth + 1, found)?;
+            }
+        }
+    } else if kind.is_char_device() || kind.is_block_device() {
+        found.push((source.to_owned(), target.to_owned()));
+    } else if depth == 0 {
+        return Err(std::io::Error::other("it is no device node"));
+    }
+    Ok(())
 }
 
 /// `/path`, `/path:64MB` or, as docker has it, `/path:size=64MB`.

@@ -115,6 +115,7 @@ fn mounts(store: &Store, container: &StoredContainer) -> Vec<Value> {
                 ("bind", None, Some(folder.join(path)))
             }
             PlannedSource::Host(path) => ("bind", None, Some(path.clone())),
+            PlannedSource::Device(path) => ("device", None, Some(path.clone())),
             PlannedSource::Volume(name) => {
                 let folder = store.path().join("volumes").join(name.as_str());
                 ("volume", Some(name.clone()), Some(folder.join("data")))

@@ -129,7 +129,7 @@ pub(crate) fn is_alive(container: &StoredContainer) -> bool {
 pub(crate) fn source_text(source: &PlannedSource) -> String {
     match source {
         PlannedSource::Project(path) => path.clone(),
-        PlannedSource::Host(path) => path.display().to_string(),
+        PlannedSource::Host(path) | PlannedSource::Device(path) => path.display().to_string(),
         PlannedSource::Volume(name) => name.to_string(),
         PlannedSource::Tmpfs { .. } => "tmpfs".to_owned(),
     }

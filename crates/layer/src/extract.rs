@@ -180,23 +180,15 @@ impl Extract<'_> {
                 let flags = flags | OFlags::CREATE | OFlags::EXCL;
                 rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)
             }
-            // A file that is mounted there can only be written to.
+            // A file that is mounted there can only be written to. Anything else is not even opened.
             Err(error) if error.source.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
-                rustix::fs::openat(
-                    parent,
-                    name,
-                    flags | OFlags::NONBLOCK | OFlags::TRUNC,
-                    Mode::empty(),
-                )
+                self.require_file(parent, path)?;
+                let flags = flags | OFlags::NONBLOCK | OFlags::TRUNC;
+                rustix::fs::openat(parent, name, flags, Mode::empty())
             }
             Err(error) => return Err(error.into()),
         };
         let file = file.at("make", path)?;
-        let stat = rustix::fs::fstat(&file).at("read", path)?;
-        if disk::file_type(&stat) != FileType::RegularFile {
-            let (path, reason) = (path.clone(), "something that is no file is in its place");
-            return Err(ExtractError::Refused { path, reason });
-        }
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
             let count = tar.content(&mut buffer)?;
@@ -229,6 +221,18 @@ impl Extract<'_> {
         let (from, to) = (disk::name(target.name()), disk::name(path.name()));
         rustix::fs::linkat(&target_parent, from, parent, to, AtFlags::empty()).at("link", path)?;
         Ok(())
+    }
+
+    fn require_file(&self, parent: &OwnedFd, path: &TreePath) -> Result<(), ExtractError> {
+        let stat = disk::stat(parent, path.name()).at("read", path)?;
+        if stat.map(|stat| disk::file_type(&stat)) == Some(FileType::RegularFile) {
+            return Ok(());
+        }
+        let (path, reason) = (
+            path.clone(),
+            "something that is no file is mounted in its place",
+        );
+        Err(ExtractError::Refused { path, reason })
     }
 
     /// Removes what is in the way, unless it is a directory.

@@ -306,6 +306,7 @@ fn planned(
                 access,
             }
         }
+        PlannedSource::Device(path) => MountSource::Device(path.clone()),
         PlannedSource::Project(path) => MountSource::Bind {
             source: BindSource::Opened(in_project(launch, target, path)?.into()),
             access,

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+pub mod cdi;
 mod config;
 mod control;
 mod event;

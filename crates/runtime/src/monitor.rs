@@ -197,6 +197,7 @@ impl Monitor {
     /// Starts the container and stays with it until it has ended for good.
     pub fn run(mut self) {
         self.end_what_is_left();
+        self.host.sweep();
         self.state.restarts = 0;
         self.state.stopped_by_hand = false;
         // What was asked for before the start counts from the first byte on.

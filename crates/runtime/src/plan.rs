@@ -99,6 +99,8 @@ pub enum PlannedSource {
     Project(String),
     /// A file or folder of the host, named on the command line.
     Host(PathBuf),
+    /// A device node of the host, named on the command line.
+    Device(PathBuf),
     /// A volume of the store.
     Volume(kiln_store::Name),
     /// Memory.

@@ -267,6 +267,7 @@ fn kept(config: &ContainerConfig) -> Kept {
                 PlannedSource::Volume(name) => Some(name.clone()),
                 PlannedSource::Project(_)
                 | PlannedSource::Host(_)
+                | PlannedSource::Device(_)
                 | PlannedSource::Tmpfs { .. } => None,
             })
             .collect(),

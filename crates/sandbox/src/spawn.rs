@@ -380,6 +380,10 @@ pub(crate) fn explain(error: LaunchError, plan: &Plan, argv: &[OsString]) -> San
                 Errno::DQUOT if operation.contains("keyring") => {
                     "; raise the sysctls kernel.keys.maxkeys and kernel.keys.maxbytes"
                 }
+                Errno::PERM | Errno::ACCESS if operation.contains(" to cgroup ") => {
+                    "; this session may not move processes to the container's cgroup: run it from the session that \
+                     started the container, or as root"
+                }
                 Errno::PERM if operation.starts_with("limit") => {
                     "; a resource limit can only be raised by root of the machine"
                 }

@@ -161,7 +161,7 @@ pub struct Mount {
     pub source: MountSource,
 }
 
-/// What a [`Mount`] puts there. Device nodes in any of these do not work.
+/// What a [`Mount`] puts there. Device nodes do not work in any of these but [`MountSource::Device`].
 #[derive(Debug, Clone)]
 pub enum MountSource {
     /// A directory, file or socket of the host, with what is mounted below it.
@@ -171,6 +171,8 @@ pub enum MountSource {
         /// Whether it can be changed.
         access: Access,
     },
+    /// A device node of the host, by a trusted path; one that works.
+    Device(PathBuf),
     /// An empty tree in memory that goes away with the sandbox.
     Tmpfs {
         /// Its limit; half of the machine's memory if there is none.

@@ -98,6 +98,32 @@ impl Host {
                     growth: Growth::Forbidden,
                 })
             }
+            MountSource::Device(path) => {
+                let node = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(|errno| SandboxError::Directory {
+                        path: path.clone(),
+                        role: "a device",
+                        errno,
+                    })?;
+                let kind = confined::file_type(&rustix::fs::fstat(&node).map_err(fail())?);
+                if !matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
+                    let path = path.display();
+                    return Err(SandboxError::spec(format!("`{path}` is no device node")));
+                }
+                let tree = mount::clone_tree(node.as_fd(), Depth::Single).map_err(fail())?;
+                let inert = MountAttributes {
+                    no_set_id: true,
+                    no_execute: true,
+                    ..MountAttributes::default()
+                };
+                mount::set_attributes(tree.as_fd(), inert, Propagation::Private, Depth::Single)
+                    .map_err(fail())?;
+                Ok(Source {
+                    mount: tree,
+                    kind: Kind::File,
+                    growth: Growth::Forbidden,
+                })
+            }
             MountSource::Tmpfs { size_bytes, mode } => {
                 let number = |text: String| CString::new(text).expect("digits only");
                 let (mode, size) = (
@@ -163,7 +189,7 @@ pub(super) fn stubs(spec: &SandboxSpec) -> Stubs {
         let directory = match source {
             MountSource::Bind { source, .. } => is_directory(source),
             MountSource::Tmpfs { .. } | MountSource::Overlay { .. } => true,
-            MountSource::File { .. } => false,
+            MountSource::File { .. } | MountSource::Device(_) => false,
         };
         stubs.push((target.clone(), directory));
     }
