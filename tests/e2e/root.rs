@@ -4,6 +4,7 @@ mod bundles;
 mod disk;
 mod docker;
 mod networks;
+mod registry;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

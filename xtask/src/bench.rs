@@ -7,6 +7,7 @@
 mod cases;
 mod content;
 mod projects;
+mod registry;
 mod transfers;
 
 use std::fs;
@@ -95,6 +96,9 @@ fn measure_in(place: &Place, filters: &[&str]) -> Outcome {
     );
     for row in rows {
         table.push_str(&row);
+    }
+    if filters.is_empty() || filters.iter().any(|filter| "registry".contains(filter)) {
+        table.push_str(&registry::measure(place)?);
     }
     say(&table);
     let results = workspace().join("benches/results");

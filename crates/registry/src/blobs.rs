@@ -170,12 +170,22 @@ impl Blobs {
         self.folder.join("uploads")
     }
 
-    /// Bytes that are free for us on the file system.
-    pub(crate) fn free_bytes(&self) -> Result<u64, BlobError> {
+    /// Bytes that are free for us on the file system, and all it has.
+    pub(crate) fn room(&self) -> Result<Room, BlobError> {
         let found = rustix::fs::statvfs(&self.folder)
             .map_err(|error| BlobError::new("ask for room on", &self.folder, error.into()))?;
-        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+        Ok(Room {
+            free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+            total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+        })
     }
+}
+
+/// Room on a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) free_bytes: u64,
+    pub(crate) total_bytes: u64,
 }
 
 fn parse_name(algorithm: Algorithm, name: &str) -> Option<(Digest, Seconds)> {

@@ -125,7 +125,7 @@ pub struct Limits {
     pub manifest: Size,
     /// The largest blob.
     pub blob: Option<Size>,
-    /// Room on the disk that uploads leave for everything else.
+    /// Room on the disk that uploads leave for everything else; 1 GiB or 2 % of it, whichever is more, by default.
     pub reserve: Option<Size>,
     /// Time for requests to end when the registry stops.
     pub drain_time: Span,

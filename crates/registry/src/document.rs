@@ -382,6 +382,15 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_break_the_parser(bytes: Vec<u8>, text in "[\\[\\]{}\",:a-z0-9\\\\]{0,200}") {
+            drop(Document::parse(&bytes, Some(MANIFEST)));
+            drop(Document::parse(text.as_bytes(), Some(INDEX)));
+            drop(fallback_entries(&bytes));
+        }
+    }
+
     #[test]
     fn a_type_that_is_not_said_is_seen() {
         let config = descriptor("c");

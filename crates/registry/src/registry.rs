@@ -190,11 +190,12 @@ impl Registry {
 
     /// Whether an upload of `more` bytes leaves the room on the disk that it should.
     pub(crate) fn has_room(&self, more: u64) -> Result<bool, BlobError> {
+        let room = self.blobs.room()?;
         let reserve = match self.config.limits.reserve {
             Some(size) => size.0,
-            None => LEAST_RESERVE,
+            None => LEAST_RESERVE.max(room.total_bytes / 50),
         };
-        Ok(self.blobs.free_bytes()? >= reserve.saturating_add(more))
+        Ok(room.free_bytes >= reserve.saturating_add(more))
     }
 }
 

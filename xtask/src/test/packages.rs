@@ -7,7 +7,9 @@ use crate::process::{Failure, Outcome, find_program, run, say};
 
 /// What the tests judge kiln by: Debian package, and the program it brings.
 pub(crate) const FOR_TESTS: &[(&str, &str)] = &[
+    ("buildah", "buildah"),
     ("busybox-static", "busybox"),
+    ("containerd", "ctr"),
     ("crun", "crun"),
     ("curl", "curl"),
     ("docker-registry", "docker-registry"),

@@ -244,6 +244,14 @@ mod tests {
         );
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_header_breaks_the_parser(text in "\\PC*", tail in "[A-Za-z0-9+/=]{0,40}") {
+            drop(parse_basic(&text));
+            drop(parse_basic(&format!("Basic {tail}")));
+        }
+    }
+
     #[test]
     fn basic_credentials_are_read() {
         let pair = |text| parse_basic(text);

@@ -16,7 +16,7 @@ pub(super) fn health() -> Answer {
 pub(super) fn ready(asked: &Asked) -> Answer {
     let registry = &asked.registry;
     registry.index.repositories("", 1)?;
-    let free_bytes = registry.blobs.free_bytes()?;
+    let free_bytes = registry.blobs.room()?.free_bytes;
     json(&json!({
         "status": "ok",
         "read-only": registry.is_read_only(),
@@ -42,7 +42,7 @@ pub(super) async fn metrics(asked: &Asked) -> Answer {
     let text = registry.metrics.render(
         &totals,
         registry.uploads.count(),
-        registry.blobs.free_bytes()?,
+        registry.blobs.room()?.free_bytes,
     );
     let head = plain(StatusCode::OK).header(CONTENT_TYPE, "text/plain; version=0.0.4");
     finish(head, text.into())

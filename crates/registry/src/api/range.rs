@@ -97,6 +97,18 @@ mod tests {
         assert_eq!(wanted("bytes=0-", 0), Wanted::Unsatisfiable);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_part_is_never_outside(text in "(bytes=)?[-0-9, ]{0,24}", size in 0_u64..100) {
+            if let Wanted::Part { first, length } = wanted(&text, size) {
+                assert!(length > 0 && first + length <= size, "{text}");
+            }
+            if let Some((first, last)) = sent(&text) {
+                assert!(first <= last && last < u64::MAX);
+            }
+        }
+    }
+
     #[test]
     fn sent_ranges_are_plain() {
         assert_eq!(sent("0-1023"), Some((0, 1023)));

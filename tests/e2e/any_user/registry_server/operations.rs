@@ -165,14 +165,15 @@ fn monitoring_sees_what_happens() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
-    let log = registry.log();
-    let lines: Vec<Value> = log
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
-    let line = lines
-        .iter()
-        .find(|line| line["path"] == "/v2/a/manifests/v2")
+    // Lines are written beside the answers.
+    let line = (0..100)
+        .find_map(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            let log = registry.log();
+            log.lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .find(|line| line["path"] == "/v2/a/manifests/v2")
+        })
         .expect("a line");
     assert_eq!(
         (line["status"].clone(), line["method"].clone()),
