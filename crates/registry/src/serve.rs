@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -39,6 +39,8 @@ const MOST_HEADERS: usize = 100;
 /// Bytes and time a client may go on sending after the last answer.
 const LINGERING_BYTES: usize = 1 << 20;
 const LINGERING_TIME: Duration = Duration::from_secs(2);
+/// How often the files of the certificate are looked at.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(30);
 /// Time to agree on keys.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
@@ -104,24 +106,26 @@ impl Server {
             .collect()
     }
 
-    /// Answers until a signal says to stop; `log` is where lines go. Blocks.
+    /// Answers until a signal says to stop; `log` is where lines go. Blocks. Calls `ready` when it
+    /// answers and would stop in good order.
     ///
     /// # Errors
     /// The machine does not give what a server needs.
-    pub fn run(self, log: Sink) -> Result<(), RegistryError> {
+    pub fn run(self, log: Sink, ready: impl FnOnce()) -> Result<(), RegistryError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .max_blocking_threads(64)
             .thread_keep_alive(Duration::from_secs(10))
             .build()
             .map_err(|error| RegistryError::Network(format!("no runtime: {error}")))?;
-        let outcome = runtime.block_on(self.serve(log));
+        let outcome = runtime.block_on(self.serve(log, ready));
         runtime.shutdown_timeout(Duration::from_secs(5));
         outcome
     }
 
-    async fn serve(self, log: Sink) -> Result<(), RegistryError> {
+    async fn serve(self, log: Sink, ready: impl FnOnce()) -> Result<(), RegistryError> {
         let network = |error: std::io::Error| RegistryError::Network(error.to_string());
+        let signals = Signals::watch().map_err(network)?;
         let (stopping, stop) = watch::channel(false);
         let registry = self.registry;
         let shared = Arc::new(Shared {
@@ -150,7 +154,8 @@ impl Server {
         shared
             .log
             .event(&registry, "started", json!({ "data": registry.folder }));
-        wait_for_the_end(&shared).await.map_err(network)?;
+        ready();
+        signals.wait_for_the_end(&shared).await;
         shared.log.event(&registry, "stopping", json!({}));
         stopping.send_replace(true);
         while accepting.join_next().await.is_some() {}
@@ -175,26 +180,40 @@ impl Server {
     }
 }
 
-/// Returns when a signal says to stop; one that says to look again is obeyed meanwhile.
-async fn wait_for_the_end(shared: &Shared) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => {}
-            () = tokio::time::sleep(Duration::from_secs(30)) => {}
-        }
-        if let Some(certificates) = &shared.certificates
-            && let Some(outcome) = certificates.reload_if_changed()
-        {
-            let detail =
-                outcome.map_or_else(|error| error.to_string(), |()| "read again".to_owned());
-            shared
-                .log
-                .event(&shared.registry, "certificate", json!(detail));
+/// The signals that are obeyed.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns when one says to stop; the one that says to look again is obeyed meanwhile.
+    async fn wait_for_the_end(mut self, shared: &Shared) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {}
+                () = tokio::time::sleep(LOOKED_AT_EVERY) => {}
+            }
+            if let Some(certificates) = &shared.certificates
+                && let Some(outcome) = certificates.reload_if_changed()
+            {
+                let detail =
+                    outcome.map_or_else(|error| error.to_string(), |()| "read again".to_owned());
+                shared
+                    .log
+                    .event(&shared.registry, "certificate", json!(detail));
+            }
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What was acknowledged stays, whatever happens to processes, indexes and bytes.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use crate::fixtures::own_registry::{MANIFEST, OwnRegistry, image, sha256};
 use crate::space::TestSpace;
 
 /// Pushes images until told to stop; returns the tags that were acknowledged and what they are.
-fn storm(host: &str, name: &str, stop: &AtomicBool) -> Vec<(String, String)> {
+fn storm(host: &str, name: &str, stop: &AtomicBool, count: &AtomicUsize) -> Vec<(String, String)> {
     let mut acknowledged = Vec::new();
     for number in 0.. {
         if stop.load(Ordering::Relaxed) {
@@ -36,7 +36,10 @@ fn storm(host: &str, name: &str, stop: &AtomicBool) -> Vec<(String, String)> {
             Ok(reply.status == 201)
         };
         match push() {
-            Ok(true) => acknowledged.push((format!("{name}-{number}"), sha256(&body))),
+            Ok(true) => {
+                acknowledged.push((format!("{name}-{number}"), sha256(&body)));
+                count.fetch_add(1, Ordering::Relaxed);
+            }
             Ok(false) | Err(_) => thread::sleep(Duration::from_millis(5)),
         }
     }
@@ -49,16 +52,24 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
     let mut registry =
         OwnRegistry::start(&space, "[log]\nrequests = false\n[gc]\ngrace = \"1h\"\n");
     for round in 0..6 {
-        let stop = AtomicBool::new(false);
+        let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
         let host = registry.host();
         let acknowledged: Vec<(String, String)> = thread::scope(|scope| {
             let pushers: Vec<_> = (0..4)
                 .map(|pusher| {
-                    let (stop, host) = (&stop, host.as_str());
-                    scope.spawn(move || storm(host, &format!("r{round}p{pusher}"), stop))
+                    let (stop, count, host) = (&stop, &count, host.as_str());
+                    scope.spawn(move || storm(host, &format!("r{round}p{pusher}"), stop, count))
                 })
                 .collect();
-            thread::sleep(Duration::from_millis(150 + 137 * round));
+            let begun = Instant::now();
+            while count.load(Ordering::Relaxed) < 3 {
+                assert!(
+                    begun.elapsed() < Duration::from_secs(60),
+                    "nothing is pushed"
+                );
+                thread::sleep(Duration::from_millis(5));
+            }
+            thread::sleep(Duration::from_millis(37 * round));
             registry.kill();
             stop.store(true, Ordering::Relaxed);
             pushers
@@ -81,7 +92,6 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
                 assert_eq!(sha256(&bytes), blob);
             }
         }
-        assert!(round > 0 || !acknowledged.is_empty(), "nothing was pushed");
     }
     registry.admin(&space, &["check"]).assert_code(0);
     registry.admin(&space, &["scrub"]).assert_code(0);

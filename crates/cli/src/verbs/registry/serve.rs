@@ -59,14 +59,15 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     };
     let needs_login = config.needs_login();
     let server = Server::bind(Registry::open(&folder, config, Settings::clock())?)?;
-    for address in server.addresses() {
-        printer.note(format!(
-            "{} is served on {scheme}://{address}",
-            folder.display()
-        ));
-    }
-    if !needs_login {
-        printer.note("everybody on this machine may read and change everything");
-    }
-    Ok(server.run(Printer::log())?)
+    let addresses = server.addresses();
+    server.run(Printer::log(), || {
+        for address in addresses {
+            let folder = folder.display();
+            printer.note(format!("{folder} is served on {scheme}://{address}"));
+        }
+        if !needs_login {
+            printer.note("everybody on this machine may read and change everything");
+        }
+    })?;
+    Ok(())
 }
