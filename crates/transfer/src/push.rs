@@ -47,13 +47,14 @@ impl Transfer<'_> {
             compressing,
             progress,
         };
-        let source = StoreSource::new(self.session, reference);
-        match push.run(&source) {
-            // An older kiln compressed otherwise, and its digests were remembered.
-            Err(_) if source.forget_others()? => {
-                push.run(&StoreSource::new(self.session, reference))
+        loop {
+            let source = StoreSource::new(self.session, reference);
+            match push.run(&source) {
+                // An older kiln compressed otherwise, and its digests were remembered. Each time there is
+                // at least one less of them.
+                Err(_) if source.forget_others()? => {}
+                result => return result,
             }
-            result => result,
         }
     }
 }

@@ -60,11 +60,20 @@ pub(crate) fn read(text: &str) -> Option<Copyright> {
         }
     };
     let mut all = BTreeSet::new();
+    let mut add = |line| {
+        let expression = expression(line, &mut named)?;
+        if expression.contains(" OR ") {
+            all.insert(expression);
+        } else {
+            all.extend(expression.split(" AND ").map(str::to_owned));
+        }
+        Some(())
+    };
     if let Some((line, _)) = field(header, "License") {
-        all.insert(expression(line, &mut named)?);
+        add(line)?;
     }
     for paragraph in rest.iter().filter(|it| field(it, "Files").is_some()) {
-        all.insert(expression(field(paragraph, "License")?.0, &mut named)?);
+        add(field(paragraph, "License")?.0)?;
     }
     let is_one = all.len() == 1;
     let parts = all.iter().map(|part| match part.contains(" OR ") {
@@ -295,6 +304,7 @@ mod tests {
             "(GPL-2.0-only OR Zlib) AND MIT"
         );
         assert_eq!(expression_of(&["Expat, or GPL-2, and ISC"]), "");
+        assert_eq!(expression_of(&["ISC and Expat", "Expat"]), "ISC AND MIT");
         assert_eq!(expression_of(&["and"]), "");
     }
 

@@ -240,6 +240,13 @@ pub(crate) fn build_graph(
         }));
     }
     finished?;
+    if workspace.cancel.is_cancelled() && !workspace.caches.write.is_empty() {
+        return Err(Failure::message(
+            Class::Interrupted,
+            "stopped before caches had all results: the images are built",
+            Some("the same command gives them the rest".to_owned()),
+        ));
+    }
     if built.lock_written {
         printer.note("kiln.lock was updated: commit it");
     }
