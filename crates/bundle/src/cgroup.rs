@@ -9,9 +9,10 @@ mod version1;
 mod version2;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -62,7 +63,7 @@ impl Group {
         }
         if let Some(hierarchy) = &host.version2 {
             let directory = hierarchy.place(path);
-            match version2::make(hierarchy, &directory) {
+            match version2::make(hierarchy, &directory, group.unified) {
                 Ok(()) => group.version2 = Some(directory),
                 Err(error) if lenient || !group.unified => {
                     tracing::debug!("no cgroup `{}`: {error}", directory.display());
@@ -227,6 +228,17 @@ impl Group {
         };
         fs::read_to_string(directory?.join(file)).ok()
     }
+}
+
+/// The names in a path, which can only lead down.
+fn names(path: &Path) -> impl Iterator<Item = &OsStr> {
+    path.components().filter_map(|part| {
+        if let Component::Normal(name) = part {
+            Some(name)
+        } else {
+            None
+        }
+    })
 }
 
 /// Controllers of version 1 without which a container would not be contained.

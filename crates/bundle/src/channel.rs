@@ -46,6 +46,16 @@ impl Message {
         }
     }
 
+    /// What it means where it was not expected: the failure it tells of, or that it makes no sense.
+    pub(crate) fn unexpected(self) -> BundleError {
+        let message = if let Self::Failed(message) = self {
+            message
+        } else {
+            format!("not understood: {self:?}")
+        };
+        BundleError::Init { message }
+    }
+
     fn parse(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         Some(match kind {
@@ -114,18 +124,21 @@ impl Channel {
         match self.receive_or_end()? {
             None => Ok(None),
             Some(Message::Failed(message)) => Ok(Some(message)),
-            Some(other) => Err(BundleError::Init {
-                message: format!("not understood: {other:?}"),
-            }),
+            Some(other) => Err(other.unexpected()),
         }
     }
 
     pub(crate) fn expect_go(&self) -> Result<(), BundleError> {
-        match self.receive()? {
-            Message::Go => Ok(()),
-            other => Err(BundleError::Init {
-                message: format!("not understood: {other:?}"),
-            }),
+        self.expect(&Message::Go)
+    }
+
+    /// Waits for a message that can be this one only.
+    pub(crate) fn expect(&self, wanted: &Message) -> Result<(), BundleError> {
+        let message = self.receive()?;
+        if message == *wanted {
+            Ok(())
+        } else {
+            Err(message.unexpected())
         }
     }
 

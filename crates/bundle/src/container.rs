@@ -245,15 +245,18 @@ impl Container {
         Ok(())
     }
 
-    /// Sends a signal.
+    /// Sends a signal; without one only finds out whether one could be sent.
     ///
     /// # Errors
     /// [`BundleError::Status`] if nothing of it runs.
-    pub fn kill(&self, signal: Signal, target: Target) -> Result<(), BundleError> {
+    pub fn kill(&self, signal: Option<Signal>, target: Target) -> Result<(), BundleError> {
         let first = self.first_process();
         if first.is_none() && target == Target::First {
             return Err(self.wrong_status("signal"));
         }
+        let Some(signal) = signal else {
+            return Ok(());
+        };
         let shares = shares_numbers(&self.spec()?);
         if target == Target::All || (signal == Signal::KILL && shares) {
             self.signal_all(signal)?;
@@ -337,7 +340,7 @@ impl Container {
         let Some(first) = self.first_process() else {
             return Ok(());
         };
-        self.kill(Signal::KILL, Target::First)?;
+        self.kill(Some(Signal::KILL), Target::First)?;
         let deadline = Instant::now() + ENDING;
         // Its parent may never ask for its code, so it may stay as a corpse: that counts as gone.
         while self.record.is_alive() {

@@ -256,12 +256,8 @@ fn create_in(
     }
     ours.send(&Message::Go)?;
     // It lives on without this process only when it says so.
-    match ours.receive()? {
-        Message::Ready => Ok(record),
-        other => Err(BundleError::Init {
-            message: format!("not understood: {other:?}"),
-        }),
-    }
+    ours.expect(&Message::Ready)?;
+    Ok(record)
 }
 
 /// Answers the first process until it is ready.
@@ -269,7 +265,6 @@ fn converse(channel: &Channel, spec: &Spec, record: &Record) -> Result<(), Bundl
     loop {
         match channel.receive()? {
             Message::Ready => return Ok(()),
-            Message::Failed(message) => return Err(BundleError::Init { message }),
             Message::WantsHooks => {
                 if let Some(hooks) = &spec.hooks {
                     let state = record.state(spec, Status::Creating);
@@ -284,10 +279,10 @@ fn converse(channel: &Channel, spec: &Spec, record: &Record) -> Result<(), Bundl
                 }
                 channel.send(&Message::Go)?;
             }
-            other @ (Message::Go | Message::WantsMaps | Message::Started(_)) => {
-                let message = format!("not understood: {other:?}");
-                return Err(BundleError::Init { message });
-            }
+            other @ (Message::Go
+            | Message::WantsMaps
+            | Message::Started(_)
+            | Message::Failed(_)) => return Err(other.unexpected()),
         }
     }
 }

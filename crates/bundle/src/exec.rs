@@ -141,14 +141,11 @@ fn settle(
                 rights::limit(cloned.pid, &process.rlimits)?;
                 channel.send(&Message::Go)?;
             }
-            Message::Failed(message) => return Err(BundleError::Init { message }),
             other @ (Message::Go
             | Message::WantsMaps
             | Message::Started(_)
-            | Message::WantsHooks) => {
-                let message = format!("not understood: {other:?}");
-                return Err(BundleError::Init { message });
-            }
+            | Message::WantsHooks
+            | Message::Failed(_)) => return Err(other.unexpected()),
         }
     }
     if let Some(path) = &options.pid_file {
@@ -228,15 +225,16 @@ impl Later<'_> {
         init::ask_for_limits(channel)?;
         let early = filter.as_ref().filter(|_| !process.no_new_privileges);
         let program;
+        let entered = init::enter_directory(process);
         if early.is_some() {
-            init::enter_directory(process)?;
+            entered?;
             program = Program::find(process, &[])?;
             ready(channel)?;
             init::close_all_but(options.preserve_fds)?;
             init::become_user(process, || early.map_or(Ok(None), init::load).map(|_| ()))?;
         } else {
             init::become_user(process, || Ok(()))?;
-            init::enter_directory(process)?;
+            entered.or_else(|_as_root| init::enter_directory(process))?;
             program = Program::find(process, &[])?;
             init::end_with_parent(true)?;
             ready(channel)?;

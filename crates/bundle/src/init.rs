@@ -123,28 +123,31 @@ impl First<'_> {
         ask_for_limits(channel)?;
         // Who may gain rights again can load a filter only with rights: then the user changes at the very end.
         let early = load.filter.is_some() && !process.no_new_privileges;
+        let entered = enter_directory(process);
         if !early {
             become_user(process, || Ok(()))?;
         }
-        enter_directory(process)?;
+        // What only root may enter is fine, and so is what only the user may.
+        entered.or_else(|_as_root| enter_directory(process))?;
         let program = Program::find(process, &options.environment)?;
         end_with_parent(true)?;
         be_ready(channel)?;
         let connection = accept(&start)?;
         drop(start);
         let last = || {
-            if let Some(hooks) = &spec.hooks {
-                let state = record.state(spec, Status::Created);
-                hook::run(&hooks.start_container, "startContainer", &state)?;
-            }
             close_all_but(options.preserve_fds)?;
             own::reset_signals().map_err(BundleError::kernel("resetting signals"))?;
             if early {
                 become_user(process, || load.load())?;
-                enter_directory(process)
             } else {
-                load.load()
+                load.load()?;
             }
+            // As the program itself: what that may not do, these may not either.
+            if let Some(hooks) = &spec.hooks {
+                let state = record.state(spec, Status::Created);
+                hook::run(&hooks.start_container, "startContainer", &state)?;
+            }
+            Ok(())
         };
         let error = match last() {
             Err(error) => error,
@@ -190,7 +193,7 @@ impl Tree<'_> {
             cgroup_namespace: self.namespaces.has(NamespaceKind::Cgroup),
             label: &linux.mount_label,
         };
-        mounts::make(planned, &around)?;
+        let sealed_later = mounts::make(planned, &around)?;
         // A /dev of the host has what it has.
         if !mounts::binds(&self.spec.mounts, "/dev") {
             let way = if self.namespaces.has(NamespaceKind::User) {
@@ -212,6 +215,8 @@ impl Tree<'_> {
             _ => None,
         };
         self.hooks(channel)?;
+        mounts::protect(&sealed_later)?;
+        drop(sealed_later);
         if let Some(process) = process {
             target::place(top, Path::new(&process.cwd), Kind::Directory)?;
         }
@@ -223,7 +228,7 @@ impl Tree<'_> {
             root::protect(top)?;
         }
         if self.options.no_pivot {
-            root::enter_without_pivot(top)?;
+            root::enter_without_pivot(top, self.rootfs)?;
         } else {
             root::enter(top)?;
         }

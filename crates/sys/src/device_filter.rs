@@ -287,8 +287,17 @@ fn attached(directory: &OwnedFd) -> Result<Vec<u32>, Errno> {
         count: 64,
         padding: 0,
     };
-    // SAFETY: there is room for as many as it says. The kernel writes the count back, so it is borrowed mutably.
-    unsafe { bpf(BPF_PROG_QUERY, &*&raw mut query)? };
+    // SAFETY: there is room for as many as it says, and the kernel writes the count where it may.
+    unsafe {
+        raw::syscall5(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            (&raw mut query) as usize,
+            size_of::<Query>(),
+            0,
+            0,
+        )?
+    };
     // SAFETY: the kernel has written there behind the compiler's back.
     let count = unsafe { std::ptr::read_volatile(&raw const query.count) };
     let count = usize::try_from(count).unwrap_or(0).min(found.len());

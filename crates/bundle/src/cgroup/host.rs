@@ -27,11 +27,7 @@ impl Hierarchy {
             self.mount.join(own.strip_prefix("/").unwrap_or(own))
         };
         // Only names: nothing may climb out of the hierarchy.
-        let names = path.components().filter_map(|part| match part {
-            std::path::Component::Normal(name) => Some(name),
-            _ => None,
-        });
-        names.fold(base, |place, name| place.join(name))
+        super::names(path).fold(base, |place, name| place.join(name))
     }
 }
 

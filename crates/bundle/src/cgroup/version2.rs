@@ -9,14 +9,16 @@ use super::{Hierarchy, device_filter, write};
 use crate::error::BundleError;
 use crate::spec::{Block, Cpu, Memory, Resources};
 
-/// Makes a group and those above it, and hands every controller down to it.
-pub(super) fn make(hierarchy: &Hierarchy, directory: &Path) -> io::Result<()> {
+/// Makes a group and those above it, and hands every controller down to it if `controls`.
+pub(super) fn make(hierarchy: &Hierarchy, directory: &Path, controls: bool) -> io::Result<()> {
     let below = directory
         .strip_prefix(&hierarchy.mount)
         .unwrap_or(Path::new(""));
     let mut current = hierarchy.mount.clone();
     for name in below.components() {
-        hand_down(&current)?;
+        if controls {
+            hand_down(&current)?;
+        }
         current.push(name);
         match fs::create_dir(&current) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -323,7 +325,7 @@ mod tests {
                 unified,
                 ..Resources::default()
             };
-            lines(None, &resources).unwrap_err();
+            assert!(lines(None, &resources).is_err());
         }
     }
 }

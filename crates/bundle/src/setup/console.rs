@@ -130,9 +130,12 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
         &mut ancillary,
         RecvFlags::CMSG_CLOEXEC,
     )?;
-    let files = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-        _ => None,
+    let files = ancillary.drain().find_map(|message| {
+        if let RecvAncillaryMessage::ScmRights(mut files) = message {
+            files.next()
+        } else {
+            None
+        }
     });
     files.ok_or(Errno::BADF)
 }

@@ -80,14 +80,38 @@ fn clone_source(path: &Path, depth: Depth) -> Result<OwnedFd, Errno> {
     mount::clone_tree(source.as_fd(), depth)
 }
 
-/// Makes all of them, in order.
-pub(crate) fn make(planned: Vec<Planned>, around: &Surroundings<'_>) -> Result<(), BundleError> {
-    planned
-        .into_iter()
-        .try_for_each(|planned| make_one(planned, around))
+/// Makes all of them, in order. Returns those that are to be read-only in the end, and now still need to take mount
+/// points and device nodes.
+pub(crate) fn make(
+    planned: Vec<Planned>,
+    around: &Surroundings<'_>,
+) -> Result<Vec<OwnedFd>, BundleError> {
+    let mut later = Vec::new();
+    for mut one in planned {
+        let in_memory = one.mount.kind == "tmpfs" && one.options.bind.is_none();
+        let delayed = in_memory && one.options.set & attribute::READ_ONLY != 0;
+        if delayed {
+            one.options.set &= !attribute::READ_ONLY;
+        }
+        later.extend(make_one(one, around)?.filter(|_| delayed));
+    }
+    Ok(later)
 }
 
-fn make_one(planned: Planned, around: &Surroundings<'_>) -> Result<(), BundleError> {
+/// Makes mounts read-only.
+pub(crate) fn protect(mounts: &[OwnedFd]) -> Result<(), BundleError> {
+    let change = MountChange {
+        set: attribute::READ_ONLY,
+        ..MountChange::default()
+    };
+    mounts.iter().try_for_each(|tree| {
+        mount::change_mount(tree.as_fd(), change, Depth::Single)
+            .map_err(BundleError::kernel("making a mount read-only"))
+    })
+}
+
+/// Makes one; returns it if it is a new file system.
+fn make_one(planned: Planned, around: &Surroundings<'_>) -> Result<Option<OwnedFd>, BundleError> {
     let Planned {
         mount,
         options,
@@ -110,7 +134,8 @@ fn make_one(planned: Planned, around: &Surroundings<'_>) -> Result<(), BundleErr
         // A bind mount of which nothing is said keeps to itself.
         restrict(tree.as_fd(), propagation::PRIVATE, Depth::Recursive).map_err(fail())?;
         finish(tree.as_fd(), &options, id_map.as_ref()).map_err(fail())?;
-        return mount::attach(tree.as_fd(), place.as_fd()).map_err(fail());
+        mount::attach(tree.as_fd(), place.as_fd()).map_err(fail())?;
+        return Ok(None);
     }
     let place = target::mount_point(
         around.root,
@@ -119,7 +144,7 @@ fn make_one(planned: Planned, around: &Surroundings<'_>) -> Result<(), BundleErr
         &mount.kind,
     )?;
     if mount.kind == "cgroup" || mount.kind == "cgroup2" {
-        return groups::make(&mount, &options, place.as_fd(), around);
+        return groups::make(&mount, &options, place.as_fd(), around).map(|()| None);
     }
     let mut data = options.data.clone();
     if !around.label.is_empty() && matches!(mount.kind.as_str(), "tmpfs" | "mqueue" | "devpts") {
@@ -132,7 +157,8 @@ fn make_one(planned: Planned, around: &Surroundings<'_>) -> Result<(), BundleErr
             clone_source(Path::new("/sys"), Depth::Recursive).map_err(fail())?
         }
         Err(Errno::TOOBIG) => {
-            return by_path(&mount, &options, &data, place.as_fd()).map_err(fail());
+            let made = by_path(&mount, &options, &data, place.as_fd());
+            return made.map(|()| None).map_err(fail());
         }
         Err(errno) => return Err(fail()(errno)),
     };
@@ -140,7 +166,8 @@ fn make_one(planned: Planned, around: &Surroundings<'_>) -> Result<(), BundleErr
         super::root::copy_tree(place.as_fd(), tree.as_fd()).map_err(fail())?;
     }
     finish(tree.as_fd(), &options, id_map.as_ref()).map_err(fail())?;
-    mount::attach(tree.as_fd(), place.as_fd()).map_err(fail())
+    mount::attach(tree.as_fd(), place.as_fd()).map_err(fail())?;
+    Ok(Some(tree))
 }
 
 /// Makes a new file system, detached. `TOOBIG` if an option is longer than this way allows.

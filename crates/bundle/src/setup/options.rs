@@ -243,7 +243,7 @@ mod tests {
                 options,
                 ..Mount::default()
             };
-            Options::parse(&mount).unwrap_err()
+            assert!(Options::parse(&mount).is_err());
         };
         refused("", "ro");
         refused("proc", "tmpcopyup");

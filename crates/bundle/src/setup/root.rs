@@ -6,7 +6,7 @@ use std::path::Path;
 use kiln_sys::mount::{self, Depth, MountChange};
 use kiln_sys::{Errno, confined, own};
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid};
-use rustix::mount::MountPropagationFlags;
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 use super::mounts;
 use super::options::{attribute, propagation};
@@ -73,8 +73,35 @@ pub(crate) fn enter(root: BorrowedFd<'_>) -> Result<(), BundleError> {
 }
 
 /// As [`enter`], where the old root cannot be taken away, since it is that of an initial file system in memory.
-pub(crate) fn enter_without_pivot(root: BorrowedFd<'_>) -> Result<(), BundleError> {
+///
+/// What is left of the old root stays reachable for who has the rights; not so its `/proc` and `/sys`, since a whole one
+/// of those is what lets a container mount another.
+pub(crate) fn enter_without_pivot(root: BorrowedFd<'_>, path: &Path) -> Result<(), BundleError> {
     let fail = || BundleError::kernel("changing the root without pivot_root");
+    let table = "/proc/self/mountinfo";
+    let mounts =
+        std::fs::read_to_string(table).map_err(BundleError::file("read", table.as_ref()))?;
+    let whole = |line: &str| {
+        let (before, after) = line.split_once(" - ")?;
+        let place = Path::new(before.split(' ').nth(4)?).to_owned();
+        let kind = after.split(' ').next()?;
+        let ours = place.starts_with(path);
+        (matches!(kind, "proc" | "sysfs") && !ours).then_some(place)
+    };
+    for place in mounts.lines().filter_map(whole) {
+        match rustix::mount::unmount(&place, UnmountFlags::DETACH) {
+            // One that is under another of them went with that.
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+            Err(Errno::PERM) => {
+                let cover =
+                    mounts::new_filesystem("tmpfs", Path::new("tmpfs"), &[], 0).map_err(fail())?;
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let place = rustix::fs::open(&place, flags, Mode::empty()).map_err(fail())?;
+                mount::attach(cover.as_fd(), place.as_fd()).map_err(fail())?;
+            }
+            Err(errno) => return Err(fail()(errno)),
+        }
+    }
     rustix::process::fchdir(root).map_err(fail())?;
     rustix::mount::mount_move(".", "/").map_err(fail())?;
     rustix::process::chroot(".").map_err(fail())?;

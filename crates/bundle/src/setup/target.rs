@@ -140,7 +140,7 @@ pub(crate) fn refuse_link(root: BorrowedFd<'_>, path: &Path) -> Result<(), Bundl
         return Ok(());
     }
     let problem = format!(
-        "`{}` of the root file system must be a directory, not a link or a file",
+        "`{}` must be mounted on ordinary directory, but the root file system has a link or a file there",
         path.display()
     );
     Err(BundleError::Invalid { problem })

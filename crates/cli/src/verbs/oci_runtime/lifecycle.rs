@@ -211,12 +211,18 @@ pub(super) fn kill(args: &KillArgs, context: &Context<'_>) -> Outcome {
 }
 
 /// A signal by number or by name, with or without `SIG`.
-fn signal(text: &str) -> Option<Signal> {
+///
+/// 0 is none: it only finds out whether one could be sent.
+fn signal(text: &str) -> Option<Option<Signal>> {
     if let Ok(number) = text.parse::<i32>() {
-        return signal_of(number);
+        return if number == 0 {
+            Some(None)
+        } else {
+            signal_of(number).map(Some)
+        };
     }
     let named = kiln_manifest::value::Signal::parse(text).ok()?;
-    signal_of(i32::from(named.number()))
+    signal_of(i32::from(named.number())).map(Some)
 }
 
 pub(super) fn delete(args: &DeleteArgs, context: &Context<'_>) -> Outcome {

@@ -1,12 +1,14 @@
 //! What is known of containers, and of the runtime.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use kiln_bundle::{Container, Described, Status};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use super::lifecycle::IdArgs;
 use super::{Context, Outcome, Problem};
@@ -82,36 +84,51 @@ fn print(context: &mut Context<'_>, text: impl AsRef<str>) -> Outcome {
     }
 }
 
-fn value(described: &Described) -> Value {
-    let Described {
-        id,
-        status,
-        pid,
-        bundle,
-        rootfs,
-        created,
-        owner,
-        annotations,
-    } = described;
-    let mut value = json!({
-        "ociVersion": kiln_bundle::spec::VERSION,
-        "id": id,
-        "pid": pid,
-        "status": status,
-        "bundle": bundle,
-        "rootfs": rootfs,
-        "created": created,
-        "owner": owner.to_string(),
-    });
-    if !annotations.is_empty() {
-        value["annotations"] = json!(annotations);
+/// A container as others read it, in the order that runc has.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct State<'a> {
+    oci_version: &'static str,
+    id: &'a str,
+    pid: i32,
+    status: Status,
+    bundle: &'a Path,
+    rootfs: &'a Path,
+    created: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+    owner: String,
+}
+
+impl<'a> State<'a> {
+    fn of(described: &'a Described) -> Self {
+        let Described {
+            id,
+            status,
+            pid,
+            bundle,
+            rootfs,
+            created,
+            owner,
+            annotations,
+        } = described;
+        Self {
+            oci_version: kiln_bundle::spec::VERSION,
+            id,
+            pid: *pid,
+            status: *status,
+            bundle,
+            rootfs,
+            created,
+            annotations,
+            owner: owner.to_string(),
+        }
     }
-    value
 }
 
 pub(super) fn state(args: &IdArgs, context: &mut Context<'_>) -> Outcome {
     let described = Container::find(&context.root, &args.id)?.describe()?;
-    let text = serde_json::to_string_pretty(&value(&described)).unwrap_or_default();
+    let text = serde_json::to_string_pretty(&State::of(&described)).unwrap_or_default();
     print(context, text)
 }
 
@@ -128,8 +145,8 @@ pub(super) fn list(args: &ListArgs, context: &mut Context<'_>) -> Outcome {
         };
     }
     if args.format == Form::Json {
-        let values: Vec<Value> = all.iter().map(value).collect();
-        return print(context, Value::from(values).to_string());
+        let states: Vec<State<'_>> = all.iter().map(State::of).collect();
+        return print(context, serde_json::to_string(&states).unwrap_or_default());
     }
     let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
     rows.extend(all.iter().map(|one| {
