@@ -20,7 +20,7 @@ use std::sync::Arc;
 use kiln_sys::{Errno, namespace};
 
 use crate::capability::{Capability, CapabilitySet};
-use crate::host::Host;
+use crate::host::{Host, NamespaceOf};
 use crate::privileges::{IdRange, Privileges, parse_map};
 
 /// How to [`enter()`].
@@ -94,23 +94,23 @@ pub fn enter(options: &EnterOptions) -> Result<Host, EnterError> {
     let capabilities = CapabilitySet::of_this_process().map_err(EnterError::kernel(
         "reading the capabilities of this process",
     ))?;
-    let privileges = match &options.user_namespace {
+    let (privileges, namespace_of) = match &options.user_namespace {
         None if is_root_already(capabilities) => {
             namespace::unshare_mounts().map_err(refused)?;
-            privileges_of_this_namespace()
+            (privileges_of_this_namespace(), NamespaceOf::Others)
         }
-        None => enter_user_namespace()?,
+        None => (enter_user_namespace()?, NamespaceOf::ThisProcess),
         Some(shared) => {
             namespace::join_user_namespace(shared.as_fd())
                 .map_err(EnterError::kernel("entering a shared user namespace"))?;
             namespace::unshare_mounts().map_err(refused)?;
-            privileges_of_this_namespace()
+            (privileges_of_this_namespace(), NamespaceOf::Kilns)
         }
     };
     namespace::make_undumpable().map_err(EnterError::kernel(
         "making the memory of this process private",
     ))?;
-    Host::new(options, privileges)
+    Host::new(options, privileges, namespace_of)
 }
 
 fn is_root_already(capabilities: CapabilitySet) -> bool {

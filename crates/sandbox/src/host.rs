@@ -21,6 +21,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::capability::CapabilitySet;
 use crate::cgroup::{GroupName, Hierarchies, Owner, Unenforced};
+use crate::emulation::Emulation;
 use crate::enter::{EnterError, EnterOptions};
 use crate::error::SandboxError;
 use crate::overlay::{OverlayInterface, Stubs};
@@ -39,9 +40,22 @@ pub struct Host {
     pub(crate) stubs: Mutex<BTreeMap<Stubs, PathBuf>>,
     pub(crate) overlay_interface: Mutex<Option<OverlayInterface>>,
     pub(crate) processors: OnceLock<usize>,
+    pub(crate) emulation: Mutex<Emulation>,
+    pub(crate) namespace_of: NamespaceOf,
     hierarchies: OnceLock<Hierarchies>,
     owner: OnceLock<Owner>,
     counter: AtomicU64,
+}
+
+/// Whose user namespace this process is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NamespaceOf {
+    /// Made by this process for itself.
+    ThisProcess,
+    /// Made by kiln, for several of its processes.
+    Kilns,
+    /// The machine's, or one that somebody else made.
+    Others,
 }
 
 /// The scratch space.
@@ -72,7 +86,11 @@ const INERT: MountAttributes = MountAttributes {
 };
 
 impl Host {
-    pub(crate) fn new(options: &EnterOptions, privileges: Privileges) -> Result<Self, EnterError> {
+    pub(crate) fn new(
+        options: &EnterOptions,
+        privileges: Privileges,
+        namespace_of: NamespaceOf,
+    ) -> Result<Self, EnterError> {
         let capabilities = CapabilitySet::of_this_process().map_err(EnterError::kernel(
             "reading the capabilities of this process",
         ))?;
@@ -86,6 +104,8 @@ impl Host {
             stubs: Mutex::default(),
             overlay_interface: Mutex::default(),
             processors: OnceLock::new(),
+            emulation: Mutex::default(),
+            namespace_of,
             hierarchies: OnceLock::new(),
             owner: OnceLock::new(),
             counter: AtomicU64::new(0),
