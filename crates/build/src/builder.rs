@@ -7,12 +7,13 @@ use std::io;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{Builder, Scope};
 
-use kiln_graph::{BuildGraph, ImageBase, ImageName, ImagePlan, StepId, Work};
-use kiln_image::{Assembly, ConfigChanges, Image, ImageError, NewLayer, assemble};
+use kiln_graph::{BuildGraph, ImageBase, ImageKey, ImageName, ImagePlan, StepId, Work};
+use kiln_image::{Assembly, ConfigChanges, Image, ImageError, NewLayer, assemble, assemble_index};
 use kiln_oci::{Descriptor, DiffId, Reference};
 use kiln_store::{Store, StoreError, Timestamp};
 
 use crate::config;
+use crate::emulation::{self, NoEmulation};
 use crate::event::{BuildEvent, EventKind, Outcome};
 use crate::executor::{Failure, NodeOutput};
 use crate::lock_file::{LockFileError, LockPolicy};
@@ -29,19 +30,23 @@ use crate::workspace::Workspace;
 pub struct Build {
     /// What became of every node.
     pub report: BuildReport,
-    /// The images that are complete.
-    pub images: BTreeMap<ImageName, BuiltImage>,
+    /// The images that are complete, each for what it is built for.
+    pub images: BTreeMap<ImageKey, Image>,
+    /// What the names of images stand for, where all of it is complete.
+    pub named: BTreeMap<ImageName, NamedImage>,
     /// Images whose steps are done and that still could not be assembled.
-    pub failures: Vec<(ImageName, Failure)>,
+    pub failures: Vec<(ImageKey, Failure)>,
     /// Whether `kiln.lock` was written.
     pub lock_written: bool,
 }
 
-/// An image of the manifest, complete in the store.
+/// An image of the manifest, complete in the store, for all its platforms.
 #[derive(Clone, Debug)]
-pub struct BuiltImage {
-    /// Its documents.
-    pub image: Image,
+pub struct NamedImage {
+    /// The image, or the index of several.
+    pub descriptor: Descriptor,
+    /// One image for each platform.
+    pub images: Vec<Image>,
     /// The names it has now.
     pub references: Vec<Reference>,
 }
@@ -67,6 +72,10 @@ pub enum BuildError {
     /// Layers that a cache has could not be brought into the store.
     #[error("cannot bring layers of a cache: {0}")]
     Layers(#[source] Failure),
+    /// Something runs programs that neither this machine nor an emulator can run. Nothing was built.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Emulation(Box<NoEmulation>),
     /// No thread could be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
@@ -104,6 +113,7 @@ pub fn build(
     options: &SchedulerOptions,
     sink: &mut dyn FnMut(BuildEvent),
 ) -> Result<Build, BuildError> {
+    emulation::prepare(workspace, graph, options, |_| true)?;
     let files = scan(workspace, graph)?;
     let executor = StoreExecutor::new(workspace, &files, Reach::Everything)?;
     let mut passes = Passes::new(sink);
@@ -114,12 +124,14 @@ pub fn build(
         LockPolicy::Update | LockPolicy::Refresh(_) => workspace.lock.save()?,
     };
     let (images, failures) = assemble_all(workspace, graph, &executor, &report)?;
-    let images = name_images(workspace, images)?;
-    for (name, built) in &images {
+    let named = name_images(workspace, graph, &images)?;
+    for (name, built) in &named {
         let references = built.references.iter().map(ToString::to_string).collect();
+        let platform = |image: &Image| image.config.platform.to_string();
         passes.tell(EventKind::Image {
             image: name.to_string(),
-            digest: built.image.descriptor.digest,
+            digest: built.descriptor.digest,
+            platforms: built.images.iter().map(platform).collect(),
             references,
         });
     }
@@ -127,6 +139,7 @@ pub fn build(
     Ok(Build {
         report,
         images,
+        named,
         failures,
         lock_written,
     })
@@ -164,7 +177,7 @@ impl Sweeper {
 }
 
 /// Images by name, and why others could not be assembled.
-type Assembled = (BTreeMap<ImageName, Image>, Vec<(ImageName, Failure)>);
+type Assembled = (BTreeMap<ImageKey, Image>, Vec<(ImageKey, Failure)>);
 
 /// Assembles the images whose nodes are all done.
 pub(crate) fn assemble_all(
@@ -192,14 +205,14 @@ struct Assembler<'a> {
     graph: &'a BuildGraph,
     executor: &'a StoreExecutor<'a>,
     report: &'a BuildReport,
-    images: BTreeMap<ImageName, Image>,
-    failures: Vec<(ImageName, Failure)>,
+    images: BTreeMap<ImageKey, Image>,
+    failures: Vec<(ImageKey, Failure)>,
 }
 
 impl Assembler<'_> {
     /// Assembles an image whose nodes are all done, those it is based on first.
     fn assemble(&mut self, plan: &ImagePlan) -> Result<Option<Image>, BuildError> {
-        if let Some(image) = self.images.get(&plan.name) {
+        if let Some(image) = self.images.get(&plan.key) {
             return Ok(Some(image.clone()));
         }
         let output = |node: StepId| self.report.outputs[node].as_ref();
@@ -218,13 +231,16 @@ impl Assembler<'_> {
             Err(failure) => return Err(BuildError::Layers(failure)),
         }
         if let Err(failure) = check_conflicts(self.workspace, self.graph, &plan.stack, output) {
-            if !self.failures.iter().any(|(name, _)| *name == plan.name) {
-                self.failures.push((plan.name.clone(), failure));
+            if !self.failures.iter().any(|(key, _)| *key == plan.key) {
+                self.failures.push((plan.key.clone(), failure));
             }
             return Ok(None);
         }
+        let Some(origin) = self.graph.origin(&plan.key) else {
+            return Ok(None);
+        };
         let mut own = plan.steps.clone();
-        let base = match &plan.base {
+        let base = match &origin.base {
             ImageBase::Scratch => None,
             ImageBase::Node(node) => {
                 let image = self.executor.base_image(*node);
@@ -233,9 +249,8 @@ impl Assembler<'_> {
                 }
                 image.map(|image| Image::clone(&image))
             }
-            ImageBase::Image(name) => {
-                let below = ImageName::Image(name.clone());
-                let Some(below) = self.graph.images().get(&below) else {
+            ImageBase::Image(below) => {
+                let Some(below) = self.graph.images().get(below) else {
                     return Ok(None);
                 };
                 match self.assemble(below)? {
@@ -248,15 +263,7 @@ impl Assembler<'_> {
         for node in own {
             self.add_layers(node, &mut layers)?;
         }
-        let changes = match &plan.name {
-            ImageName::Image(name) => self
-                .workspace
-                .manifest
-                .images
-                .get(name)
-                .map(|image| config::changes(&image.config)),
-            ImageName::Service(_) => None,
-        };
+        let changes = origin.config.as_ref().map(config::changes);
         let image = match base {
             // A base as it is stays what it is.
             Some(base) if layers.is_empty() && changes == Some(ConfigChanges::default()) => base,
@@ -264,7 +271,7 @@ impl Assembler<'_> {
             base => assemble(
                 &self.workspace.session,
                 &Assembly {
-                    platform: self.workspace.inputs.platform.clone(),
+                    platform: plan.key.slot.platform.clone(),
                     base: base.as_ref(),
                     layers,
                     changes: changes.unwrap_or_default(),
@@ -272,16 +279,18 @@ impl Assembler<'_> {
                 },
             )?,
         };
-        self.images.insert(plan.name.clone(), image.clone());
+        self.images.insert(plan.key.clone(), image.clone());
         Ok(Some(image))
     }
 
     fn add_layers(&self, node: StepId, layers: &mut Vec<NewLayer>) -> Result<(), StoreError> {
         let created_by = {
             let node = &self.graph.nodes()[node];
+            // It reaches the image's digest, which is the same whatever else is built.
+            let name = &node.plain_name;
             match &node.work {
-                Work::Base(base) => format!("kiln {}: {} {}", node.name, base.key(), base.title()),
-                Work::Step(step) => format!("kiln {}: {}", node.name, step.action.value.key()),
+                Work::Base(base) => format!("kiln {name}: {} {}", base.key(), base.title()),
+                Work::Step(step) => format!("kiln {name}: {}", step.action.value.key()),
             }
         };
         let store = self.workspace.store();
@@ -311,27 +320,42 @@ fn epoch(workspace: &Workspace) -> Timestamp {
 /// Gives the images of the manifest their names, as far as they do not have them already.
 fn name_images(
     workspace: &Workspace,
-    images: BTreeMap<ImageName, Image>,
-) -> Result<BTreeMap<ImageName, BuiltImage>, BuildError> {
+    graph: &BuildGraph,
+    images: &BTreeMap<ImageKey, Image>,
+) -> Result<BTreeMap<ImageName, NamedImage>, BuildError> {
     let store = workspace.store();
     let mut names: BTreeMap<Reference, Descriptor> = BTreeMap::new();
-    let mut built = BTreeMap::new();
-    for (name, image) in images {
+    let mut named = BTreeMap::new();
+    for (name, keys) in graph.named() {
+        let parts: Option<Vec<Image>> = keys.iter().map(|key| images.get(key).cloned()).collect();
+        let Some(mut parts) = parts else { continue };
+        let descriptor = match parts.as_slice() {
+            [only] => only.descriptor.clone(),
+            _ => {
+                parts.sort_by(|one, other| one.config.platform.cmp(&other.config.platform));
+                assemble_index(&workspace.session, &parts)?
+            }
+        };
         let references = match &name {
             ImageName::Image(name) => references_of(workspace, name),
             ImageName::Service(_) => Vec::new(),
         };
         for reference in &references {
-            if store.references().get(reference)?.as_ref() != Some(&image.descriptor) {
-                names.insert(reference.clone(), image.descriptor.clone());
+            if store.references().get(reference)?.as_ref() != Some(&descriptor) {
+                names.insert(reference.clone(), descriptor.clone());
             }
         }
-        built.insert(name, BuiltImage { image, references });
+        let built = NamedImage {
+            descriptor,
+            images: parts,
+            references,
+        };
+        named.insert(name.clone(), built);
     }
     if !names.is_empty() {
         store.references().set(&workspace.session, &names)?;
     }
-    Ok(built)
+    Ok(named)
 }
 
 /// Returns the names that the image `name` of the manifest has in the store: one of the project,

@@ -167,8 +167,10 @@ pub enum EventKind {
     Image {
         /// Its name in the file.
         image: String,
-        /// Digest of its manifest.
+        /// Digest of its manifest, or of the index of its manifests.
         digest: Digest,
+        /// What it is for.
+        platforms: Vec<String>,
         /// References it can be found under.
         references: Vec<String>,
     },
@@ -203,6 +205,8 @@ pub struct NodeSummary {
     pub step: NodeName,
     /// The image it belongs to.
     pub image: String,
+    /// What its programs run on, such as `linux/arm64`.
+    pub platform: String,
     /// The key of its action or base in the file, such as `run` or `debian`.
     pub action: String,
     /// The nodes it waits for.

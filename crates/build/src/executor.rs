@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use kiln_graph::{BuildGraph, CacheKey, NodeName, StepId, StepMap};
-use kiln_oci::{DiffId, ImageConfig};
+use kiln_oci::{DiffId, ImageConfig, Platform};
 
 use crate::cancel::Cancel;
 use crate::event::{FailureKind, FailureSummary, MissReason, OutputStream};
@@ -115,6 +115,11 @@ impl<'a> Task<'a> {
     /// Returns which node it is.
     pub fn node(&self) -> StepId {
         self.node
+    }
+
+    /// Returns what the node's programs run on.
+    pub fn platform(&self) -> &'a Platform {
+        &self.graph.nodes()[self.node].slot.platform
     }
 
     /// Returns the graph it is part of.

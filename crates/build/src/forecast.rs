@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_graph::{BuildGraph, ImageName, NodeName};
+use kiln_graph::{BuildGraph, ImageKey, NodeName, StepMap};
 use kiln_image::Image;
 use serde::Serialize;
 
@@ -50,6 +50,22 @@ pub fn forecast(
     graph: &BuildGraph,
     options: &SchedulerOptions,
 ) -> Result<Vec<(NodeName, Outlook)>, BuildError> {
+    let outlooks = outlooks(workspace, graph, options)?;
+    let nodes = graph.nodes().iter().zip(outlooks);
+    Ok(nodes
+        .map(|((_, node), outlook)| (node.name.clone(), outlook))
+        .collect())
+}
+
+/// Tells for every node of `graph` what a build would do. Blocks.
+///
+/// # Errors
+/// [`BuildError`].
+pub(crate) fn outlooks(
+    workspace: &Workspace,
+    graph: &BuildGraph,
+    options: &SchedulerOptions,
+) -> Result<StepMap<Outlook>, BuildError> {
     let files = scan(workspace, graph)?;
     let executor = Teller(StoreExecutor::new(workspace, &files, Reach::LookOnly)?);
     let options = SchedulerOptions {
@@ -67,15 +83,13 @@ pub fn forecast(
         },
     )
     .map_err(BuildError::Thread)?;
-    let names = graph.nodes().iter().map(|(_, node)| node.name.clone());
-    Ok(names
-        .map(|name| {
-            let outlook = outlooks.remove(&name).unwrap_or_else(|| Outlook::Unknown {
+    Ok(graph.nodes().map(|_, node| {
+        outlooks
+            .remove(&node.name)
+            .unwrap_or_else(|| Outlook::Unknown {
                 message: "nothing is known of it".to_owned(),
-            });
-            (name, outlook)
-        })
-        .collect())
+            })
+    }))
 }
 
 /// Returns the images of `graph` as a build would make them, without names, if every node's result is
@@ -91,7 +105,7 @@ pub fn recall(
     workspace: &Workspace,
     graph: &BuildGraph,
     options: &SchedulerOptions,
-) -> Result<Option<BTreeMap<ImageName, Image>>, BuildError> {
+) -> Result<Option<BTreeMap<ImageKey, Image>>, BuildError> {
     let files = scan(workspace, graph)?;
     let executor = Teller(StoreExecutor::new(workspace, &files, Reach::Nowhere)?);
     let report = run_graph(graph, &executor, options, &workspace.cancel, &mut |_| {})

@@ -8,6 +8,7 @@ mod builder;
 mod cancel;
 mod config;
 mod debian_archive;
+mod emulation;
 mod event;
 mod executor;
 mod forecast;
@@ -28,9 +29,10 @@ mod store_executor;
 mod verify;
 mod workspace;
 
-pub use builder::{Build, BuildError, BuiltImage, build, local_reference, references_of};
+pub use builder::{Build, BuildError, NamedImage, build, local_reference, references_of};
 pub use cancel::Cancel;
 pub use debian_archive::DebianArchive;
+pub use emulation::{NoEmulation, emulate};
 pub use event::{
     BuildEvent, EVENT_FORMAT, EventKind, FailureKind, FailureSummary, MissReason, NodeSummary,
     Outcome, OutputStream, SkipReason,

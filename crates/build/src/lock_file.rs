@@ -68,12 +68,15 @@ struct State {
     /// The text of the file, `None` if there is none.
     written: Option<String>,
     used: Used,
+    /// References that were resolved by this build.
+    fresh: BTreeSet<String>,
 }
 
 /// Names of pins that this build looked at.
 #[derive(Debug, Default)]
 struct Used {
-    images: BTreeSet<String>,
+    /// References, with the platforms they were looked up for.
+    images: BTreeSet<(String, String)>,
     sets: BTreeSet<(SuiteKey, SetKey)>,
     urls: BTreeSet<String>,
     git: BTreeSet<GitKey>,
@@ -82,7 +85,11 @@ struct Used {
 impl Used {
     /// Drops every other pin.
     fn keep_in(&self, lock: &mut Lock) {
-        lock.images.retain(|name, _| self.images.contains(name));
+        for (name, pin) in &mut lock.images {
+            let used = |platform: &String| self.images.contains(&(name.clone(), platform.clone()));
+            pin.platforms.retain(|platform, _| used(platform));
+        }
+        lock.images.retain(|_, pin| !pin.platforms.is_empty());
         lock.urls.retain(|url, _| self.urls.contains(url));
         lock.git.retain(|key, _| self.git.contains(key));
         for (suite, pin) in &mut lock.debian {
@@ -128,6 +135,7 @@ impl LockFile {
                 lock,
                 written,
                 used: Used::default(),
+                fresh: BTreeSet::new(),
             }),
         })
     }
@@ -171,7 +179,8 @@ impl LockFile {
         platform: &str,
     ) -> Result<Option<(Digest, Digest)>, LockFileError> {
         let mut state = self.state();
-        let used = !state.used.images.insert(reference.to_owned());
+        let used = (reference.to_owned(), platform.to_owned());
+        let used = !state.used.images.insert(used);
         if !self.refreshed(&[reference], used)
             && let Some(pin) = state.lock.images.get(reference)
             && let Some(manifest) = pin.platforms.get(platform)
@@ -181,10 +190,21 @@ impl LockFile {
         self.missing(|| format!("the image `{reference}` on {platform}"))
     }
 
+    /// Returns the index that is pinned for other platforms of `reference`: by this build, or by an earlier one
+    /// unless it is being resolved anew.
+    pub fn pinned_index(&self, reference: &str, platform: &str) -> Option<Digest> {
+        let state = self.state();
+        let pin = state.lock.images.get(reference)?;
+        let fresh = || state.fresh.contains(reference);
+        let others = pin.platforms.keys().any(|pinned| pinned != platform);
+        (others && (fresh() || !self.refreshed(&[reference], false))).then_some(pin.digest)
+    }
+
     /// Pins `manifest` for `reference` on `platform`; `digest` is what the reference itself names.
     pub fn pin_image(&self, reference: &str, platform: &str, digest: Digest, manifest: Digest) {
         let mut state = self.state();
-        state.used.images.insert(reference.to_owned());
+        let used = (reference.to_owned(), platform.to_owned());
+        state.used.images.insert(used);
         let pin = state
             .lock
             .images
@@ -198,6 +218,7 @@ impl LockFile {
             pin.digest = digest;
         }
         pin.platforms.insert(platform.to_owned(), manifest);
+        state.fresh.insert(reference.to_owned());
     }
 
     /// Returns the pin of a download.

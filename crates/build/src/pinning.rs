@@ -10,6 +10,7 @@ use kiln_graph::{BuildGraph, StepId, Work};
 use kiln_manifest::model::Action;
 
 use crate::builder::{BuildError, scan};
+use crate::emulation;
 use crate::event::BuildEvent;
 use crate::executor::{Described, Executor, Failure, LookUp, NodeOutput, Task};
 use crate::remote_cache::Reach;
@@ -41,9 +42,11 @@ pub fn pin(
     sink: &mut dyn FnMut(BuildEvent),
 ) -> Result<Pinned, BuildError> {
     let files = scan(workspace, graph)?;
+    let built = below_packages(graph);
+    emulation::prepare(workspace, graph, options, |node| built.contains(&node))?;
     let executor = Pinner {
         executor: StoreExecutor::new(workspace, &files, Reach::Nowhere)?,
-        built: below_packages(graph),
+        built,
     };
     let report = run_graph(graph, &executor, options, &workspace.cancel, sink)
         .map_err(BuildError::Thread)?;

@@ -339,6 +339,7 @@ impl<'a, I> Scheduler<'a, I> {
         let summary = |(id, node): (StepId, &kiln_graph::Node)| NodeSummary {
             step: node.name.clone(),
             image: node.image.to_string(),
+            platform: node.slot.platform.to_string(),
             action: node.work.key().to_owned(),
             after: self
                 .graph

@@ -41,6 +41,7 @@ use self::layers::Made;
 pub(crate) use self::layers::ownership;
 use self::resolve::{Materials, StepResolver};
 pub(crate) use self::stack::{Stack, check_conflicts, conflict_question};
+use crate::emulation;
 use crate::event::FailureKind;
 use crate::executor::{Described, Executor, Failure, LookUp, NodeOutput, Task};
 use crate::project::ProjectFiles;
@@ -139,6 +140,11 @@ impl<'w> StoreExecutor<'w> {
         self.state().bases.get(&node).cloned()
     }
 
+    /// Returns the name under which the last run of the node is remembered.
+    fn lasting_name(&self, task: &Task<'_>) -> NodeName {
+        task.graph().nodes()[task.node()].lasting_name(&self.workspace.platform)
+    }
+
     fn note(&self, name: &NodeName, key: CacheKey, log: Option<Name>) {
         let key = StepKey::from_raw(*key.as_raw());
         let before = self.before.steps.get(name.as_str());
@@ -179,8 +185,9 @@ impl<'w> StoreExecutor<'w> {
             cache: &self.cache,
             materials: Materials::default(),
         };
+        let build = &self.workspace.inputs;
         let inputs =
-            StepInputs::of_step(&self.workspace.inputs, layers.clone(), step, &mut resolver)?;
+            StepInputs::of_step(build, task.platform(), layers.clone(), step, &mut resolver)?;
         let materials = NodeMaterials::Step(Box::new(resolver.materials));
         Ok(Prepared {
             inputs,
@@ -231,7 +238,7 @@ impl<'w> StoreExecutor<'w> {
             self.state().bases.insert(task.node(), image.clone());
         }
         self.state().keys.insert(task.node(), key);
-        self.note(&task.graph().nodes()[task.node()].name, described.key, None);
+        self.note(&self.lasting_name(task), described.key, None);
         Ok(Some(LookUp::Hit {
             output,
             cache: Some(self.cache.place(&hit)),
@@ -246,9 +253,9 @@ impl<'w> StoreExecutor<'w> {
         {
             for copy in copies {
                 if let CopySource::Produced { from, .. } = &copy.source
-                    && let Some(nodes) = task.graph().produced(&from.value)
+                    && let Some(nodes) = task.graph().produced(task.node(), &from.value)
                 {
-                    needed.extend(task.layers_of(&nodes));
+                    needed.extend(task.layers_of(nodes));
                 }
             }
         }
@@ -267,13 +274,17 @@ impl<'w> StoreExecutor<'w> {
         let open = || Stack::open(workspace, layers);
         match &step.action.value {
             Action::Run(run) => {
+                emulation::check(workspace, task)?;
                 let stack = Stack::find(workspace, layers)?;
                 for mount in run.caches.keys() {
                     self.cache.use_mount(mount, &|message| task.warn(message));
                 }
                 run_step::make(workspace, task, step, run, &stack, materials, log)
             }
-            Action::Packages(_) => packages::make(workspace, task, &open()?, materials, log),
+            Action::Packages(_) => {
+                emulation::check(workspace, task)?;
+                packages::make(workspace, task, &open()?, materials, log)
+            }
             Action::Copy(_)
             | Action::Fetch(_)
             | Action::Git(_)
@@ -318,9 +329,10 @@ impl Executor for StoreExecutor<'_> {
         let prepared = match &node.work {
             Work::Step(step) => self.describe_step(task, step)?,
             Work::Base(base) => {
+                let build = &self.workspace.inputs;
                 let (inputs, materials) = bases::describe(self.workspace, self.files, task, base)?;
                 Prepared {
-                    inputs: StepInputs::of_base(&self.workspace.inputs, inputs),
+                    inputs: StepInputs::of_base(build, task.platform(), inputs),
                     layers: Vec::new(),
                     materials: NodeMaterials::Base(materials),
                     unchecked: None,
@@ -334,7 +346,7 @@ impl Executor for StoreExecutor<'_> {
     }
 
     fn look_up(&self, task: &Task<'_>, described: &Described<Prepared>) -> Result<LookUp, Failure> {
-        let name = &task.graph().nodes()[task.node()].name;
+        let name = &self.lasting_name(task);
         let key = StepKey::from_raw(*described.key.as_raw());
         let store = self.workspace.store();
         if let Some(record) = store.steps().get(&self.workspace.session, &key)? {
@@ -360,6 +372,7 @@ impl Executor for StoreExecutor<'_> {
         let Described { key, inputs } = described;
         let began = Instant::now();
         let node = &task.graph().nodes()[task.node()];
+        let name = self.lasting_name(task);
         let recorded = recorded_inputs(&inputs);
         // Who makes it does not rely on what a cache has.
         self.cache.forget(&StepKey::from_raw(*key.as_raw()));
@@ -377,14 +390,14 @@ impl Executor for StoreExecutor<'_> {
                 unreachable!("a node is described as what it is")
             }
         };
-        let made = made.inspect_err(|_| self.note_failure(&node.name, key, log.clone()))?;
-        self.note(&node.name, key, log.clone());
+        let made = made.inspect_err(|_| self.note_failure(&name, key, log.clone()))?;
+        self.note(&name, key, log.clone());
         let Some((&layer, below)) = made.layers.split_last() else {
             let message = "the base is an image without layers: use `from = \"scratch\"`";
             return Err(Failure::new(FailureKind::User, message.to_owned()));
         };
         let record = StepRecord {
-            step: node.name.to_string(),
+            step: name.to_string(),
             layer,
             stack: if below.is_empty() {
                 Vec::new()

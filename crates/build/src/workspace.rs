@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Once};
 use kiln_graph::BuildInputs;
 use kiln_manifest::BuildManifest;
 use kiln_manifest::value::Name;
-use kiln_oci::Reference;
+use kiln_oci::{Platform, Reference};
 use kiln_sandbox::{Host, Privileges};
 use kiln_store::{Session, Store};
 
@@ -36,8 +36,12 @@ pub struct Workspace {
     pub lock: LockFile,
     /// What is the same for every step.
     pub inputs: BuildInputs,
+    /// What this machine is.
+    pub platform: Platform,
     /// What runs sandboxes.
     pub host: Host,
+    /// Folders where emulators of other machines may be.
+    pub emulators: Vec<PathBuf>,
     /// Held by whoever uses the terminal, so that only one shell is open at a time.
     pub terminal: Mutex<()>,
     /// Over when somebody was told that limits of steps cannot be enforced.
@@ -119,10 +123,5 @@ impl Workspace {
     /// Returns what users and groups files can have.
     pub fn privileges(&self) -> &Privileges {
         self.host.privileges()
-    }
-
-    /// Returns the platform that is built for, as the lock names it.
-    pub fn platform_name(&self) -> String {
-        self.inputs.platform.to_string()
     }
 }

@@ -51,7 +51,7 @@ pub(crate) fn failure(graph: &BuildGraph, built: Build, last_lines: &LastLines) 
     let of_images = built
         .failures
         .into_iter()
-        .map(|(image, failure)| FailedPart::new(graph, image.to_string(), None, failure));
+        .map(|(image, failure)| FailedPart::new(graph, graph.image_title(&image), None, failure));
     let parts: Vec<FailedPart> = of_nodes
         .chain(of_images)
         .filter(|part| part.summary.kind != FailureKind::Cancelled)

@@ -10,7 +10,7 @@ use kiln_build::{SecretValue, StepState, Workspace};
 use kiln_graph::{BuildGraph, BuildTarget};
 use kiln_image::{Image, lower_directories};
 use kiln_layer::Ownership;
-use kiln_manifest::model::{self, Action, ProducedBy, Service};
+use kiln_manifest::model::{self, Action, Service};
 use kiln_manifest::value::Name;
 use kiln_network::Outside;
 use kiln_oci::{Descriptor, DiffId, Digest, Platform, RunConfig};
@@ -26,6 +26,7 @@ use crate::life::LifeArgs;
 use crate::local;
 use crate::names;
 use crate::networking::Reach;
+use crate::platforms;
 use crate::printer::{OWN_FAILURE_OF_RUN, Printer};
 use crate::progress::Telling;
 use crate::project::Project;
@@ -80,7 +81,8 @@ impl Ready {
         settings: &Settings,
         printer: &mut Printer,
     ) -> Outcome<Self> {
-        let project = Project::load_if_any(settings)?;
+        let platform = how.platforms.only()?;
+        let project = Project::load_if_any_for(settings, platform.as_slice())?;
         let target = match (&project, name) {
             (Some(project), None) => Some(project.default_target()?),
             (Some(project), Some(name)) => project.target_called(name)?,
@@ -89,9 +91,13 @@ impl Ready {
         };
         match (project, target) {
             (Some(project), Some(target)) => {
-                Self::build(project, &target, reach, how, settings, printer)
+                let platform = match platform {
+                    Some(platform) => platform,
+                    None => project.platform_to_run(&target)?,
+                };
+                Self::build(project, &target, platform, reach, how, settings, printer)
             }
-            _ => Self::of_store(name, pulling, reach, settings, printer),
+            _ => Self::of_store(name, pulling, platform, reach, settings, printer),
         }
     }
 
@@ -99,6 +105,7 @@ impl Ready {
     fn of_store(
         name: Option<&str>,
         pulling: Pulling,
+        platform: Option<Platform>,
         reach: Reach,
         settings: &Settings,
         printer: &mut Printer,
@@ -107,19 +114,22 @@ impl Ready {
         let store = entered.session.store();
         let reference = match pulling {
             Pulling::Never => None,
-            Pulling::Missing => local::missing(settings, store, name)?,
+            Pulling::Missing => local::missing(settings, store, name, platform.as_ref())?,
             Pulling::Always => name.and_then(|name| name.parse().ok()),
         };
         let image = match reference {
             Some(reference) => TransferArgs::default().pull(
                 &reference,
-                &Platform::host(),
+                &platform.unwrap_or_else(Platform::host),
                 settings,
                 &entered,
                 printer,
             )?,
-            None => local::find(settings, store, name)?.load(store)?,
+            None => local::find(settings, store, name)?.load(store, platform.as_ref())?,
         };
+        emulated(&entered.host, settings, &image.config.platform, || {
+            name.map_or_else(|| "the image".to_owned(), |name| format!("`{name}`"))
+        })?;
         pin(&image, &entered.session)?;
         Ok(Self {
             layers: image.diff_ids().to_vec(),
@@ -139,15 +149,23 @@ impl Ready {
     fn build(
         project: Project,
         target: &BuildTarget,
+        platform: Platform,
         reach: Reach,
         how: &BuildArgs,
         settings: &Settings,
         printer: &mut Printer,
     ) -> Outcome<Self> {
         let targets = std::slice::from_ref(target);
-        let graph = BuildGraph::lower(&project.manifest, targets).map_err(Failure::user)?;
+        let request = platforms::once(platform);
+        let graph =
+            BuildGraph::lower(&project.manifest, targets, &request).map_err(Failure::user)?;
         let wishes = how.wishes(settings)?;
         let (entered, outside) = workbench::enter_reaching(settings, reach)?;
+        // It will run something, whatever has to be built for it.
+        for reached in graph.targets() {
+            let platform = &reached.slot.platform;
+            emulated(&entered.host, settings, platform, || format!("`{target}`"))?;
+        }
         let workspace = workbench::workspace(settings, &project, entered, wishes)?;
         let telling = Telling::OnlyWork;
         let built = build::build_graph(how, settings, printer, &workspace, &graph, telling)?;
@@ -156,14 +174,11 @@ impl Ready {
             local::warn_of_one_owner(&workspace.host, printer);
         }
         let missing = || Failure::message(Class::Bug, "what was built is not there", None);
+        let reached = graph.targets().first().ok_or_else(missing)?;
         let (layers, config, identity) = match target {
             BuildTarget::Step { image, step } => {
-                let from = ProducedBy::Step {
-                    image: image.clone(),
-                    step: step.clone(),
-                };
-                let nodes = graph.produced(&from).ok_or_else(missing)?;
-                let outputs = nodes
+                let outputs = reached
+                    .stack
                     .iter()
                     .filter_map(|node| built.report.outputs[*node].as_ref());
                 let layers = outputs.clone().flat_map(|output| output.layers.clone());
@@ -178,14 +193,12 @@ impl Ready {
                 )
             }
             BuildTarget::Image(_) | BuildTarget::Service(_) => {
-                let plan = graph
-                    .image_of(&project.manifest, target)
-                    .ok_or_else(missing)?;
-                let built = built.images.get(&plan.name).ok_or_else(missing)?;
-                pin(&built.image, &workspace.session)?;
-                let config = built.image.config.config.clone();
-                let identity = (built.image.descriptor.clone(), built.image.id().0);
-                (built.image.diff_ids().to_vec(), config, Some(identity))
+                let image = reached.image.as_ref().and_then(|key| built.images.get(key));
+                let image = image.ok_or_else(missing)?;
+                pin(image, &workspace.session)?;
+                let config = image.config.config.clone();
+                let identity = (image.descriptor.clone(), image.id().0);
+                (image.diff_ids().to_vec(), config, Some(identity))
             }
         };
         let service = match target {
@@ -524,6 +537,18 @@ fn of_step(mut config: RunConfig, project: &Project, image: &Name, step: &Name) 
         }
     }
     config
+}
+
+/// Sees to it that a container's programs can run.
+fn emulated(
+    host: &Host,
+    settings: &Settings,
+    platform: &Platform,
+    what: impl FnOnce() -> String,
+) -> Outcome {
+    let folders = settings.environment.folders();
+    let prepared = kiln_build::emulate(host, &folders, platform, what);
+    prepared.map_err(|error| Failure::environment(*error))
 }
 
 /// Keeps an image's layers in the store while it runs.

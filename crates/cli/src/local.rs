@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use kiln_image::{Image, ImageError};
+use kiln_image::{Image, ImageError, load_for};
 use kiln_oci::{Descriptor, Digest, Platform, Reference};
 use kiln_sandbox::{EnterOptions, Host, Privileges};
 use kiln_store::{Session, Store, Timestamp};
@@ -73,12 +73,25 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// Reads its documents.
+    /// Reads its documents: of an image for several platforms, the one for `platform`, else for this machine, else
+    /// the only one.
     ///
     /// # Errors
-    /// A document is missing or damaged.
-    pub(crate) fn load(&self, store: &Store) -> Outcome<Image> {
-        Ok(Image::load(store, &self.descriptor, &Platform::host())?)
+    /// A document is missing or damaged; it is not for the platform.
+    pub(crate) fn load(&self, store: &Store, platform: Option<&Platform>) -> Outcome<Image> {
+        let Some(wanted) = platform else {
+            return Ok(load_for(store, &self.descriptor, &Platform::host())?);
+        };
+        let image = Image::load(store, &self.descriptor, wanted)?;
+        if wanted.accepts(&image.config.platform) {
+            return Ok(image);
+        }
+        Err(ImageError::NoPlatform {
+            digest: self.descriptor.digest,
+            wanted: Box::new(wanted.clone()),
+            offered: vec![image.config.platform],
+        }
+        .into())
     }
 }
 
@@ -137,6 +150,8 @@ pub(crate) fn find(settings: &Settings, store: &Store, text: Option<&str>) -> Ou
 
 /// Returns what to pull for `text`: a reference of a registry that the store does not have.
 ///
+/// One that is there for another platform than the one named counts as missing, too.
+///
 /// Within a project a plain word is more likely a misspelt image than one of the default registry.
 ///
 /// # Errors
@@ -145,11 +160,24 @@ pub(crate) fn missing(
     settings: &Settings,
     store: &Store,
     text: Option<&str>,
+    platform: Option<&Platform>,
 ) -> Outcome<Option<Reference>> {
     let Some(text) = text else { return Ok(None) };
     let project = Project::load_if_any(settings)?;
     let is_name = project.is_none() || text.contains(['/', ':']);
-    if !is_name || !matches!(find_in(store, text), Err(ImageError::NotFound(_))) {
+    if !is_name {
+        return Ok(None);
+    }
+    let is_missing = match (find_in(store, text), platform) {
+        (Err(error), _) => matches!(error, ImageError::NotFound(_)),
+        (Ok(_), None) => false,
+        // An image for one other platform is not the one that is meant.
+        (Ok((_, descriptor)), Some(wanted)) => {
+            let image = Image::load(store, &descriptor, wanted);
+            image.is_ok_and(|image| !wanted.accepts(&image.config.platform))
+        }
+    };
+    if !is_missing {
         return Ok(None);
     }
     let reference = text.parse::<Reference>().ok();
@@ -159,10 +187,9 @@ pub(crate) fn missing(
 
 /// Finds an image by name or id; `project/image` is looked for among the local ones too.
 fn find_in(store: &Store, text: &str) -> Result<(Option<Reference>, Descriptor), ImageError> {
-    let platform = Platform::host();
-    match kiln_image::find(store, text, &platform) {
+    match kiln_image::find(store, text) {
         Err(ImageError::NotFound(_)) if text.contains('/') => {
-            kiln_image::find(store, &format!("localhost/{text}"), &platform)
+            kiln_image::find(store, &format!("localhost/{text}"))
         }
         found => found,
     }

@@ -23,6 +23,7 @@ mod open_files;
 mod output;
 mod parts;
 mod password;
+mod platforms;
 mod printer;
 mod progress;
 mod project;

@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use kiln_image::{Image, ImageError, flatten, save, save_layout};
+use kiln_image::{Image, ImageError, SavedImage, flatten, load_all, save, save_layout};
 use kiln_layer::Ownership;
-use kiln_oci::{Compression, Reference};
+use kiln_oci::Compression;
 use kiln_sandbox::{Host, Privileges};
-use kiln_store::{Scratch, Session};
+use kiln_store::{Scratch, Session, Store};
 
 use crate::errors::{Class, Failure, Outcome};
 
@@ -137,14 +137,9 @@ impl Output {
     /// Writes `images`, each with its names; nothing half-written is left in place.
     ///
     /// # Errors
-    /// Several images for a root file system, a place that is taken or cannot be written, layers
+    /// Several images, or platforms, for a root file system, a place that is taken or cannot be written, layers
     /// that are damaged.
-    pub(crate) fn write(
-        &self,
-        session: &Session,
-        host: &Host,
-        images: &[(Image, Vec<Reference>)],
-    ) -> Outcome {
+    pub(crate) fn write(&self, session: &Session, host: &Host, images: &[SavedImage]) -> Outcome {
         let ownership = match host.privileges() {
             Privileges::Root => Ownership::Keep,
             // In a folder of an ordinary user all files are that user's.
@@ -158,7 +153,7 @@ impl Output {
                 save_layout(session, images, self.compression.into(), folder)
             }),
             Form::Tar => {
-                let image = only(images)?;
+                let image = &only(session.store(), images)?;
                 let kept = match host.privileges() {
                     Privileges::Root | Privileges::Mapped { .. } => Ownership::Keep,
                     Privileges::Single { .. } => Ownership::Flatten,
@@ -167,7 +162,7 @@ impl Output {
                 self.to_file(&mut |out| flatten(session, image, scratch.path(), kept, Some(out)))
             }
             Form::Dir => {
-                let image = only(images)?;
+                let image = &only(session.store(), images)?;
                 self.to_folder(&mut |folder| flatten(session, image, folder, ownership, None))
             }
         }
@@ -242,17 +237,37 @@ fn draft(path: &Path) -> PathBuf {
     PathBuf::from(draft)
 }
 
-fn only(images: &[(Image, Vec<Reference>)]) -> Outcome<&Image> {
-    match images {
-        [(image, _)] => Ok(image),
-        _ => Err(Failure::message(
+/// The one image for one platform whose root file system is wanted.
+fn only(store: &Store, images: &[SavedImage]) -> Outcome<Image> {
+    let [saved] = images else {
+        return Err(Failure::message(
             Class::User,
             format!(
                 "a root file system is that of one image, and there are {}",
                 images.len()
             ),
             Some("name one".to_owned()),
-        )),
+        ));
+    };
+    let mut images = load_all(store, &saved.descriptor)?;
+    match images.len() {
+        1 => Ok(images.remove(0)),
+        _ => {
+            let platforms: Vec<String> = images
+                .iter()
+                .map(|image| image.config.platform.to_string())
+                .collect();
+            Err(Failure::message(
+                Class::User,
+                format!(
+                    "a root file system is for one platform, and the image is for {}",
+                    platforms.join(" and ")
+                ),
+                platforms
+                    .first()
+                    .map(|platform| format!("choose one: --platform {platform}")),
+            ))
+        }
     }
 }
 

@@ -5,9 +5,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use kiln_graph::BuildTarget;
-use kiln_manifest::BuildManifest;
 use kiln_manifest::model::{ServiceImage, Target};
-use kiln_oci::Reference;
+use kiln_manifest::{BuildManifest, Overrides};
+use kiln_oci::{Platform, Reference};
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::settings::Settings;
@@ -39,8 +39,16 @@ impl Project {
     /// # Errors
     /// There is none, or its manifest has mistakes: all of them are told.
     pub(crate) fn load(settings: &Settings) -> Outcome<Self> {
+        Self::load_for(settings, &[])
+    }
+
+    /// Like [`Project::load`], to build for `platforms` beside those that the manifest names.
+    ///
+    /// # Errors
+    /// As [`Project::load`].
+    pub(crate) fn load_for(settings: &Settings, platforms: &[Platform]) -> Outcome<Self> {
         let folder = find_folder(settings)?.ok_or_else(|| missing(settings))?;
-        Self::read(folder, settings)
+        Self::read(folder, settings, platforms)
     }
 
     /// Like [`Project::load`] for verbs that do without one.
@@ -48,19 +56,33 @@ impl Project {
     /// # Errors
     /// `-C` names a folder without one, or the manifest has mistakes.
     pub(crate) fn load_if_any(settings: &Settings) -> Outcome<Option<Self>> {
+        Self::load_if_any_for(settings, &[])
+    }
+
+    /// Like [`Project::load_if_any`], to build for `platforms` beside those that the manifest names.
+    ///
+    /// # Errors
+    /// As [`Project::load_if_any`].
+    pub(crate) fn load_if_any_for(
+        settings: &Settings,
+        platforms: &[Platform],
+    ) -> Outcome<Option<Self>> {
         match find_folder(settings)? {
-            Some(folder) => Self::read(folder, settings).map(Some),
+            Some(folder) => Self::read(folder, settings, platforms).map(Some),
             None if settings.directory_is_given => Err(missing(settings)),
             None => Ok(None),
         }
     }
 
-    fn read(folder: PathBuf, settings: &Settings) -> Outcome<Self> {
+    fn read(folder: PathBuf, settings: &Settings, platforms: &[Platform]) -> Outcome<Self> {
         let path = folder.join(MANIFEST);
         let text = read_text(&path)?;
         let shown = shown(&path, settings);
-        let manifest =
-            BuildManifest::parse(&shown, &text, &settings.overrides).map_err(Failure::user)?;
+        let overrides = Overrides {
+            platforms: platforms.to_vec(),
+            ..settings.overrides.clone()
+        };
+        let manifest = BuildManifest::parse(&shown, &text, &overrides).map_err(Failure::user)?;
         Ok(Self { folder, manifest })
     }
 

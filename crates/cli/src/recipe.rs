@@ -17,6 +17,7 @@ use kiln_sandbox::Host;
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
+use crate::platforms;
 use crate::project::Project;
 use crate::settings::Settings;
 use crate::verbs::build::BuildArgs;
@@ -58,20 +59,54 @@ impl Recalled {
         image: &Image,
         host: Host,
     ) -> Outcome<Self> {
-        let Some(project) = Project::load_if_any(settings)? else {
-            return Ok(Self::Foreign);
+        Ok(Self::find_one(settings, text, image, host)?.0)
+    }
+
+    /// Looks for the recipe of each of `images`, which were found together as `text`. Before any thread is
+    /// started.
+    ///
+    /// # Errors
+    /// As [`Recalled::find`].
+    pub(crate) fn find_all(
+        settings: &Settings,
+        text: Option<&str>,
+        images: &[Image],
+        mut host: Host,
+    ) -> Outcome<Vec<Self>> {
+        let mut found = Vec::with_capacity(images.len());
+        for image in images {
+            let (recalled, returned) = Self::find_one(settings, text, image, host)?;
+            found.push(recalled);
+            host = returned;
+        }
+        Ok(found)
+    }
+
+    fn find_one(
+        settings: &Settings,
+        text: Option<&str>,
+        image: &Image,
+        host: Host,
+    ) -> Outcome<(Self, Host)> {
+        let platform = &image.config.platform;
+        let project = Project::load_if_any_for(settings, std::slice::from_ref(platform))?;
+        let Some(project) = project else {
+            return Ok((Self::Foreign, host));
         };
         let target = match text {
             Some(text) => project.target_called(text)?,
             None => Some(project.default_target()?),
         };
         let Some(target) = target else {
-            return Ok(Self::Foreign);
+            return Ok((Self::Foreign, host));
         };
         let targets = std::slice::from_ref(&target);
-        let graph = BuildGraph::lower(&project.manifest, targets).map_err(Failure::user)?;
-        let Some(plan) = graph.image_of(&project.manifest, &target) else {
-            return Ok(Self::Foreign);
+        let request = platforms::once(platform.clone());
+        let graph =
+            BuildGraph::lower(&project.manifest, targets, &request).map_err(Failure::user)?;
+        let reached = graph.targets().first();
+        let Some(key) = reached.and_then(|target| target.image.as_ref()) else {
+            return Ok((Self::Foreign, host));
         };
         let wishes = BuildWishes {
             lock: LockPolicy::Locked,
@@ -85,10 +120,10 @@ impl Recalled {
         let options = BuildArgs::default().options(settings, &graph)?;
         let images = workbench::with_signals(&workspace, || recall(&workspace, &graph, &options))?
             .map_err(Failure::environment)?;
-        let made = images.and_then(|mut images| images.remove(&plan.name));
+        let made = images.and_then(|mut images| images.remove(key));
         // Compressed or not, pushed or not: the id stays.
         if made.is_none_or(|made| made.id() != image.id()) {
-            return Ok(Self::Changed(target));
+            return Ok((Self::Changed(target), workspace.host));
         }
         let recipe = Recipe {
             lock_files: lock_files(&workspace, &graph)?,
@@ -96,7 +131,7 @@ impl Recalled {
             target,
             project,
         };
-        Ok(Self::Known(Box::new(recipe)))
+        Ok((Self::Known(Box::new(recipe)), workspace.host))
     }
 
     /// The recipe, for what cannot do without one.

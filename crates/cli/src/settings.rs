@@ -77,6 +77,14 @@ impl Environment {
             .map(PathBuf::from)
     }
 
+    /// The folders of `PATH`, else those that every system has.
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
+        match self.raw("PATH") {
+            Some(path) => std::env::split_paths(path).collect(),
+            None => ["/usr/bin", "/bin"].map(PathBuf::from).to_vec(),
+        }
+    }
+
     /// The first of two spellings that is set: programs disagree about the case of proxies.
     fn either(&self, one: &str, other: &str) -> Option<String> {
         self.text(one)
@@ -155,6 +163,8 @@ impl Settings {
             directory_is_given: global.directory.is_some(),
             home: store_folder(&environment, &user)?,
             overrides: Overrides {
+                host: kiln_oci::Platform::host(),
+                platforms: Vec::new(),
                 set: global.set.iter().cloned().collect(),
                 environment: environment.arguments(),
                 profiles: global.profile.clone(),

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use kiln_client::{Outcome as Ending, Progress, PushProgress, Registry};
 use kiln_http::Cancel;
-use kiln_image::Image;
-use kiln_oci::{Digest, Platform, Reference};
+use kiln_image::{Image, UnpackSettings};
+use kiln_oci::{Descriptor, Digest, Platform, Reference};
 use kiln_store::Session;
 use kiln_transfer::{Transfer, TransferError};
 
@@ -47,6 +47,51 @@ impl TransferArgs {
         entered: &Entered,
         printer: &mut Printer,
     ) -> Outcome<Image> {
+        self.pull_as(
+            reference,
+            settings,
+            entered,
+            printer,
+            |transfer, unpack, show| transfer.pull(reference, platform, unpack, show),
+            |image| image.descriptor.clone(),
+        )
+    }
+
+    /// Pulls an image for all platforms that there are, like [`Self::pull`].
+    ///
+    /// # Errors
+    /// As [`Self::pull`].
+    pub(crate) fn pull_all(
+        &self,
+        reference: &Reference,
+        settings: &Settings,
+        entered: &Entered,
+        printer: &mut Printer,
+    ) -> Outcome<Descriptor> {
+        self.pull_as(
+            reference,
+            settings,
+            entered,
+            printer,
+            |transfer, unpack, show| transfer.pull_all(reference, unpack, show),
+            Descriptor::clone,
+        )
+    }
+
+    /// Pulls by `pull`, shows how far it is, and gives what `points_at` says its name.
+    fn pull_as<T>(
+        &self,
+        reference: &Reference,
+        settings: &Settings,
+        entered: &Entered,
+        printer: &mut Printer,
+        pull: impl FnOnce(
+            &Transfer<'_>,
+            &UnpackSettings,
+            &(dyn Fn(Progress) + Sync),
+        ) -> Result<T, TransferError>,
+        points_at: impl FnOnce(&T) -> Descriptor,
+    ) -> Outcome<T> {
         let Entered { session, host } = entered;
         // Whoever typed a short name sees what it was taken for.
         printer.note(format!("pulling {reference}"));
@@ -66,13 +111,11 @@ impl TransferArgs {
             });
         };
         let unpack = unpack_settings(host.privileges());
-        let image = self.with(settings, session, |transfer| {
-            transfer.pull(reference, platform, &unpack, &show)
-        })?;
+        let pulled = self.with(settings, session, |transfer| pull(transfer, &unpack, &show))?;
         let name = reference.clone().without_digest();
-        let names = BTreeMap::from([(name, image.descriptor.clone())]);
+        let names = BTreeMap::from([(name, points_at(&pulled))]);
         session.store().references().set(session, &names)?;
-        Ok(image)
+        Ok(pulled)
     }
 
     /// Does `work` with store and registries until a signal stops it.

@@ -119,11 +119,12 @@ pub(crate) fn workspace(
         session,
         lock,
         inputs: BuildInputs {
-            platform: Platform::host(),
             epoch_seconds: i64::try_from(epoch).unwrap_or(i64::MAX),
             layer_format: kiln_layer::FORMAT_VERSION,
         },
+        platform: Platform::host(),
         host,
+        emulators: settings.environment.folders(),
         terminal: Mutex::new(()),
         warned_of_limits: Once::new(),
         ssh_agent: settings.environment.path("SSH_AUTH_SOCK"),

@@ -44,6 +44,14 @@ impl Registry {
         self.push(to, &documents, &source, progress, cancel)
     }
 
+    /// Fetches and verifies the one document that `reference` names, a manifest or an index. Blocks.
+    ///
+    /// # Errors
+    /// Those of [`resolve`](Self::resolve), but for platforms.
+    pub fn fetch_root(&self, reference: &Reference, cancel: &Cancel) -> Result<Document, Error> {
+        self.at_places(reference, 0, cancel, |visit, _| Ok(visit.root()?.0))
+    }
+
     /// Fetches and verifies the documents that `reference` names: all of an index, or the manifest for
     /// one `platform` alone. Blocks.
     ///

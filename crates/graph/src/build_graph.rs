@@ -8,18 +8,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use kiln_manifest::model::{Base, DebianBase, OciBase, ProducedBy, Step};
+use kiln_manifest::model::{Base, Config, DebianBase, OciBase, ProducedBy, Step};
 use kiln_manifest::value::{Name, ProjectPath};
 use kiln_manifest::{BuildManifest, Span, Spanned};
-use kiln_oci::Reference;
+use kiln_oci::{Platform, Reference};
 use miette::NamedSource;
 
-use crate::file_graph::{EdgeKind, FileGraph, ImageName, Vertex};
-use crate::lower::Lowering;
+use crate::file_graph::{EdgeKind, ImageName, Vertex};
+use crate::lower::{Files, Instance, Lowering};
+use crate::slot::{ImageKey, PlatformRequest, Slot};
 use crate::step_map::{StepId, StepMap};
 use crate::target::{BuildTarget, GraphError, target_vertex, unknown_target};
 
-/// The name of a node: `image.step`, or `image:base` for a base.
+/// The name of a node: `image.step`, or `image:base` for a base; with `@platform` behind it where a graph
+/// has nodes of several targets.
 ///
 /// Unique within a graph, and the name under which events and logs speak of the node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +36,12 @@ impl NodeName {
     /// Returns the name of the base of `image`.
     pub fn of_base(image: &ImageName) -> Self {
         Self(format!("{image}:base").into())
+    }
+
+    /// Returns the name where there are others for other targets: `image.step@platform`.
+    #[must_use]
+    pub fn for_target(&self, target: &Platform) -> Self {
+        Self(format!("{self}@{target}").into())
     }
 
     /// Returns the name as text.
@@ -123,12 +131,34 @@ impl Work {
 pub struct Node {
     /// How events, logs and renderings name it.
     pub name: NodeName,
+    /// How the file names it, whatever it is built for.
+    pub plain_name: NodeName,
     /// The image it belongs to.
     pub image: ImageName,
+    /// What it is built for.
+    pub slot: Slot,
     /// What it does.
     pub work: Work,
     /// Where it stands in the file.
     pub span: Span,
+}
+
+impl Node {
+    /// Returns the image it belongs to, with what that is built for.
+    pub fn image_key(&self) -> ImageKey {
+        ImageKey {
+            image: self.image.clone(),
+            slot: self.slot.clone(),
+        }
+    }
+
+    /// Returns the name that is the same whatever else a graph has: with the target, unless that is `host`.
+    pub fn lasting_name(&self, host: &Platform) -> NodeName {
+        match self.slot.target == *host {
+            true => self.plain_name.clone(),
+            false => self.plain_name.for_target(&self.slot.target),
+        }
+    }
 }
 
 /// Where the layers at the bottom of an image come from.
@@ -139,16 +169,36 @@ pub enum ImageBase {
     /// A node produces them.
     Node(StepId),
     /// All layers of another image of the file.
-    Image(Name),
+    Image(Box<ImageKey>),
+}
+
+/// What an image starts from and what it says of itself.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// What it starts from.
+    pub base: ImageBase,
+    /// Its `config`; `None` for a service's base, which stays as it is.
+    pub config: Option<Config>,
+}
+
+/// A target, for one platform.
+#[derive(Clone, Debug)]
+pub struct ReachedTarget {
+    /// What was asked for.
+    pub target: BuildTarget,
+    /// What it or its image is built for.
+    pub slot: Slot,
+    /// The image, unless the target is a step.
+    pub image: Option<ImageKey>,
+    /// The nodes whose layers make it: all of an image, or what a step sees and its own layer.
+    pub stack: Vec<StepId>,
 }
 
 /// An image that the targets reach as a whole.
 #[derive(Clone, Debug)]
 pub struct ImagePlan {
-    /// Its name.
-    pub name: ImageName,
-    /// What it starts from.
-    pub base: ImageBase,
+    /// Its name, and what it is built for.
+    pub key: ImageKey,
     /// Its own steps, in the order their layers are stacked.
     pub steps: Vec<StepId>,
     /// The nodes whose layers the image consists of, lowest first: those of the base, then its own.
@@ -172,38 +222,83 @@ pub struct BuildGraph {
     pub(crate) dependencies: StepMap<Vec<Edge>>,
     pub(crate) dependents: StepMap<Vec<Edge>>,
     pub(crate) stacks: StepMap<Vec<StepId>>,
-    pub(crate) images: BTreeMap<ImageName, ImagePlan>,
+    pub(crate) reads: StepMap<BTreeMap<ProducedBy, Vec<StepId>>>,
+    pub(crate) images: BTreeMap<ImageKey, ImagePlan>,
+    pub(crate) origins: BTreeMap<ImageKey, Origin>,
+    pub(crate) named: BTreeMap<ImageName, Vec<ImageKey>>,
+    pub(crate) targets: Vec<ReachedTarget>,
     pub(crate) asked_for: BTreeSet<StepId>,
     pub(crate) by_name: BTreeMap<NodeName, StepId>,
 }
 
 impl BuildGraph {
-    /// Lowers what `targets` reach; the whole file is checked.
+    /// Lowers what `targets` reach, for the platforms that `request` says; the whole file is checked.
     ///
     /// # Errors
     /// [`GraphError::Cycles`] with every circle of the file, [`GraphError::UnknownTarget`] for a target
     /// that is not in it.
-    pub fn lower(manifest: &BuildManifest, targets: &[BuildTarget]) -> Result<Self, GraphError> {
-        let file = FileGraph::new(manifest).map_err(|cycles| GraphError::Cycles {
+    pub fn lower(
+        manifest: &BuildManifest,
+        targets: &[BuildTarget],
+        request: &PlatformRequest,
+    ) -> Result<Self, GraphError> {
+        let files = Files::new(manifest).map_err(|cycles| GraphError::Cycles {
             file: manifest.source.name().to_owned(),
             source_code: manifest.source.clone(),
             cycles,
         })?;
+        let mut lowering = Lowering::new(manifest, &files, request);
         let mut wanted = Vec::new();
         for target in targets {
-            let vertex = target_vertex(manifest, target);
-            let index = file.indices.get(&vertex);
-            wanted.push(*index.ok_or_else(|| unknown_target(manifest, &target.to_string()))?);
+            let vertex = target_vertex(manifest, target)
+                .ok_or_else(|| unknown_target(manifest, &target.to_string()))?;
+            for platform in request.platforms(manifest, &vertex.image()) {
+                let instance = lowering.instance(&vertex, &Slot::of(&platform));
+                lowering.reach(instance.clone());
+                wanted.push((target, instance));
+            }
         }
-        let mut graph = Lowering::new(&file, &wanted).finish();
-        for target in targets {
-            let nodes = match target_vertex(manifest, target) {
-                Vertex::Image(name) => graph.images.get(&name).map(|plan| plan.stack.clone()),
-                Vertex::Step(image, step) => graph.produced(&ProducedBy::Step { image, step }),
-                Vertex::Base(_) => None,
+        lowering.number();
+        let reached: Vec<ReachedTarget> = wanted
+            .into_iter()
+            .map(|(target, instance)| ReachedTarget {
+                target: target.clone(),
+                stack: lowering.tree(&instance),
+                image: match &instance.vertex {
+                    Vertex::Image(image) => Some(ImageKey {
+                        image: image.clone(),
+                        slot: instance.slot.clone(),
+                    }),
+                    Vertex::Base(_) | Vertex::Step(..) => None,
+                },
+                slot: instance.slot,
+            })
+            .collect();
+        let named = |image: &ImageName| {
+            let mut asked = reached.iter().filter_map(|it| it.image.as_ref());
+            let is_target = asked.any(|key| key.image == *image);
+            let platforms = request.named(manifest, image, is_target).into_iter();
+            let key = |platform: Platform| {
+                let vertex = Vertex::Image(image.clone());
+                let Instance { slot, .. } = lowering.instance(&vertex, &Slot::of(&platform));
+                ImageKey {
+                    image: image.clone(),
+                    slot,
+                }
             };
-            graph.asked_for.extend(nodes.into_iter().flatten());
-        }
+            platforms.map(key).collect::<Vec<ImageKey>>()
+        };
+        let images: BTreeSet<ImageName> = lowering.whole_images().collect();
+        let mut names: BTreeMap<ImageName, Vec<ImageKey>> = images
+            .into_iter()
+            .map(|image| (image.clone(), named(&image)))
+            .collect();
+        let mut graph = lowering.finish();
+        names.retain(|_, keys| keys.iter().all(|key| graph.images.contains_key(key)));
+        graph.named = names;
+        let stacks = reached.iter().flat_map(|it| it.stack.iter().copied());
+        graph.asked_for = stacks.collect();
+        graph.targets = reached;
         Ok(graph)
     }
 
@@ -211,14 +306,17 @@ impl BuildGraph {
     ///
     /// # Errors
     /// [`GraphError::Cycles`] with every circle of the file.
-    pub fn lower_all(manifest: &BuildManifest) -> Result<Self, GraphError> {
+    pub fn lower_all(
+        manifest: &BuildManifest,
+        request: &PlatformRequest,
+    ) -> Result<Self, GraphError> {
         let images: Vec<BuildTarget> = manifest
             .images
             .keys()
             .cloned()
             .map(BuildTarget::Image)
             .collect();
-        Self::lower(manifest, &images)
+        Self::lower(manifest, &images, request)
     }
 
     /// Returns the file's name and text, to render diagnostics against.
@@ -246,6 +344,15 @@ impl BuildGraph {
         self.by_name.get(&NodeName(name.into())).copied()
     }
 
+    /// Returns the nodes that somebody means by `name`: without a target, those of every target.
+    pub fn find_all(&self, name: &str) -> Vec<StepId> {
+        let nodes = self.nodes.iter().filter(|(_, node)| {
+            let plain = &node.plain_name;
+            plain.as_str() == name || plain.for_target(&node.slot.target).as_str() == name
+        });
+        nodes.map(|(id, _)| id).collect()
+    }
+
     /// Returns the nodes that `id` waits for directly, by id.
     ///
     /// Edges that follow from others are left out where they follow from the shape of an image: a step
@@ -265,42 +372,46 @@ impl BuildGraph {
         &self.stacks[id]
     }
 
-    /// Returns the nodes whose layers make the tree that `from` names, lowest first: all of an image,
-    /// or what a step sees and its own layer. `None` if the targets do not reach it.
-    pub fn produced(&self, from: &ProducedBy) -> Option<Vec<StepId>> {
-        match from {
-            ProducedBy::Image(name) => Some(
-                self.images
-                    .get(&ImageName::Image(name.clone()))?
-                    .stack
-                    .clone(),
-            ),
-            ProducedBy::Step { image, step } => {
-                let id = *self.by_name.get(&NodeName::of_step(image, step))?;
-                let mut stack = self.stacks[id].clone();
-                stack.push(id);
-                Some(stack)
-            }
-        }
+    /// Returns the nodes whose layers make the tree that `from` names in a `copy` of `reader`, lowest first:
+    /// all of an image, or what a step sees and its own layer. `None` if `reader` does not copy from there.
+    pub fn produced(&self, reader: StepId, from: &ProducedBy) -> Option<&[StepId]> {
+        self.reads[reader].get(from).map(Vec::as_slice)
     }
 
     /// Returns the images that the targets reach as a whole, by name.
-    pub fn images(&self) -> &BTreeMap<ImageName, ImagePlan> {
+    pub fn images(&self) -> &BTreeMap<ImageKey, ImagePlan> {
         &self.images
+    }
+
+    /// Returns what an image starts from, `None` if the targets reach nothing of it.
+    pub fn origin(&self, image: &ImageKey) -> Option<&Origin> {
+        self.origins.get(image)
+    }
+
+    /// Returns what the names of images stand for, where the targets reach all of it: one image, or one for
+    /// each platform, in the order of the manifest or the request.
+    pub fn named(&self) -> &BTreeMap<ImageName, Vec<ImageKey>> {
+        &self.named
+    }
+
+    /// Returns the targets, each for each platform.
+    pub fn targets(&self) -> &[ReachedTarget] {
+        &self.targets
+    }
+
+    /// Returns what an image is called in renderings: with what it is built for, where there are several targets.
+    pub fn image_title(&self, key: &ImageKey) -> String {
+        let mut slots = self.origins.keys().map(|key| &key.slot);
+        match slots.any(|slot| *slot != key.slot) {
+            true => key.to_string(),
+            false => key.image.to_string(),
+        }
     }
 
     /// Returns the nodes whose layers make what the targets name: all of an image, or what a step sees
     /// and its own layer. The others are only read on the way there.
     pub fn asked_for(&self) -> &BTreeSet<StepId> {
         &self.asked_for
-    }
-
-    /// Returns the plan of what `target` runs or is, `None` for a step or what was not lowered.
-    pub fn image_of(&self, manifest: &BuildManifest, target: &BuildTarget) -> Option<&ImagePlan> {
-        match target_vertex(manifest, target) {
-            Vertex::Image(name) => self.images.get(&name),
-            Vertex::Base(_) | Vertex::Step(..) => None,
-        }
     }
 
     /// Returns the pairs within `stack` of which neither sees the other: those that may conflict.

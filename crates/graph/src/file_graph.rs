@@ -12,7 +12,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use kiln_manifest::model::{Action, Base, CopySource, Image, ProducedBy, ServiceImage, Step};
+use kiln_manifest::model::{
+    Action, Base, CopySource, Image, Platforms, ProducedBy, ServiceImage, Step,
+};
 use kiln_manifest::value::Name;
 use kiln_manifest::{BuildManifest, Span, Spanned};
 use petgraph::Direction;
@@ -21,6 +23,7 @@ use petgraph::visit::{Bfs, EdgeRef, Reversed};
 
 use crate::cycle::{Cycle, cycles};
 use crate::order::stable_order;
+use crate::slot::platforms_of;
 
 /// Something with a base, and perhaps steps: an image, or a service that runs a base as it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +79,16 @@ impl EdgeKind {
     }
 }
 
+impl Vertex {
+    /// Returns the image it is of.
+    pub(crate) fn image(&self) -> ImageName {
+        match self {
+            Self::Base(image) | Self::Image(image) => image.clone(),
+            Self::Step(image, _) => ImageName::Image(image.clone()),
+        }
+    }
+}
+
 /// A vertex of the whole file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Vertex {
@@ -96,6 +109,10 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) struct FileGraph<'a> {
     pub(crate) manifest: &'a BuildManifest,
+    /// The images as they are for one target.
+    pub(crate) images: &'a BTreeMap<Name, Image>,
+    /// What another target makes another thing of, among the vertices of images for the host.
+    pub(crate) target_users: BTreeSet<Vertex>,
     pub(crate) graph: DiGraph<Vertex, Link>,
     pub(crate) indices: BTreeMap<Vertex, NodeIndex>,
     /// How the steps of each image are stacked.
@@ -121,13 +138,18 @@ impl ImageOrder {
 }
 
 impl<'a> FileGraph<'a> {
-    /// Builds the graph of the whole file, with the implied chains.
+    /// Builds the graph of the whole file for one target, with the implied chains.
     ///
     /// # Errors
     /// Every cycle of the references in the file.
-    pub(crate) fn new(manifest: &'a BuildManifest) -> Result<Self, Vec<Cycle>> {
+    pub(crate) fn new(
+        manifest: &'a BuildManifest,
+        images: &'a BTreeMap<Name, Image>,
+    ) -> Result<Self, Vec<Cycle>> {
         let mut file = Self {
             manifest,
+            images,
+            target_users: BTreeSet::new(),
             graph: DiGraph::new(),
             indices: BTreeMap::new(),
             orders: BTreeMap::new(),
@@ -138,13 +160,42 @@ impl<'a> FileGraph<'a> {
         if !cycles.is_empty() {
             return Err(cycles);
         }
-        for image in manifest.images.values() {
+        for image in images.values() {
             file.add_chain(image);
         }
-        for image in manifest.images.values() {
+        for image in images.values() {
             file.stack(image);
         }
+        file.find_target_users();
         Ok(file)
+    }
+
+    /// Follows the uses of the target along the edges. An ordinary image behind an image for the host is for
+    /// the host too, whatever the target is.
+    fn find_target_users(&mut self) {
+        let order = petgraph::algo::toposort(&self.graph, None).unwrap_or_default();
+        for index in order {
+            let vertex = &self.graph[index];
+            let image = vertex.image();
+            if *platforms_of(self.manifest, &image) != Platforms::Host {
+                continue;
+            }
+            let mut needed = self.graph.neighbors_directed(index, Direction::Incoming);
+            if self.uses_target(vertex)
+                || needed.any(|needed| self.target_users.contains(&self.graph[needed]))
+            {
+                self.target_users.insert(vertex.clone());
+            }
+        }
+    }
+
+    fn uses_target(&self, vertex: &Vertex) -> bool {
+        match vertex {
+            Vertex::Base(ImageName::Image(image)) => self.images[image].base_uses_target,
+            Vertex::Image(ImageName::Image(image)) => self.images[image].config_uses_target,
+            Vertex::Step(image, step) => self.images[image].steps[step].uses_target,
+            Vertex::Base(ImageName::Service(_)) | Vertex::Image(ImageName::Service(_)) => false,
+        }
     }
 
     fn add(&mut self, vertex: Vertex) {
@@ -153,7 +204,7 @@ impl<'a> FileGraph<'a> {
     }
 
     fn add_vertices(&mut self) {
-        for image in self.manifest.images.values() {
+        for image in self.images.values() {
             let name = ImageName::Image(image.name.value.clone());
             self.add(Vertex::Base(name.clone()));
             for step in image.steps.keys() {
@@ -183,7 +234,7 @@ impl<'a> FileGraph<'a> {
 
     fn add_references(&mut self) {
         let manifest = self.manifest;
-        for image in manifest.images.values() {
+        for image in self.images.values() {
             let name = ImageName::Image(image.name.value.clone());
             let (base, whole) = (Vertex::Base(name.clone()), Vertex::Image(name));
             self.link(&base, &whole, EdgeKind::Base, None);

@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | format versions of inputs and layers | yes | the same inputs would give other bytes |
 //! | platform | yes | other programs |
+//! | the target of an image for the host | where it is used | as part of whatever uses it |
 //! | epoch | yes | times in the layer are clamped to it |
 //! | layers the step sees, by content, in order | yes | by content, so that an equal layer of a re-run step stops the re-runs |
 //! | action, and its argument list or fields | yes | |
@@ -90,8 +91,6 @@ pub trait Resolver {
 /// What is the same for every node of one build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildInputs {
-    /// What the image runs on.
-    pub platform: Platform,
     /// Times in layers are clamped to this, in seconds since 1970.
     pub epoch_seconds: i64,
     /// Version of the layer format, from the crate that writes layers.
@@ -102,17 +101,19 @@ pub struct BuildInputs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepInputs {
     build: BuildInputs,
+    platform: Platform,
     layers: Vec<DiffId>,
     action: ActionInputs,
 }
 
 impl StepInputs {
-    /// Resolves the inputs of `step`, which sees `layers`, lowest first.
+    /// Resolves the inputs of `step`, which runs on `platform` and sees `layers`, lowest first.
     ///
     /// # Errors
     /// The first error of `resolver`.
     pub fn of_step<R: Resolver>(
         build: &BuildInputs,
+        platform: &Platform,
         layers: Vec<DiffId>,
         step: &Step,
         resolver: &mut R,
@@ -124,19 +125,23 @@ impl StepInputs {
             needs: _,
             account_steps: _,
             action,
+            // What it uses of the target is in its action.
+            uses_target: _,
         } = step;
         let action = ActionInputs::of(&action.value, resolver)?;
         Ok(Self {
             build: build.clone(),
+            platform: platform.clone(),
             layers,
             action,
         })
     }
 
-    /// Returns the inputs of a base.
-    pub fn of_base(build: &BuildInputs, base: BaseInputs) -> Self {
+    /// Returns the inputs of a base for `platform`.
+    pub fn of_base(build: &BuildInputs, platform: &Platform, base: BaseInputs) -> Self {
         Self {
             build: build.clone(),
+            platform: platform.clone(),
             layers: Vec::new(),
             action: ActionInputs::Base(base),
         }
@@ -162,10 +167,10 @@ impl StepInputs {
         let Self {
             build:
                 BuildInputs {
-                    platform,
                     epoch_seconds,
                     layer_format,
                 },
+            platform,
             layers,
             action,
         } = self;

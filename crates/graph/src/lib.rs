@@ -20,13 +20,16 @@ mod lower;
 mod order;
 mod render;
 mod sink;
+mod slot;
 mod step_map;
 mod target;
 #[cfg(test)]
 mod testing;
 mod tree;
 
-pub use build_graph::{BaseWork, BuildGraph, Edge, ImageBase, ImagePlan, Node, NodeName, Work};
+pub use build_graph::{
+    BaseWork, BuildGraph, Edge, ImageBase, ImagePlan, Node, NodeName, Origin, ReachedTarget, Work,
+};
 pub use cycle::Cycle;
 pub use explain::{Difference, first_difference};
 pub use file_graph::{EdgeKind, ImageName};
@@ -35,6 +38,7 @@ pub use inputs::{
 };
 pub use render::{Mark, RenderFormat, Tone};
 pub use sink::{CacheKey, Hasher, Sink, Text};
+pub use slot::{ImageKey, PlatformChoice, PlatformRequest, Slot};
 pub use step_map::{StepId, StepMap};
 pub use target::{BuildTarget, GraphError};
 pub use tree::{

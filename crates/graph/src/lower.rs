@@ -1,191 +1,283 @@
-//! From the whole file to what the targets reach.
+//! From the whole file to what the targets reach, for each platform.
+//!
+//! ```text
+//! FileGraph: vertices (bases, steps, images) ─×─ slots (platform, target) ─→ nodes
+//! ```
 //!
 //! Vertices without work (images as a whole, `scratch`, a base that is another image) disappear; edges
-//! through them lead to the steps behind them.
+//! through them lead to the steps behind them. A vertex of an image for the host that no use of the target
+//! leads to is one node, however many targets there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kiln_manifest::Spanned;
-use kiln_manifest::model::{Base, ServiceImage};
+use kiln_manifest::model::{Action, Base, CopySource, ProducedBy, ServiceImage};
 use kiln_manifest::value::Name;
+use kiln_manifest::{BuildManifest, Spanned};
+use kiln_oci::Platform;
 use petgraph::Direction;
-use petgraph::graph::NodeIndex;
-use petgraph::visit::{Bfs, EdgeRef, Reversed};
+use petgraph::visit::EdgeRef;
 
-use crate::build_graph::{BaseWork, BuildGraph, Edge, ImageBase, ImagePlan, Node, NodeName, Work};
-use crate::file_graph::{EdgeKind, FileGraph, ImageName, Vertex};
+use crate::build_graph::{
+    BaseWork, BuildGraph, Edge, ImageBase, ImagePlan, Node, NodeName, Origin, Work,
+};
+use crate::cycle::Cycle;
+use crate::file_graph::{EdgeKind, FileGraph, ImageName, Link, Vertex, produced};
 use crate::order::stable_order;
+use crate::slot::{ImageKey, PlatformRequest, Slot};
 use crate::step_map::{StepId, StepMap};
+
+/// The whole file, for each target it differs for.
+#[derive(Debug)]
+pub(crate) struct Files<'a> {
+    default: FileGraph<'a>,
+    targets: BTreeMap<&'a Platform, FileGraph<'a>>,
+}
+
+impl<'a> Files<'a> {
+    /// # Errors
+    /// Every cycle of the first target that has one.
+    pub(crate) fn new(manifest: &'a BuildManifest) -> Result<Self, Vec<Cycle>> {
+        let targets = manifest.targets.iter();
+        Ok(Self {
+            default: FileGraph::new(manifest, &manifest.images)?,
+            targets: targets
+                .map(|(target, images)| Ok((target, FileGraph::new(manifest, images)?)))
+                .collect::<Result<_, Vec<Cycle>>>()?,
+        })
+    }
+
+    fn of(&self, slot: &Slot) -> &FileGraph<'a> {
+        self.targets.get(&slot.target).unwrap_or(&self.default)
+    }
+}
+
+/// A vertex, built for something. As a node it is ordered by name, then by platform.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Instance {
+    pub(crate) vertex: Vertex,
+    pub(crate) slot: Slot,
+}
 
 /// The way from the whole file to what is reached.
 pub(crate) struct Lowering<'a> {
-    file: &'a FileGraph<'a>,
-    reached: BTreeSet<NodeIndex>,
-    ids: BTreeMap<NodeIndex, StepId>,
+    manifest: &'a BuildManifest,
+    files: &'a Files<'a>,
+    request: &'a PlatformRequest,
+    reached: BTreeSet<Instance>,
+    ids: BTreeMap<Instance, StepId>,
     nodes: StepMap<Node>,
 }
 
 impl<'a> Lowering<'a> {
-    pub(crate) fn new(file: &'a FileGraph<'a>, wanted: &[NodeIndex]) -> Self {
-        let mut reached = BTreeSet::new();
-        for &target in wanted {
-            if !reached.contains(&target) {
-                let mut walk = Bfs::new(Reversed(&file.graph), target);
-                while let Some(index) = walk.next(Reversed(&file.graph)) {
-                    reached.insert(index);
-                }
-            }
-        }
-        let mut lowering = Self {
-            file,
-            reached,
+    pub(crate) fn new(
+        manifest: &'a BuildManifest,
+        files: &'a Files<'a>,
+        request: &'a PlatformRequest,
+    ) -> Self {
+        Self {
+            manifest,
+            files,
+            request,
+            reached: BTreeSet::new(),
             ids: BTreeMap::new(),
             nodes: StepMap::new(),
-        };
-        lowering.number();
-        lowering
+        }
     }
 
-    /// Gives ids to the reached vertices that need work, each after all it waits for.
-    fn number(&mut self) {
-        let reached: Vec<NodeIndex> = self.reached.iter().copied().collect();
-        let keys: Vec<&Vertex> = reached
-            .iter()
-            .map(|&index| &self.file.graph[index])
-            .collect();
-        let place = |index| {
+    /// Returns `vertex` as it is for somebody with the slot `user`; for itself, where its image is the same.
+    pub(crate) fn instance(&self, vertex: &Vertex, user: &Slot) -> Instance {
+        let slot = self.request.slot(self.manifest, &vertex.image(), user);
+        self.within(vertex, &slot)
+    }
+
+    /// Returns `vertex` of an image that is built for `slot`.
+    fn within(&self, vertex: &Vertex, slot: &Slot) -> Instance {
+        let users = &self.files.of(slot).target_users;
+        let slot = match slot.is_cross() && !users.contains(vertex) {
+            true => Slot::of(&slot.platform),
+            false => slot.clone(),
+        };
+        Instance {
+            vertex: vertex.clone(),
+            slot,
+        }
+    }
+
+    /// Returns what `instance` needs directly.
+    fn needed(&self, instance: &Instance) -> Vec<(Instance, Link)> {
+        let file = self.files.of(&instance.slot);
+        let index = file.indices[&instance.vertex];
+        let own = instance.vertex.image();
+        let links = file.graph.edges_directed(index, Direction::Incoming);
+        links
+            .map(|edge| {
+                let vertex = &file.graph[edge.source()];
+                let needed = match vertex.image() == own {
+                    true => self.within(vertex, &instance.slot),
+                    false => self.instance(vertex, &instance.slot),
+                };
+                (needed, *edge.weight())
+            })
+            .collect()
+    }
+
+    /// Adds `wanted` and everything behind it.
+    pub(crate) fn reach(&mut self, wanted: Instance) {
+        let mut open = vec![wanted];
+        while let Some(instance) = open.pop() {
+            if !self.reached.contains(&instance) {
+                open.extend(self.needed(&instance).into_iter().map(|(needed, _)| needed));
+                self.reached.insert(instance);
+            }
+        }
+    }
+
+    /// Gives ids to the reached instances that need work, each after all it waits for.
+    pub(crate) fn number(&mut self) {
+        let reached: Vec<Instance> = self.reached.iter().cloned().collect();
+        let place = |instance: &Instance| {
             reached
-                .binary_search(&index)
+                .binary_search(instance)
                 .expect("what is reached needs only that")
         };
         let needs: Vec<Vec<usize>> = reached
             .iter()
-            .map(|&index| {
-                let needed = self
-                    .file
-                    .graph
-                    .neighbors_directed(index, Direction::Incoming);
-                needed.map(place).collect()
+            .map(|instance| {
+                let needed = self.needed(instance);
+                needed.iter().map(|(needed, _)| place(needed)).collect()
             })
             .collect();
-        for at in stable_order(&keys, &needs) {
-            if let Some(node) = self.node(keys[at]) {
+        let slots: BTreeSet<&Slot> = reached.iter().map(|instance| &instance.slot).collect();
+        let says_target = slots.len() > 1;
+        for at in stable_order(&reached, &needs) {
+            let instance = &reached[at];
+            if let Some(mut node) = self.node(instance) {
+                if says_target {
+                    node.name = node.name.for_target(&instance.slot.target);
+                }
                 let id = self.nodes.push(node);
-                self.ids.insert(reached[at], id);
+                self.ids.insert(instance.clone(), id);
             }
         }
     }
 
-    fn from(&self, image: &ImageName) -> &'a Spanned<Base> {
-        let manifest = self.file.manifest;
+    fn from(&self, image: &ImageName, slot: &Slot) -> &'a Spanned<Base> {
         match image {
-            ImageName::Image(name) => &manifest.images[name].from,
-            ImageName::Service(name) => match &manifest.services[name].image {
+            ImageName::Image(name) => &self.files.of(slot).images[name].from,
+            ImageName::Service(name) => match &self.manifest.services[name].image {
                 ServiceImage::From(base) => base,
                 ServiceImage::Image(_) => unreachable!("such a service has no vertex of its own"),
             },
         }
     }
 
-    fn node(&self, vertex: &Vertex) -> Option<Node> {
-        match vertex {
-            Vertex::Image(_) => None,
+    fn node(&self, instance: &Instance) -> Option<Node> {
+        let Instance { vertex, slot } = instance;
+        let (name, work, span) = match vertex {
+            Vertex::Image(_) => return None,
             Vertex::Base(image) => {
-                let from = self.from(image);
-                Some(Node {
-                    name: NodeName::of_base(image),
-                    image: image.clone(),
-                    work: Work::Base(BaseWork::of(&from.value)?),
-                    span: from.span,
-                })
+                let from = self.from(image, slot);
+                let work = Work::Base(BaseWork::of(&from.value)?);
+                (NodeName::of_base(image), work, from.span)
             }
             Vertex::Step(image, step) => {
-                let model = &self.file.manifest.images[image].steps[step];
-                Some(Node {
-                    name: NodeName::of_step(image, step),
-                    image: ImageName::Image(image.clone()),
-                    work: Work::Step(Arc::new(model.clone())),
-                    span: model.span,
-                })
+                let model = &self.files.of(slot).images[image].steps[step];
+                let work = Work::Step(Arc::new(model.clone()));
+                (NodeName::of_step(image, step), work, model.span)
+            }
+        };
+        Some(Node {
+            plain_name: name.clone(),
+            name,
+            image: vertex.image(),
+            slot: slot.clone(),
+            work,
+            span,
+        })
+    }
+
+    fn id(&self, instance: &Instance) -> Option<StepId> {
+        self.ids.get(instance).copied()
+    }
+
+    /// Returns what the base of `image` is.
+    fn base(&self, image: &ImageName, slot: &Slot) -> ImageBase {
+        match &self.from(image, slot).value {
+            Base::Scratch => ImageBase::Scratch,
+            Base::Image(other) => {
+                let other = Vertex::Image(ImageName::Image(other.value.clone()));
+                let base = self.within(&Vertex::Base(image.clone()), slot);
+                let Instance { vertex, slot } = self.instance(&other, &base.slot);
+                ImageBase::Image(Box::new(ImageKey {
+                    image: vertex.image(),
+                    slot,
+                }))
+            }
+            Base::Registry(_) | Base::Debian(_) | Base::Oci(_) | Base::Rootfs(_) => {
+                let id = self.id(&self.within(&Vertex::Base(image.clone()), slot));
+                ImageBase::Node(id.expect("the base of what is reached is reached"))
             }
         }
     }
 
-    fn id(&self, vertex: &Vertex) -> Option<StepId> {
-        self.ids.get(self.file.indices.get(vertex)?).copied()
-    }
-
     /// Returns the layers below the steps of `image`.
-    fn base_stack(&self, image: &ImageName) -> Vec<StepId> {
-        match &self.from(image).value {
-            Base::Scratch => Vec::new(),
-            Base::Image(other) => self.image_stack(&ImageName::Image(other.value.clone())),
-            Base::Registry(_) | Base::Debian(_) | Base::Oci(_) | Base::Rootfs(_) => {
-                self.id(&Vertex::Base(image.clone())).into_iter().collect()
-            }
+    fn base_stack(&self, image: &ImageName, slot: &Slot) -> Vec<StepId> {
+        match self.base(image, slot) {
+            ImageBase::Scratch => Vec::new(),
+            ImageBase::Image(key) => self.image_stack(&key.image, &key.slot),
+            ImageBase::Node(id) => vec![id],
         }
     }
 
     /// Returns the reached steps of `image` with their positions in its order, lowest first.
-    fn own_steps(&self, image: &ImageName) -> Vec<(usize, StepId)> {
+    fn own_steps(&self, image: &ImageName, slot: &Slot) -> Vec<(usize, StepId)> {
         let ImageName::Image(name) = image else {
             return Vec::new();
         };
         let step = |(at, step): (usize, &Name)| {
-            let id = self.id(&Vertex::Step(name.clone(), step.clone()))?;
-            Some((at, id))
+            let vertex = Vertex::Step(name.clone(), step.clone());
+            Some((at, self.id(&self.within(&vertex, slot))?))
         };
-        let names = &self.file.orders[name].names;
+        let names = &self.files.of(slot).orders[name].names;
         names.iter().enumerate().filter_map(step).collect()
     }
 
-    fn image_stack(&self, image: &ImageName) -> Vec<StepId> {
-        let mut stack = self.base_stack(image);
-        stack.extend(self.own_steps(image).into_iter().map(|(_, id)| id));
+    fn image_stack(&self, image: &ImageName, slot: &Slot) -> Vec<StepId> {
+        let mut stack = self.base_stack(image, slot);
+        stack.extend(self.own_steps(image, slot).into_iter().map(|(_, id)| id));
         stack
     }
 
-    /// Fills in what each reached step of `image` sees.
-    fn stack_steps(&self, image: &ImageName, stacks: &mut StepMap<Vec<StepId>>) {
-        let ImageName::Image(name) = image else {
-            return;
-        };
-        let (base, own) = (self.base_stack(image), self.own_steps(image));
-        for &(at, id) in &own {
-            let seen = &self.file.orders[name].seen[at];
-            let siblings = own.iter().filter(|(sibling, _)| seen.contains(sibling));
-            let siblings = siblings.map(|(_, sibling)| *sibling);
-            stacks[id] = base.iter().copied().chain(siblings).collect();
-        }
+    /// Returns what a step sees, lowest first.
+    fn step_stack(&self, image: &Name, step: &Name, slot: &Slot) -> Vec<StepId> {
+        let order = &self.files.of(slot).orders[image];
+        let at = order.names.iter().position(|name| name == step);
+        let seen = &order.seen[at.expect("a step of the image")];
+        let image = ImageName::Image(image.clone());
+        let siblings = self.own_steps(&image, slot).into_iter();
+        let siblings = siblings.filter(|(sibling, _)| seen.contains(sibling));
+        let mut stack = self.base_stack(&image, slot);
+        stack.extend(siblings.map(|(_, sibling)| sibling));
+        stack
     }
 
     /// Returns the nodes that finish an image: everything else of it is below one of them.
-    fn tips(&self, vertex: &Vertex, tips: &mut BTreeSet<StepId>) {
-        let Vertex::Image(image) = vertex else {
-            tips.extend(self.id(vertex));
+    fn tips(&self, instance: &Instance, tips: &mut BTreeSet<StepId>) {
+        let Vertex::Image(image) = &instance.vertex else {
+            tips.extend(self.id(instance));
             return;
         };
-        let steps = self.own_steps(image);
+        let slot = &instance.slot;
+        let steps = self.own_steps(image, slot);
         if steps.is_empty() {
-            match &self.from(image).value {
-                Base::Image(other) => {
-                    self.tips(&Vertex::Image(ImageName::Image(other.value.clone())), tips);
-                }
-                Base::Scratch
-                | Base::Registry(_)
-                | Base::Debian(_)
-                | Base::Oci(_)
-                | Base::Rootfs(_) => {
-                    tips.extend(self.base_stack(image));
-                }
-            }
+            self.base_tips(image, slot, tips);
             return;
         }
         let ImageName::Image(name) = image else {
             return;
         };
-        let is_tip = self.file.orders[name].is_tip();
+        let is_tip = self.files.of(slot).orders[name].is_tip();
         tips.extend(
             steps
                 .into_iter()
@@ -194,7 +286,22 @@ impl<'a> Lowering<'a> {
         );
     }
 
-    fn edges_of(&self, index: NodeIndex) -> Vec<Edge> {
+    /// Returns the nodes that finish the base of an image.
+    fn base_tips(&self, image: &ImageName, slot: &Slot, tips: &mut BTreeSet<StepId>) {
+        match self.base(image, slot) {
+            ImageBase::Scratch => {}
+            ImageBase::Node(id) => {
+                tips.insert(id);
+            }
+            ImageBase::Image(key) => {
+                let ImageKey { image, slot } = *key;
+                let vertex = Vertex::Image(image);
+                self.tips(&Instance { vertex, slot }, tips);
+            }
+        }
+    }
+
+    fn edges_of(&self, instance: &Instance) -> Vec<Edge> {
         let mut kinds: BTreeMap<StepId, EdgeKind> = BTreeMap::new();
         let mut add = |node, kind: EdgeKind| {
             kinds
@@ -202,39 +309,20 @@ impl<'a> Lowering<'a> {
                 .and_modify(|known| *known = kind.min(*known))
                 .or_insert(kind);
         };
-        let graph = &self.file.graph;
-        let is_sibling = |other: &Vertex| matches!((&graph[index], other), (Vertex::Step(own, _), Vertex::Step(image, _)) if own == image);
-        let links: Vec<_> = graph.edges_directed(index, Direction::Incoming).collect();
+        let is_sibling = |other: &Vertex| matches!((&instance.vertex, other), (Vertex::Step(own, _), Vertex::Step(image, _)) if own == image);
+        let links = self.needed(instance);
         let sees_siblings = links
             .iter()
-            .any(|edge| edge.weight().kind.is_seen() && is_sibling(&graph[edge.source()]));
-        for edge in &links {
-            let kind = edge.weight().kind;
-            let vertex = &graph[edge.source()];
-            match vertex {
-                Vertex::Base(image) => {
-                    if !sees_siblings {
-                        let mut tips = BTreeSet::new();
-                        match &self.from(image).value {
-                            Base::Image(other) => {
-                                let other = ImageName::Image(other.value.clone());
-                                self.tips(&Vertex::Image(other), &mut tips);
-                            }
-                            Base::Scratch
-                            | Base::Registry(_)
-                            | Base::Debian(_)
-                            | Base::Oci(_)
-                            | Base::Rootfs(_) => tips.extend(self.id(vertex)),
-                        }
-                        tips.into_iter().for_each(|tip| add(tip, kind));
-                    }
-                }
-                Vertex::Image(_) | Vertex::Step(..) => {
-                    let mut tips = BTreeSet::new();
-                    self.tips(vertex, &mut tips);
-                    tips.into_iter().for_each(|tip| add(tip, kind));
-                }
+            .any(|(needed, link)| link.kind.is_seen() && is_sibling(&needed.vertex));
+        for (needed, Link { kind, .. }) in &links {
+            let mut tips = BTreeSet::new();
+            match &needed.vertex {
+                Vertex::Base(_) if sees_siblings => {}
+                Vertex::Base(image) => self.base_tips(image, &needed.slot, &mut tips),
+                // A base that is another image; it has no node, and nobody asks for its edges.
+                Vertex::Image(_) | Vertex::Step(..) => self.tips(needed, &mut tips),
             }
+            tips.into_iter().for_each(|tip| add(tip, *kind));
         }
         kinds
             .into_iter()
@@ -242,15 +330,63 @@ impl<'a> Lowering<'a> {
             .collect()
     }
 
+    /// Returns the nodes whose layers make the tree of an image as a whole, or of a step: what it sees and
+    /// its own layer.
+    pub(crate) fn tree(&self, instance: &Instance) -> Vec<StepId> {
+        let Instance { vertex, slot } = instance;
+        match vertex {
+            Vertex::Image(image) => self.image_stack(image, slot),
+            Vertex::Base(image) => self.base_stack(image, slot),
+            Vertex::Step(image, step) => {
+                let mut stack = self.step_stack(image, step, slot);
+                stack.extend(self.id(instance));
+                stack
+            }
+        }
+    }
+
+    /// Returns the trees that a step copies from.
+    fn reads(&self, instance: &Instance, node: &Node) -> BTreeMap<ProducedBy, Vec<StepId>> {
+        let Work::Step(step) = &node.work else {
+            return BTreeMap::new();
+        };
+        let Action::Copy(copies) = &step.action.value else {
+            return BTreeMap::new();
+        };
+        let own = instance.vertex.image();
+        let tree = |from: &ProducedBy| {
+            let vertex = produced(from);
+            let read = match vertex.image() == own {
+                true => self.within(&vertex, &instance.slot),
+                false => self.instance(&vertex, &instance.slot),
+            };
+            (from.clone(), self.tree(&read))
+        };
+        copies
+            .iter()
+            .filter_map(|copy| match &copy.source {
+                CopySource::Produced { from, .. } => Some(tree(&from.value)),
+                CopySource::Files(_) => None,
+            })
+            .collect()
+    }
+
+    /// Returns the images that are reached as a whole.
+    pub(crate) fn whole_images(&self) -> impl Iterator<Item = ImageName> {
+        let whole = |instance: &Instance| matches!(instance.vertex, Vertex::Image(_));
+        let images = self.reached.iter().filter(move |instance| whole(instance));
+        images.map(|instance| instance.vertex.image())
+    }
+
     pub(crate) fn finish(self) -> BuildGraph {
         let mut dependencies = StepMap::filled(self.nodes.len(), |_| Vec::new());
         let mut stacks = StepMap::filled(self.nodes.len(), |_| Vec::new());
-        for (&index, &id) in &self.ids {
-            dependencies[id] = self.edges_of(index);
-        }
-        for &index in &self.reached {
-            if let Vertex::Base(image) = &self.file.graph[index] {
-                self.stack_steps(image, &mut stacks);
+        let mut reads = StepMap::filled(self.nodes.len(), |_| BTreeMap::new());
+        for (instance, &id) in &self.ids {
+            dependencies[id] = self.edges_of(instance);
+            reads[id] = self.reads(instance, &self.nodes[id]);
+            if let Vertex::Step(image, step) = &instance.vertex {
+                stacks[id] = self.step_stack(image, step, &instance.slot);
             }
         }
         let mut dependents = StepMap::filled(self.nodes.len(), |_| Vec::new());
@@ -259,16 +395,26 @@ impl<'a> Lowering<'a> {
                 dependents[node].push(Edge { node: id, kind });
             }
         }
-        let images = self
-            .reached
-            .iter()
-            .filter_map(|&index| match &self.file.graph[index] {
-                Vertex::Image(image) => Some((image.clone(), self.plan(image))),
-                Vertex::Base(_) | Vertex::Step(..) => None,
-            });
+        let mut images = BTreeMap::new();
+        let mut origins = BTreeMap::new();
+        for Instance { vertex, slot } in &self.reached {
+            let key = ImageKey {
+                image: vertex.image(),
+                slot: slot.clone(),
+            };
+            if let Vertex::Image(image) = vertex {
+                images.insert(key.clone(), self.plan(image, slot));
+            }
+            origins
+                .entry(key)
+                .or_insert_with(|| self.origin(&vertex.image(), slot));
+        }
         BuildGraph {
-            source: self.file.manifest.source.clone(),
-            images: images.collect(),
+            source: self.manifest.source.clone(),
+            images,
+            origins,
+            named: BTreeMap::new(),
+            targets: Vec::new(),
             asked_for: BTreeSet::new(),
             by_name: self
                 .nodes
@@ -278,28 +424,33 @@ impl<'a> Lowering<'a> {
             dependencies,
             dependents,
             stacks,
+            reads,
             nodes: self.nodes,
         }
     }
 
-    fn plan(&self, image: &ImageName) -> ImagePlan {
-        let base = match &self.from(image).value {
-            Base::Scratch => ImageBase::Scratch,
-            Base::Image(other) => ImageBase::Image(other.value.clone()),
-            Base::Registry(_) | Base::Debian(_) | Base::Oci(_) | Base::Rootfs(_) => {
-                let id = self.id(&Vertex::Base(image.clone()));
-                ImageBase::Node(id.expect("the base of a reached image is reached"))
-            }
-        };
+    fn origin(&self, image: &ImageName, slot: &Slot) -> Origin {
+        Origin {
+            base: self.base(image, slot),
+            config: match image {
+                ImageName::Image(name) => Some(self.files.of(slot).images[name].config.clone()),
+                ImageName::Service(_) => None,
+            },
+        }
+    }
+
+    fn plan(&self, image: &ImageName, slot: &Slot) -> ImagePlan {
         ImagePlan {
-            name: image.clone(),
-            base,
+            key: ImageKey {
+                image: image.clone(),
+                slot: slot.clone(),
+            },
             steps: self
-                .own_steps(image)
+                .own_steps(image, slot)
                 .into_iter()
                 .map(|(_, id)| id)
                 .collect(),
-            stack: self.image_stack(image),
+            stack: self.image_stack(image, slot),
         }
     }
 }

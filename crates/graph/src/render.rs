@@ -12,7 +12,8 @@ mod text;
 use std::collections::BTreeMap;
 
 use crate::build_graph::{BuildGraph, ImageBase, Node, Work};
-use crate::file_graph::{EdgeKind, ImageName};
+use crate::file_graph::EdgeKind;
+use crate::slot::ImageKey;
 use crate::step_map::{StepId, StepMap};
 
 /// A form that a graph can be rendered in.
@@ -78,25 +79,37 @@ impl<'a> Drawing<'a> {
     }
 
     /// Returns every image with its nodes; also those that have none, if they are reached as a whole.
-    fn images(&self) -> BTreeMap<&'a ImageName, Vec<StepId>> {
-        let mut images: BTreeMap<&ImageName, Vec<StepId>> = self
+    fn images(&self) -> BTreeMap<ImageKey, Vec<StepId>> {
+        let mut images: BTreeMap<ImageKey, Vec<StepId>> = self
             .graph
             .images()
             .keys()
-            .map(|name| (name, Vec::new()))
+            .map(|key| (key.clone(), Vec::new()))
             .collect();
         for (id, node) in self.graph.nodes().iter() {
-            images.entry(&node.image).or_default().push(id);
+            images.entry(node.image_key()).or_default().push(id);
         }
         images
     }
 
     /// Returns what the image starts from, in words; nothing if a node of its own says it.
-    fn origin(&self, image: &ImageName) -> Option<String> {
-        match &self.graph.images().get(image)?.base {
+    fn origin(&self, image: &ImageKey) -> Option<String> {
+        let plan = self.graph.images().get(image)?;
+        match &self.graph.origin(&plan.key)?.base {
             ImageBase::Scratch => Some("from scratch".to_owned()),
-            ImageBase::Image(other) => Some(format!("from image {other}")),
+            ImageBase::Image(other) => {
+                Some(format!("from image {}", self.graph.image_title(other)))
+            }
             ImageBase::Node(_) => None,
+        }
+    }
+
+    /// Returns the name of an image, and what it starts from.
+    fn title(&self, image: &ImageKey) -> String {
+        let name = self.graph.image_title(image);
+        match self.origin(image) {
+            Some(origin) => format!("{name} ({origin})"),
+            None => name,
         }
     }
 }

@@ -138,19 +138,18 @@ pub(crate) fn unknown_target(manifest: &BuildManifest, text: &str) -> GraphError
     }
 }
 
-pub(crate) fn target_vertex(manifest: &BuildManifest, target: &BuildTarget) -> Vertex {
+/// Returns the vertex that `target` names; `None` if the file has none.
+pub(crate) fn target_vertex(manifest: &BuildManifest, target: &BuildTarget) -> Option<Vertex> {
+    let image = |name: &Name| manifest.images.get(name);
     match target {
-        BuildTarget::Image(image) => produced(&ProducedBy::Image(image.clone())),
-        BuildTarget::Step { image, step } => Vertex::Step(image.clone(), step.clone()),
-        BuildTarget::Service(name) => {
-            match manifest.services.get(name).map(|service| &service.image) {
-                Some(ServiceImage::Image(image)) => {
-                    Vertex::Image(ImageName::Image(image.value.clone()))
-                }
-                Some(ServiceImage::From(_)) | None => {
-                    Vertex::Image(ImageName::Service(name.clone()))
-                }
-            }
-        }
+        BuildTarget::Image(name) => image(name).map(|_| produced(&ProducedBy::Image(name.clone()))),
+        BuildTarget::Step { image: of, step } => image(of)?
+            .steps
+            .get(step)
+            .map(|_| Vertex::Step(of.clone(), step.clone())),
+        BuildTarget::Service(name) => Some(match &manifest.services.get(name)?.image {
+            ServiceImage::Image(image) => Vertex::Image(ImageName::Image(image.value.clone())),
+            ServiceImage::From(_) => Vertex::Image(ImageName::Service(name.clone())),
+        }),
     }
 }

@@ -3,6 +3,8 @@
 //! ```text
 //! app from scratch                      tool from image app          web from debian bookworm
 //! app.a run needs b c                   app.b copy reads tool.x      app.p packages
+//! app from scratch on linux/amd64 linux/arm64                        tool from scratch on host
+//! tool.x run for-target needs y
 //! ```
 
 use std::collections::BTreeMap;
@@ -10,10 +12,13 @@ use std::sync::Arc;
 
 use kiln_manifest::model::{
     Account, Action, Base, Command, Config, Copy, CopySource, DebianBase, Destination, Image,
-    Limits, ProducedBy, Project, Run, Service, ServiceImage, Step,
+    Limits, Platforms, ProducedBy, Project, Run, Service, ServiceImage, Step,
 };
 use kiln_manifest::value::{ContainerPath, Name};
 use kiln_manifest::{BuildManifest, Span, Spanned};
+use kiln_oci::Platform;
+
+use crate::slot::PlatformRequest;
 
 pub(crate) fn name(text: &str) -> Name {
     Name::parse(text).expect("a test writes names")
@@ -52,6 +57,7 @@ pub(crate) fn step_of(action: Action) -> Step {
         needs: Vec::new(),
         account_steps: Vec::new(),
         action: spanned(action),
+        uses_target: false,
     }
 }
 
@@ -115,6 +121,11 @@ pub(crate) fn produced(text: &str) -> ProducedBy {
     }
 }
 
+/// The machine that builds, in tests.
+pub(crate) fn host() -> PlatformRequest {
+    PlatformRequest::declared(Platform::new("linux", "amd64", None))
+}
+
 /// Makes a manifest; the text itself is its source, so that spans can be looked at.
 pub(crate) fn manifest(text: &str) -> BuildManifest {
     let mut images = BTreeMap::new();
@@ -139,7 +150,21 @@ pub(crate) fn manifest(text: &str) -> BuildManifest {
                     }),
                     other => panic!("unknown base `{other}`"),
                 };
+                let mut on: Vec<Spanned<&str>> = std::iter::from_fn(&mut next).collect();
+                let platforms = match on.first().map(|word| word.value) {
+                    None => Platforms::Unsaid,
+                    Some("on") if on[1].value == "host" => Platforms::Host,
+                    Some("on") => Platforms::Listed(
+                        on.drain(1..)
+                            .map(|word| word.map(|text| text.parse().expect("a platform")))
+                            .collect(),
+                    ),
+                    Some(other) => panic!("`{other}` behind a base"),
+                };
                 let image = Image {
+                    platforms,
+                    base_uses_target: false,
+                    config_uses_target: false,
                     name: subject.clone().map(name),
                     from: Spanned::new(from, base.span),
                     steps: BTreeMap::new(),
@@ -157,9 +182,11 @@ pub(crate) fn manifest(text: &str) -> BuildManifest {
             }
             Some((image, step)) => {
                 let (mut needs, mut accounts, mut reads) = (Vec::new(), Vec::new(), Vec::new());
+                let mut uses_target = false;
                 let mut list: Option<&str> = None;
                 while let Some(word) = next() {
                     match (word.value, list) {
+                        ("for-target", _) => uses_target = true,
                         ("needs" | "reads" | "uses", _) => list = Some(word.value),
                         (_, Some("needs")) => needs.push(word.map(name)),
                         (_, Some("uses")) => accounts.push(word.map(name)),
@@ -173,6 +200,7 @@ pub(crate) fn manifest(text: &str) -> BuildManifest {
                     needs,
                     account_steps: accounts,
                     action: spanned(action(kind.value, &reads, subject.value)),
+                    uses_target,
                 };
                 let image = images.get_mut(image).expect("the image comes first");
                 image.steps.insert(step.name.value.clone(), step);
@@ -188,6 +216,7 @@ pub(crate) fn manifest(text: &str) -> BuildManifest {
         },
         args: BTreeMap::new(),
         images,
+        targets: BTreeMap::new(),
         volumes: BTreeMap::new(),
         secrets: BTreeMap::new(),
         caches: BTreeMap::new(),

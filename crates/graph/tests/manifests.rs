@@ -3,8 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use kiln_graph::{BuildGraph, BuildTarget, RenderFormat};
+use kiln_graph::{BuildGraph, BuildTarget, PlatformRequest, RenderFormat};
 use kiln_manifest::{BuildManifest, Overrides};
+use kiln_oci::Platform;
+
+fn host() -> PlatformRequest {
+    PlatformRequest::declared(Platform::host())
+}
 
 fn parse(text: &str) -> BuildManifest {
     BuildManifest::parse("kiln.toml", text, &Overrides::default())
@@ -22,7 +27,7 @@ fn every_example_lowers_and_renders() {
         }
         count += 1;
         let manifest = parse(&fs::read_to_string(&path).unwrap());
-        let graph = BuildGraph::lower_all(&manifest).unwrap();
+        let graph = BuildGraph::lower_all(&manifest, &host()).unwrap();
         assert!(!graph.is_empty(), "{}", path.display());
         for format in [
             RenderFormat::Text,
@@ -46,7 +51,7 @@ fn siblings_of_the_first_example_wait_for_the_base_only() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/hello/kiln.toml");
     let manifest = parse(&fs::read_to_string(path).unwrap());
     let target = BuildTarget::parse(&manifest, "hello").unwrap();
-    let graph = BuildGraph::lower(&manifest, &[target]).unwrap();
+    let graph = BuildGraph::lower(&manifest, &[target], &host()).unwrap();
     for step in ["letters", "embers", "motto"] {
         let id = graph.find(&format!("hello.{step}")).unwrap();
         let after = graph.dependencies(id);
@@ -72,7 +77,7 @@ from = "scratch"
 step.take = { copy = [{ from = "app", path = "/x", to = "/x" }] }
 "#,
     );
-    let error = BuildGraph::lower(&manifest, &[]).unwrap_err();
+    let error = BuildGraph::lower(&manifest, &[], &host()).unwrap_err();
     let mut shown = String::new();
     miette::GraphicalReportHandler::new_themed(miette::GraphicalTheme::unicode_nocolor())
         .with_width(100)

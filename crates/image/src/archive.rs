@@ -14,12 +14,13 @@ use std::path::{Path, PathBuf};
 use kiln_layer::{Decoder, Format};
 use kiln_oci::{
     Compression, Descriptor, Digest, ImageId, ImageIndex, ImageManifest, MAX_DOCUMENT_BYTES,
-    MediaType, Platform, Reference, VerifiedReader,
+    MediaKind, MediaType, Platform, Reference, VerifiedReader,
 };
 use kiln_store::{Pin, REFERENCE_NAME, Scratch, Session, StoreError};
 
 use crate::error::ImageError;
-use crate::image::{Image, ImageLayer, parse_config, parse_manifest, resolve};
+use crate::image::{Image, ImageLayer, parse_config, parse_index, parse_manifest, resolve};
+use crate::index::{check_depth, is_runnable};
 use crate::unpack::{UnpackSettings, for_each_layer, put_tar, unpack_layer};
 use docker::DockerImage;
 use layout::LayoutFolder;
@@ -115,6 +116,23 @@ impl Archive {
         &self.images
     }
 
+    /// Finds the manifest for `platform` of an image; `None` in Docker's archives, which have none.
+    ///
+    /// # Errors
+    /// Those of reading indexes; no image for the platform.
+    pub fn manifest(
+        &self,
+        image: &ArchiveImage,
+        platform: &Platform,
+    ) -> Result<Option<Descriptor>, ImageError> {
+        match &image.content {
+            Content::Oci(descriptor) => {
+                resolve(descriptor, platform, |it| self.document(it)).map(Some)
+            }
+            Content::Docker(_) => Ok(None),
+        }
+    }
+
     /// Tells an image's id without importing it.
     ///
     /// # Errors
@@ -150,6 +168,89 @@ impl Archive {
         match &image.content {
             Content::Oci(descriptor) => self.import_oci(session, descriptor, platform, settings),
             Content::Docker(docker) => self.import_docker(session, docker, settings),
+        }
+    }
+
+    /// Brings an image into the store with all its platforms, unpacked and pinned, and what an index has beside
+    /// images. It gets no name there. `None` if the archive lacks a part of the index, as archives for one
+    /// platform do; nothing can be said of it then but for that platform.
+    ///
+    /// # Errors
+    /// As [`Archive::import`].
+    pub fn import_all(
+        &self,
+        session: &Session,
+        image: &ArchiveImage,
+        settings: &UnpackSettings,
+    ) -> Result<Option<Descriptor>, ImageError> {
+        let host = Platform::host();
+        let Content::Oci(root) = &image.content else {
+            return Ok(Some(
+                self.import(session, image, &host, settings)?.descriptor,
+            ));
+        };
+        let mut parts = Vec::new();
+        if !self.list_parts(root, 0, &mut parts)? {
+            return Ok(None);
+        }
+        let mut imported = None;
+        for part in parts {
+            imported = Some(self.import_part(session, &part, settings)?);
+        }
+        Ok(imported)
+    }
+
+    /// Lists the documents of an index, each behind what it names; `false` if one is not there.
+    fn list_parts(
+        &self,
+        descriptor: &Descriptor,
+        depth: usize,
+        parts: &mut Vec<Descriptor>,
+    ) -> Result<bool, ImageError> {
+        if !self.has_blob(&descriptor.digest) {
+            return Ok(false);
+        }
+        if descriptor.media_type.kind() == MediaKind::Index {
+            check_depth(descriptor, depth)?;
+            for entry in &parse_index(descriptor, &self.document(descriptor)?)?.manifests {
+                if !self.list_parts(entry, depth + 1, parts)? {
+                    return Ok(false);
+                }
+            }
+        }
+        parts.push(descriptor.clone());
+        Ok(true)
+    }
+
+    fn import_part(
+        &self,
+        session: &Session,
+        part: &Descriptor,
+        settings: &UnpackSettings,
+    ) -> Result<Descriptor, ImageError> {
+        let bytes = self.document(part)?;
+        let blobs = session.store().blobs();
+        if part.media_type.kind() == MediaKind::Manifest {
+            let manifest = ImageManifest::parse(&bytes).map_err(|source| ImageError::Document {
+                digest: part.digest,
+                source,
+            })?;
+            if is_runnable(&manifest) {
+                let image = self.import_oci(session, part, &Platform::host(), settings)?;
+                return Ok(image.descriptor);
+            }
+            for blob in manifest.layers.iter().chain([&manifest.config]) {
+                let content = self.open_blob(&blob.digest)?;
+                blobs.put_verified(session, blob.digest, blob.size_bytes, content)?;
+            }
+        }
+        Ok(blobs.put_document(session, part.media_type.clone(), &bytes)?)
+    }
+
+    fn has_blob(&self, digest: &Digest) -> bool {
+        match &self.blobs {
+            Blobs::Folder(folder) => folder.open_blob(digest).is_ok(),
+            Blobs::Tar(tar) => tar.contains(&format!("blobs/sha256/{}", digest.hex())),
         }
     }
 

@@ -172,10 +172,7 @@ pub fn resolve(
                 });
             }
         }
-        let index = ImageIndex::parse(&read(&at)?).map_err(|source| ImageError::Document {
-            digest: at.digest,
-            source,
-        })?;
+        let index = parse_index(&at, &read(&at)?)?;
         let Some(next) = index.select(platform) else {
             return Err(ImageError::NoPlatform {
                 digest: at.digest,
@@ -186,6 +183,17 @@ pub fn resolve(
         at = next.clone();
     }
     Err(ImageError::TooDeep { digest: at.digest })
+}
+
+/// Reads an index.
+///
+/// # Errors
+/// [`ImageError::Document`].
+pub(crate) fn parse_index(descriptor: &Descriptor, bytes: &[u8]) -> Result<ImageIndex, ImageError> {
+    ImageIndex::parse(bytes).map_err(|source| ImageError::Document {
+        digest: descriptor.digest,
+        source,
+    })
 }
 
 /// Reads a manifest that must be one of an image.

@@ -1,11 +1,17 @@
 //! What `images`, `inspect` and `history` show.
 
-use kiln_oci::{Digest, ImageConfig, ImageId, ImageManifest, Platform, Reference};
+use std::collections::BTreeSet;
+
+use kiln_oci::{
+    Descriptor, DiffId, Digest, ImageConfig, ImageId, ImageIndex, ImageManifest, MediaKind,
+    Platform, Reference,
+};
 use kiln_store::Store;
 use serde::Serialize;
 
 use crate::error::ImageError;
-use crate::image::Image;
+use crate::image::{Image, parse_index};
+use crate::index::load_all;
 
 /// One name in a list of images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -16,11 +22,13 @@ pub struct ImageSummary {
     pub id: ImageId,
     /// The digest of what the name stands for: a manifest or an index.
     pub digest: Digest,
-    /// What it runs on.
+    /// What it runs on: of an index, what the image runs on that is told about here.
     pub platform: String,
+    /// Everything it runs on.
+    pub platforms: Vec<String>,
     /// When it says it was made.
     pub created: Option<String>,
-    /// The size of the layers' tars in bytes, as far as they are in the store.
+    /// The size of the layers' tars in bytes, as far as they are in the store, for all platforms together.
     pub size_bytes: u64,
     /// How many layers it has.
     pub layers: usize,
@@ -35,7 +43,8 @@ pub struct BrokenImage {
     pub error: ImageError,
 }
 
-/// Lists the named images of a store, sorted by name, and those that cannot be read.
+/// Lists the named images of a store, sorted by name, and those that cannot be read. Of an index, the image for
+/// `platform` is told about, else the first.
 ///
 /// # Errors
 /// The names themselves cannot be read.
@@ -45,18 +54,7 @@ pub fn list(
 ) -> Result<(Vec<ImageSummary>, Vec<BrokenImage>), ImageError> {
     let (mut images, mut broken) = (Vec::new(), Vec::new());
     for (reference, descriptor) in store.references().list()? {
-        let summary = Image::load(store, &descriptor, platform).and_then(|image| {
-            Ok(ImageSummary {
-                reference: reference.clone(),
-                id: image.id(),
-                digest: descriptor.digest,
-                platform: image.config.platform.to_string(),
-                created: image.config.created.clone(),
-                size_bytes: size_bytes(store, &image)?,
-                layers: image.diff_ids().len(),
-            })
-        });
-        match summary {
+        match summary(store, &reference, &descriptor, platform) {
             Ok(summary) => images.push(summary),
             Err(error) => broken.push(BrokenImage { reference, error }),
         }
@@ -64,9 +62,39 @@ pub fn list(
     Ok((images, broken))
 }
 
-fn size_bytes(store: &Store, image: &Image) -> Result<u64, ImageError> {
+fn summary(
+    store: &Store,
+    reference: &Reference,
+    descriptor: &Descriptor,
+    platform: &Platform,
+) -> Result<ImageSummary, ImageError> {
+    let images = load_all(store, descriptor)?;
+    let suits = |image: &&Image| platform.accepts(&image.config.platform);
+    let Some(image) = images.iter().find(suits).or(images.first()) else {
+        return Err(ImageError::NoPlatform {
+            digest: descriptor.digest,
+            wanted: Box::new(platform.clone()),
+            offered: Vec::new(),
+        });
+    };
+    let platform = |image: &Image| image.config.platform.to_string();
+    Ok(ImageSummary {
+        reference: reference.clone(),
+        id: image.id(),
+        digest: descriptor.digest,
+        platform: platform(image),
+        platforms: images.iter().map(platform).collect(),
+        created: image.config.created.clone(),
+        size_bytes: size_bytes(store, &images)?,
+        layers: image.diff_ids().len(),
+    })
+}
+
+/// Adds up the layers of images, each once.
+fn size_bytes(store: &Store, images: &[Image]) -> Result<u64, ImageError> {
     let mut total_bytes = 0;
-    for diff_id in image.diff_ids() {
+    let layers: BTreeSet<&DiffId> = images.iter().flat_map(Image::diff_ids).collect();
+    for diff_id in layers {
         let record = store.layers().record(diff_id)?;
         total_bytes += record.map_or(0, |record| record.tar_size_bytes);
     }
@@ -80,7 +108,7 @@ pub struct Inspection {
     pub id: ImageId,
     /// The digest of the manifest.
     pub digest: Digest,
-    /// The names it has.
+    /// The names it has, alone or in an index.
     pub references: Vec<Reference>,
     /// The size of the layers' tars in bytes.
     pub size_bytes: u64,
@@ -88,24 +116,34 @@ pub struct Inspection {
     pub manifest: ImageManifest,
     /// The config.
     pub config: ImageConfig,
+    /// The index that it was found in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<ImageIndex>,
 }
 
-/// Tells everything about `image`.
+/// Tells everything about `image`, which was found by `root`: its manifest, or an index with it.
 ///
 /// # Errors
 /// What the store says.
-pub fn inspect(store: &Store, image: &Image) -> Result<Inspection, ImageError> {
+pub fn inspect(store: &Store, root: &Descriptor, image: &Image) -> Result<Inspection, ImageError> {
     let names = store.references().list()?.into_iter();
+    let index = match root.media_type.kind() {
+        MediaKind::Index => Some(parse_index(root, &store.blobs().read(root)?)?),
+        MediaKind::Manifest | MediaKind::Config | MediaKind::Layer(_) | MediaKind::Other => None,
+    };
     Ok(Inspection {
         id: image.id(),
         digest: image.descriptor.digest,
         references: names
-            .filter(|(_, descriptor)| descriptor.digest == image.descriptor.digest)
+            .filter(|(_, descriptor)| {
+                [image.descriptor.digest, root.digest].contains(&descriptor.digest)
+            })
             .map(|(reference, _)| reference)
             .collect(),
-        size_bytes: size_bytes(store, image)?,
+        size_bytes: size_bytes(store, std::slice::from_ref(image))?,
         manifest: image.manifest.clone(),
         config: image.config.clone(),
+        index,
     })
 }
 

@@ -1,25 +1,23 @@
 //! Finds the image that somebody means.
 
-use kiln_oci::{Descriptor, Digest, Platform, Reference};
+use kiln_oci::{Descriptor, Digest, Reference};
 use kiln_store::Store;
 
 use crate::error::ImageError;
 use crate::image::Image;
+use crate::index::load_all;
 
 /// The fewest hex digits that are taken for the beginning of an id.
 const MIN_ID_DIGITS: usize = 4;
 
 /// Finds the image in the store that `text` means: a name; a short name, which is also looked for
-/// among the local ones; or the beginning of an image's id or digest, with or without `sha256:`.
+/// among the local ones; or the beginning of an image's id or digest, with or without `sha256:`, also of one
+/// of an index.
 ///
 /// # Errors
 /// [`ImageError::NotFound`], [`ImageError::Ambiguous`] for a beginning that several images share,
 /// and what the store says.
-pub fn find(
-    store: &Store,
-    text: &str,
-    platform: &Platform,
-) -> Result<(Option<Reference>, Descriptor), ImageError> {
+pub fn find(store: &Store, text: &str) -> Result<(Option<Reference>, Descriptor), ImageError> {
     let names = store.references().list()?;
     let mut candidates = vec![text.to_owned()];
     if !text.contains('/') {
@@ -38,13 +36,23 @@ pub fn find(
         .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let mut found: Vec<Descriptor> = Vec::new();
     if hex && (MIN_ID_DIGITS..=64).contains(&digits.len()) {
+        let starts = |digest: &Digest| digest.hex().starts_with(digits);
         for descriptor in names.values() {
             // An image that cannot be read can still be found by its digest.
-            let id = Image::load(store, descriptor, platform).map(|image| image.id().0);
-            let starts = |digest: &Digest| digest.hex().starts_with(digits);
-            let matches = starts(&descriptor.digest) || id.is_ok_and(|id| starts(&id));
-            if matches && !found.iter().any(|it| it.digest == descriptor.digest) {
-                found.push(descriptor.clone());
+            let images = load_all(store, descriptor).unwrap_or_default();
+            let id = |image: &Image| starts(&image.id().0);
+            let whole = matches!(images.as_slice(), [only] if id(only));
+            let mut meant = Vec::new();
+            if starts(&descriptor.digest) || whole {
+                meant.push(descriptor);
+            } else {
+                let part = |image: &&Image| starts(&image.descriptor.digest) || id(image);
+                meant.extend(images.iter().filter(part).map(|image| &image.descriptor));
+            }
+            for descriptor in meant {
+                if !found.iter().any(|it| it.digest == descriptor.digest) {
+                    found.push(descriptor.clone());
+                }
             }
         }
     }
@@ -84,7 +92,6 @@ mod tests {
     fn names_short_names_and_ids_are_found() {
         let test = TestStore::new();
         let image = test.image();
-        let platform = image.config.platform.clone();
         let other =
             test.store
                 .blobs()
@@ -101,7 +108,7 @@ mod tests {
             .references()
             .set(&test.session, &names.into())
             .unwrap();
-        let digest = |text: &str| find(&test.store, text, &platform).map(|(_, it)| it.digest);
+        let digest = |text: &str| find(&test.store, text).map(|(_, it)| it.digest);
         let meant = image.descriptor.digest;
         let pinned = format!("localhost/app@{meant}");
         let id = image.id().0;

@@ -13,14 +13,14 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use kiln_oci::{Compression, Descriptor, Digest, ImageIndex, Reference, canonical};
+use kiln_oci::{Compression, Descriptor, Digest, ImageIndex, Platform, Reference, canonical};
 use kiln_store::{REFERENCE_NAME, Session};
 use serde::Serialize;
 
 use crate::archive::CONTAINERD_NAME;
 use crate::error::ImageError;
-use crate::export::export;
 use crate::image::Image;
+use crate::index::{Whole, export_all, index_entry};
 
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
@@ -31,6 +31,15 @@ struct DockerEntry {
     config: String,
     repo_tags: Vec<String>,
     layers: Vec<String>,
+}
+
+/// An image to be written, whole: for all the platforms it is there for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedImage {
+    /// A manifest, or an index.
+    pub descriptor: Descriptor,
+    /// The names it has in what is written.
+    pub references: Vec<Reference>,
 }
 
 /// What a file of the archive holds.
@@ -47,10 +56,10 @@ enum Content {
 /// Writes `images`, each with its names, as one archive. Built layers are compressed as told.
 ///
 /// # Errors
-/// Those of [`export`], and [`ImageError::Write`]; part of the archive has then been written.
+/// Those of [`export_all`], and [`ImageError::Write`]; part of the archive has then been written.
 pub fn save(
     session: &Session,
-    images: &[(Image, Vec<Reference>)],
+    images: &[SavedImage],
     compression: Compression,
     out: &mut dyn Write,
 ) -> Result<(), ImageError> {
@@ -64,7 +73,7 @@ pub fn save(
 /// As [`save`].
 pub fn save_layout(
     session: &Session,
-    images: &[(Image, Vec<Reference>)],
+    images: &[SavedImage],
     compression: Compression,
     folder: &Path,
 ) -> Result<(), ImageError> {
@@ -87,29 +96,32 @@ pub fn save_layout(
 /// What the archive or layout holds, by path; folders come before what is in them.
 fn files(
     session: &Session,
-    images: &[(Image, Vec<Reference>)],
+    images: &[SavedImage],
     compression: Compression,
 ) -> Result<BTreeMap<String, Content>, ImageError> {
     let mut files = BTreeMap::new();
     let mut index = ImageIndex::new(Vec::new());
     let mut docker = Vec::new();
-    for (image, references) in images {
-        let image = export(session, image, compression)?;
-        let mut blobs = vec![&image.descriptor, &image.manifest.config];
-        blobs.extend(&image.manifest.layers);
-        for blob in blobs {
+    for SavedImage {
+        descriptor,
+        references,
+    } in images
+    {
+        let exported = export_all(session, descriptor, compression)?;
+        let documents = exported.documents().map(|(document, _)| document);
+        for blob in documents.chain(exported.blobs()) {
             let content = Content::Blob {
                 digest: blob.digest,
                 size_bytes: blob.size_bytes,
             };
             files.insert(blob_path(blob), content);
         }
-        index.manifests.extend(entries(&image, references));
-        docker.push(DockerEntry {
+        index.manifests.extend(entries(&exported, references));
+        docker.extend(for_docker(&exported).map(|image| DockerEntry {
             config: blob_path(&image.manifest.config),
             repo_tags: references.iter().filter_map(repository_tag).collect(),
             layers: image.manifest.layers.iter().map(blob_path).collect(),
-        });
+        }));
     }
     let docker = canonical::to_vec(&docker).expect("it has only text keys");
     for folder in ["blobs/", "blobs/sha256/"] {
@@ -121,11 +133,22 @@ fn files(
     Ok(files)
 }
 
+/// The image that Docker's list has, which knows no platforms: the one for this machine, else the first.
+fn for_docker(exported: &Whole) -> Option<&Image> {
+    let host = Platform::host();
+    let suits = |image: &&Image| host.accepts(&image.config.platform);
+    let found = exported.images().find(suits);
+    found.or_else(|| exported.images().next())
+}
+
 /// The entries of an image in the index: one for each name, or one without.
-fn entries(image: &Image, references: &[Reference]) -> Vec<Descriptor> {
-    let plain = &image.descriptor;
-    let plain = Descriptor::new(plain.media_type.clone(), plain.digest, plain.size_bytes)
-        .with_platform(image.config.platform.clone());
+fn entries(exported: &Whole, references: &[Reference]) -> Vec<Descriptor> {
+    let root = exported.root();
+    let mut images = exported.images();
+    let plain = match images.find(|image| image.descriptor.digest == root.digest) {
+        Some(image) => index_entry(image),
+        None => Descriptor::new(root.media_type.clone(), root.digest, root.size_bytes),
+    };
     if references.is_empty() {
         return vec![plain];
     }

@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use kiln_layer::{CommitOptions, LowerStack, Ownership, commit};
-use kiln_oci::Platform;
+use kiln_oci::{Platform, Reference};
 use kiln_store::{LayerRecord, Origin, Session, Store, Timestamp};
 
-use crate::{Assembly, ConfigChanges, Image, NewLayer, UnpackSettings, assemble};
+use crate::{Assembly, ConfigChanges, Image, NewLayer, SavedImage, UnpackSettings, assemble};
 
 pub(crate) const EPOCH: Timestamp = Timestamp::from_seconds(315_532_800);
 
@@ -74,8 +74,21 @@ impl TestStore {
         record
     }
 
+    /// Builds an image, to be saved under `references`.
+    pub(crate) fn saved(&self, references: Vec<Reference>) -> SavedImage {
+        SavedImage {
+            descriptor: self.image().descriptor,
+            references,
+        }
+    }
+
     /// Builds an image of two layers.
     pub(crate) fn image(&self) -> Image {
+        self.image_for("linux/amd64")
+    }
+
+    /// Builds the same image for another platform.
+    pub(crate) fn image_for(&self, platform: &str) -> Image {
         let one = self.layer(&[("etc/motd", "hello\n"), ("usr/bin/notes", "#!/bin/sh\n")]);
         let two = self.layer(&[("etc/motd", "hello again\n"), ("srv/index.html", "<p>\n")]);
         let layer = |record, created_by: &str| NewLayer {
@@ -83,7 +96,7 @@ impl TestStore {
             created_by: created_by.to_owned(),
         };
         let assembly = Assembly {
-            platform: Platform::new("linux", "amd64", None),
+            platform: platform.parse::<Platform>().unwrap(),
             base: None,
             layers: vec![layer(one, "app.one"), layer(two, "app.two")],
             changes: ConfigChanges {

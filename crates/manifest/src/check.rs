@@ -56,6 +56,7 @@ pub(crate) fn manifest(
         read_before.is_none_or(|args| args.is_empty),
         "`[args]` is taken out of the document before the rest is decoded"
     );
+    checker.no_target_outside_images(&project, &volume, &secret, &cache, &service);
     let project = project.0.and_then(|project| checker.project(project));
     let images = each(image, |name, image| checker.image(name, image));
     let services = each(service, |name, service| checker.service(name, service));
@@ -86,6 +87,7 @@ pub(crate) fn manifest(
         project: project?,
         args,
         images: images?,
+        targets: BTreeMap::new(),
         volumes: volumes?,
         secrets: secrets?,
         caches: caches?,
@@ -114,7 +116,34 @@ fn each<W, C>(
     good.then_some(checked)
 }
 
+/// Where the entries of a map use variables of the target.
+fn target_uses<V: Placed>(map: &Option<Map<Name, V>>) -> Vec<Span> {
+    let entries = map.iter().flat_map(|map| map.entries.values());
+    entries
+        .filter_map(|item| item.value.as_ref())
+        .flat_map(|value| value.place().target_uses.iter().copied())
+        .collect()
+}
+
 impl Checker<'_> {
+    fn no_target_outside_images(
+        &mut self,
+        project: &Required<written::Project>,
+        volumes: &Option<Map<Name, written::Volume>>,
+        secrets: &Option<Map<Name, written::Secret>>,
+        caches: &Option<Map<Name, written::Cache>>,
+        services: &Option<Map<Name, written::Service>>,
+    ) {
+        let of_project = project.0.iter().flat_map(|it| it.at.target_uses.clone());
+        let uses: Vec<Span> = of_project
+            .chain(target_uses(volumes))
+            .chain(target_uses(secrets))
+            .chain(target_uses(caches))
+            .chain(target_uses(services))
+            .collect();
+        self.no_target_here(&uses);
+    }
+
     fn project(&mut self, written: written::Project) -> Option<Project> {
         let written::Project {
             at: _,

@@ -35,6 +35,8 @@ pub(crate) struct Decoder<'a> {
     /// The whole text.
     pub(crate) source: &'a str,
     pub(crate) variables: &'a Variables,
+    /// The values that use a variable of the target, in the order they were read.
+    pub(crate) target_uses: Vec<Span>,
     pub(crate) problems: Vec<Problem>,
 }
 
@@ -43,6 +45,7 @@ impl<'a> Decoder<'a> {
         Self {
             source,
             variables,
+            target_uses: Vec::new(),
             problems: Vec::new(),
         }
     }
@@ -68,7 +71,12 @@ impl<'a> Decoder<'a> {
             .apply(&text, node.span, self.source, &mut self.problems);
         match applied {
             Applied::Unchanged => Some((Spanned::new(text, node.span), false)),
-            Applied::Changed(text) => Some((Spanned::new(text, node.span), true)),
+            Applied::Changed { text, of_target } => {
+                if of_target {
+                    self.target_uses.push(node.span);
+                }
+                Some((Spanned::new(text, node.span), true))
+            }
             Applied::Failed => None,
         }
     }

@@ -11,13 +11,15 @@ mod image;
 mod service;
 mod step;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use kiln_oci::Platform;
 
 use crate::problem::Problem;
 use crate::span::{SourceText, Span, Spanned};
 use crate::value::Name;
 
-pub use image::{Base, Config, DebianBase, Image, OciBase, Port, PortProtocol};
+pub use image::{Base, Config, DebianBase, Image, OciBase, Platforms, Port, PortProtocol};
 pub use service::{Mount, MountSource, Network, Service, ServiceImage};
 pub use step::{
     Account, Action, Command, Copy, CopySource, Destination, Fetch, FileSet, Folder, Git, Limits,
@@ -35,8 +37,10 @@ pub struct BuildManifest {
     pub project: Project,
     /// `[args]`, with the values in effect.
     pub args: BTreeMap<Name, Arg>,
-    /// `[image.*]`.
+    /// `[image.*]`, as they are when the host is the target.
     pub images: BTreeMap<Name, Image>,
+    /// `[image.*]` for other targets, where the file uses a variable of the target.
+    pub targets: BTreeMap<Platform, BTreeMap<Name, Image>>,
     /// `[volume.*]`.
     pub volumes: BTreeMap<Name, Volume>,
     /// `[secret.*]`.
@@ -45,6 +49,25 @@ pub struct BuildManifest {
     pub caches: BTreeMap<Name, Cache>,
     /// `[service.*]`.
     pub services: BTreeMap<Name, Service>,
+}
+
+impl BuildManifest {
+    /// Returns `[image.*]` as they are when `target` is built for, which must be one that the manifest names or
+    /// that it was read for.
+    #[must_use]
+    pub fn images_for(&self, target: &Platform) -> &BTreeMap<Name, Image> {
+        self.targets.get(target).unwrap_or(&self.images)
+    }
+
+    /// Returns every platform that an image names, and `more`.
+    #[must_use]
+    pub fn platforms(&self, more: &[Platform]) -> BTreeSet<Platform> {
+        let listed = self
+            .images
+            .values()
+            .flat_map(|image| image.platforms.listed());
+        listed.chain(more).cloned().collect()
+    }
 }
 
 /// `[project]`.

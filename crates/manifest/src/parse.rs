@@ -3,18 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use kiln_oci::Platform;
 use miette::NamedSource;
 use toml::de::DeTable;
 
 use crate::check;
 use crate::decode::{Decode, Decoder, Map, OrString};
-use crate::model::{Arg, BuildManifest};
+use crate::model::{Arg, BuildManifest, Image};
 use crate::problem::{ManifestErrors, Problem};
 use crate::span::{SourceText, Span};
 use crate::suggest;
 use crate::tree::{self, Node, Table, Value};
 use crate::value::Name;
-use crate::variables::{Values, Variables};
+use crate::variables::{TargetValues, Values, Variables};
 use crate::written;
 
 /// Largest manifest that is read.
@@ -24,14 +25,30 @@ const SIZE_LIMIT_BYTES: usize = 4 << 20;
 const PROBLEM_LIMIT: usize = 100;
 
 /// What the person who runs kiln says beside the manifest.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Overrides {
+    /// What the machine that builds is: the target where nothing else is said.
+    pub host: Platform,
+    /// Further targets, beside those that the manifest names.
+    pub platforms: Vec<Platform>,
     /// `--set NAME=VALUE`.
     pub set: BTreeMap<String, String>,
     /// The environment variables that begin with `KILN_ARG_`, by their whole names.
     pub environment: BTreeMap<String, String>,
     /// `--profile NAME`, applied in this order.
     pub profiles: Vec<String>,
+}
+
+impl Default for Overrides {
+    fn default() -> Self {
+        Self {
+            host: Platform::host(),
+            platforms: Vec::new(),
+            set: BTreeMap::new(),
+            environment: BTreeMap::new(),
+            profiles: Vec::new(),
+        }
+    }
 }
 
 impl BuildManifest {
@@ -91,8 +108,29 @@ fn read(
     let mut problems = Vec::new();
     let profiles = take_profiles(&mut root, &mut problems);
     let merged = apply_profiles(&root, &profiles, &overrides.profiles, &mut problems);
-    let (manifest, found) = evaluate(merged, text, overrides, profiles.is_empty(), source);
+    let warn_unused = profiles.is_empty();
+    let evaluate_for = |target: &Platform, warn_unused| {
+        evaluate(merged.clone(), text, overrides, target, warn_unused, source)
+    };
+    let (mut manifest, found) = evaluate_for(&overrides.host, warn_unused);
     problems.extend(found);
+    if let Some(manifest) = &mut manifest
+        && manifest.images.values().any(Image::uses_target)
+    {
+        let mut targets = manifest.platforms(&overrides.platforms);
+        targets.remove(&overrides.host);
+        for target in targets {
+            let (of_target, found) = evaluate_for(&target, false);
+            let new: Vec<Problem> = found
+                .into_iter()
+                .filter(|found| !problems.contains(found))
+                .collect();
+            problems.extend(new);
+            if let Some(of_target) = of_target {
+                manifest.targets.insert(target, of_target.images);
+            }
+        }
+    }
     check_the_rest(&root, &profiles, text, overrides, source, &mut problems);
     if errors.is_empty() {
         return (manifest, problems);
@@ -108,6 +146,7 @@ fn evaluate(
     mut root: Table,
     text: &str,
     overrides: &Overrides,
+    target: &Platform,
     warn_unused: bool,
     source: &SourceText,
 ) -> (Option<BuildManifest>, Vec<Problem>) {
@@ -127,7 +166,10 @@ fn evaluate(
     let (args, values) = values(args.unwrap_or_default(), overrides, &mut problems);
     check::names::warn_unused_args(&args, text, &mut problems);
 
-    let variables = Variables::Declared(values);
+    let variables = Variables::Declared {
+        args: values,
+        target: TargetValues::of(target),
+    };
     let mut decoder = Decoder::new(text, &variables);
     let root = Node {
         value: Value::Table(root),
@@ -300,7 +342,8 @@ fn check_the_rest(
 ) {
     if !overrides.profiles.is_empty() {
         // What a chosen profile replaces is looked at too, if it can be by itself.
-        let (_, found) = evaluate(root.clone(), text, overrides, false, source);
+        let host = &overrides.host;
+        let (_, found) = evaluate(root.clone(), text, overrides, host, false, source);
         let hidden = found.into_iter().filter(is_local);
         let hidden = hidden.take(PROBLEM_LIMIT);
         let hidden: Vec<Problem> = hidden.filter(|found| !problems.contains(found)).collect();
@@ -312,7 +355,7 @@ fn check_the_rest(
         }
         let mut merged = root.clone();
         tree::merge(&mut merged, &profile.table, &mut Vec::new());
-        let (_, found) = evaluate(merged, text, overrides, false, source);
+        let (_, found) = evaluate(merged, text, overrides, &overrides.host, false, source);
         let spans: BTreeSet<Span> = profile.spans.iter().copied().collect();
         for problem in found {
             let inside = problem.places().iter().any(|place| {

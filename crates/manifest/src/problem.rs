@@ -406,7 +406,7 @@ pub enum Problem {
     #[error("`{text}` is not a variable")]
     #[diagnostic(
         code(manifest::invalid_variable),
-        help("write `${{arg.NAME}}`; a literal `${{` is written `$${{`")
+        help("write `${{arg.NAME}}` or `${{target.NAME}}`; a literal `${{` is written `$${{`")
     )]
     InvalidVariable {
         /// What is there.
@@ -437,6 +437,20 @@ pub enum Problem {
     VariableInArgs {
         /// The value.
         #[label("uses a variable")]
+        at: SourceSpan,
+    },
+
+    /// A variable of the target where nothing is built for one.
+    #[error(
+        "variables of the target can only be used in `from`, the steps and the `config` of an image"
+    )]
+    #[diagnostic(
+        code(manifest::misplaced_target),
+        help("write the value literally: what stands here is the same for every platform")
+    )]
+    MisplacedTarget {
+        /// The value.
+        #[label("uses a variable of the target")]
         at: SourceSpan,
     },
 

@@ -6,6 +6,7 @@
 mod measure;
 mod path;
 mod place;
+mod platform;
 mod remote;
 mod scalar;
 
@@ -14,6 +15,7 @@ pub use path::{ContainerPath, Glob, ProjectPath};
 pub(crate) use place::{
     AccountName, FilePattern, HostName, LabelName, LinkTarget, SourceName, Text, reference,
 };
+pub(crate) use platform::PlatformWord;
 pub(crate) use remote::{
     ArchiveWord, GitReference, GitUrl, PackageName, Sha256, SnapshotTime, Url, is_snapshot_time,
 };

@@ -1,6 +1,8 @@
-//! `${arg.NAME}` in string values.
+//! `${arg.NAME}` and `${target.NAME}` in string values.
 
 use std::collections::BTreeMap;
+
+use kiln_oci::Platform;
 
 use crate::problem::Problem;
 use crate::span::Span;
@@ -11,6 +13,7 @@ use crate::value::Name;
 const TEXT_LIMIT_BYTES: usize = 1 << 20;
 
 const OPEN: &str = "${arg.";
+const OPEN_TARGET: &str = "${target.";
 
 /// Values by name. `None`: declared, but without a usable value, which was reported.
 pub(crate) type Values = BTreeMap<String, Option<String>>;
@@ -20,7 +23,12 @@ pub(crate) enum Applied {
     /// There was nothing to apply.
     Unchanged,
     /// The new text.
-    Changed(String),
+    Changed {
+        /// With values in place of variables.
+        text: String,
+        /// Whether one of them was of the target.
+        of_target: bool,
+    },
     /// Something was wrong, and was reported.
     Failed,
 }
@@ -31,7 +39,28 @@ pub(crate) enum Variables {
     /// Inside `[args]`, where there are none.
     Declaring,
     /// Everywhere else.
-    Declared(Values),
+    Declared {
+        /// Of `[args]`.
+        args: Values,
+        /// Of the platform that is built for.
+        target: TargetValues,
+    },
+}
+
+/// What `${target.NAME}` stands for, by name.
+#[derive(Clone, Debug)]
+pub(crate) struct TargetValues(BTreeMap<&'static str, String>);
+
+impl TargetValues {
+    pub(crate) fn of(platform: &Platform) -> Self {
+        let machine = platform.machine().unwrap_or(&platform.architecture);
+        Self(BTreeMap::from([
+            ("arch", platform.architecture.clone()),
+            ("machine", machine.to_owned()),
+            ("platform", platform.to_string()),
+            ("variant", platform.variant.clone().unwrap_or_default()),
+        ]))
+    }
 }
 
 impl Variables {
@@ -48,7 +77,7 @@ impl Variables {
         }
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
-        let mut good = true;
+        let (mut good, mut of_target) = (true, false);
         for number in 0.. {
             let Some(at) = rest.find("${") else {
                 break;
@@ -66,7 +95,10 @@ impl Variables {
                 continue;
             }
             out.push_str(before);
-            let Some(after) = here.strip_prefix(OPEN) else {
+            let opened = [OPEN, OPEN_TARGET]
+                .into_iter()
+                .find_map(|open| Some((open, here.strip_prefix(open)?)));
+            let Some((open, after)) = opened else {
                 self.warn_if_similar(here, &place, problems);
                 out.push_str("${");
                 rest = &here[2..];
@@ -83,7 +115,8 @@ impl Variables {
                 rest = after;
                 continue;
             };
-            match self.value(name, &place, problems) {
+            of_target |= open == OPEN_TARGET;
+            match self.value(open, name, &place, problems) {
                 Some(value) => out.push_str(value),
                 None => good = false,
             }
@@ -103,21 +136,45 @@ impl Variables {
         }
         out.push_str(rest);
         if good {
-            Applied::Changed(out)
+            Applied::Changed {
+                text: out,
+                of_target,
+            }
         } else {
             Applied::Failed
         }
     }
 
-    fn value(&self, name: &str, place: &Place<'_>, problems: &mut Vec<Problem>) -> Option<&str> {
-        let at = place.of(&format!("{OPEN}{name}}}"));
-        let values = match self {
+    fn value(
+        &self,
+        open: &str,
+        name: &str,
+        place: &Place<'_>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<&str> {
+        let at = place.of(&format!("{open}{name}}}"));
+        let (values, target) = match self {
             Self::Declaring => {
                 problems.push(Problem::VariableInArgs { at: at.into() });
                 return None;
             }
-            Self::Declared(values) => values,
+            Self::Declared { args, target } => (args, target),
         };
+        if open == OPEN_TARGET {
+            let value = target.0.get(name);
+            if value.is_none() {
+                let names = target.0.keys().copied();
+                problems.push(Problem::UnknownName {
+                    kind: "value of the target",
+                    name: name.to_owned(),
+                    at: at.into(),
+                    help: suggest::help(name, names.clone(), || {
+                        format!("there are {}", suggest::listed(names, "and"))
+                    }),
+                });
+            }
+            return value.map(String::as_str);
+        }
         match values.get(name) {
             Some(value) => value.as_deref(),
             None => {
@@ -144,7 +201,7 @@ impl Variables {
             .find_map(|prefix| inside.strip_prefix(prefix))
             .filter(|name| match self {
                 Self::Declaring => false,
-                Self::Declared(values) => values.contains_key(*name),
+                Self::Declared { args, .. } => args.contains_key(*name),
             });
         if let Some(name) = meant {
             let text = format!("${{{inside}}}");
@@ -159,7 +216,7 @@ impl Variables {
 
 /// Whether `key` has a variable in it.
 pub(crate) fn is_in_key(key: &str) -> bool {
-    key.contains(OPEN)
+    key.contains(OPEN) || key.contains(OPEN_TARGET)
 }
 
 /// Where a `${` of a value stands in the file.

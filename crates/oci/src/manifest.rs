@@ -304,9 +304,9 @@ impl ImageIndex {
             .collect()
     }
 
-    /// The entries that can be run. Builders also list attestations, for platform
-    /// `unknown/unknown`.
-    fn images(&self) -> impl Iterator<Item = &Descriptor> {
+    /// Lists the entries that can be run, manifests and further indexes. Builders also list attestations, for
+    /// platform `unknown/unknown`.
+    pub fn images(&self) -> impl Iterator<Item = &Descriptor> {
         self.manifests.iter().filter(|entry| {
             let runs = entry
                 .platform

@@ -96,6 +96,27 @@ impl Platform {
         Self::new("linux", architecture, None)
     }
 
+    /// Returns what `uname -m` says on such a machine; `None` for a processor that kiln does not know.
+    pub fn machine(&self) -> Option<&'static str> {
+        Some(
+            match (self.architecture.as_str(), self.variant.as_deref()) {
+                ("386", _) => "i686",
+                ("amd64", _) => "x86_64",
+                ("arm", Some("v5")) => "armv5tel",
+                ("arm", Some("v6")) => "armv6l",
+                ("arm", Some("v8")) => "armv8l",
+                ("arm", _) => "armv7l",
+                ("arm64", _) => "aarch64",
+                ("loong64", _) => "loongarch64",
+                ("mips64le", _) => "mips64",
+                ("ppc64le", _) => "ppc64le",
+                ("riscv64", _) => "riscv64",
+                ("s390x", _) => "s390x",
+                _ => return None,
+            },
+        )
+    }
+
     /// Says whether, and how well, an image for `offered` runs where `self` is wanted: `None` is
     /// not at all, 0 is exactly, and of two others the lower number suits better.
     ///
@@ -212,6 +233,19 @@ mod tests {
         assert_eq!(distance("linux/amd64", "linux/amd64/v3"), None);
         assert_eq!(distance("linux/arm64", "linux/arm/v7"), None);
         assert_eq!(distance("linux/amd64", "windows/amd64"), None);
+    }
+
+    #[test]
+    fn machines_are_called_as_they_call_themselves() {
+        for (text, machine) in [
+            ("linux/amd64/v3", Some("x86_64")),
+            ("linux/arm64", Some("aarch64")),
+            ("linux/arm/v6", Some("armv6l")),
+            ("linux/386", Some("i686")),
+            ("linux/z80", None),
+        ] {
+            assert_eq!(platform(text).machine(), machine, "{text}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_client::{Document, Documents, Outcome, PushProgress, Pushed, for_each};
-use kiln_image::{ExportProgress, Image, ImageLayer, LayerBlob, find_blob};
+use kiln_image::{ExportProgress, Image, ImageLayer, LayerBlob, Whole, find_blob};
 use kiln_oci::{Compression, Descriptor, DiffId, Digest, Reference};
 
 use crate::Transfer;
@@ -14,15 +14,17 @@ use crate::source::StoreSource;
 /// An image as a registry has it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PushedImage {
-    /// Its manifest: what statements about it have as their subject.
+    /// Its manifest, or the index of several: what the name stands for.
     pub descriptor: Descriptor,
+    /// The image for each platform, in the order of the index: what statements have as their subject.
+    pub images: Vec<Image>,
     /// What the push came to.
     pub pushed: Pushed,
 }
 
 impl Transfer<'_> {
-    /// Pushes an image of the store to `reference`; layers that were built here are compressed as told.
-    /// Blocks.
+    /// Pushes what `descriptor` points at to `reference`: an image of the store, or an index with all it lists.
+    /// Layers that were built here are compressed as told. Blocks.
     ///
     /// The same image becomes the same bytes everywhere. What is known to be in the registry is not sent;
     /// a layer of which nothing is known is sent while it is compressed, and what became of it is remembered
@@ -33,7 +35,7 @@ impl Transfer<'_> {
     /// what the registry says. The same call sends what is missing.
     pub fn push(
         &self,
-        image: &Image,
+        descriptor: &Descriptor,
         reference: &Reference,
         compression: Compression,
         compressing: &(dyn Fn(ExportProgress) + Sync),
@@ -41,7 +43,7 @@ impl Transfer<'_> {
     ) -> Result<PushedImage, TransferError> {
         let push = ImagePush {
             transfer: self,
-            image,
+            whole: &Whole::load(self.session, descriptor)?,
             reference,
             compression,
             compressing,
@@ -62,7 +64,7 @@ impl Transfer<'_> {
 /// One push.
 struct ImagePush<'a> {
     transfer: &'a Transfer<'a>,
-    image: &'a Image,
+    whole: &'a Whole,
     reference: &'a Reference,
     compression: Compression,
     compressing: &'a (dyn Fn(ExportProgress) + Sync),
@@ -80,10 +82,12 @@ impl ImagePush<'_> {
     fn run(&self, source: &StoreSource<'_>) -> Result<PushedImage, TransferError> {
         let transfer = self.transfer;
         let delivered = self.deliver(source)?;
-        let layers = self.image.layers();
-        let blobs = layers.iter().map(|it| delivered[&name(it)].blob.clone());
-        let image = self.image.with_blobs(blobs.collect())?;
-        let documents = self.documents(&image)?;
+        let whole = self.whole.with_images(|image| {
+            let layers = image.layers();
+            let blobs = layers.iter().map(|it| delivered[&name(it)].blob.clone());
+            image.with_blobs(blobs.collect())
+        })?;
+        let documents = documents(&whole);
         let sent: BTreeMap<_, _> = delivered
             .values()
             .filter(|it| it.sent_bytes > 0)
@@ -106,11 +110,12 @@ impl ImagePush<'_> {
             }
         }
         pushed.sent_bytes += sent.values().sum::<u64>();
-        for layer in &image.manifest.layers {
+        for layer in whole.images().flat_map(|image| &image.manifest.layers) {
             source.arrived(&layer.digest)?;
         }
         Ok(PushedImage {
-            descriptor: image.descriptor,
+            descriptor: whole.root().clone(),
+            images: whole.images().cloned().collect(),
             pushed,
         })
     }
@@ -121,7 +126,7 @@ impl ImagePush<'_> {
         source: &StoreSource<'_>,
     ) -> Result<BTreeMap<LayerName, Delivered>, TransferError> {
         let transfer = self.transfer;
-        let mut layers: Vec<ImageLayer> = self.image.layers();
+        let mut layers: Vec<ImageLayer> = self.whole.images().flat_map(Image::layers).collect();
         let mut seen = BTreeSet::new();
         layers.retain(|layer| seen.insert(name(layer)));
         let mut any_unknown = false;
@@ -152,20 +157,16 @@ impl ImagePush<'_> {
         })?;
         Ok(delivered.into_iter().collect())
     }
+}
 
-    /// Returns what is pushed: the manifest.
-    fn documents(&self, image: &Image) -> Result<Documents, TransferError> {
-        let descriptor = &image.descriptor;
-        let bytes = if descriptor.digest == self.image.descriptor.digest {
-            let blobs = self.transfer.session.store().blobs();
-            blobs.read(descriptor)?
-        } else {
-            image.manifest.to_bytes()
-        };
-        Ok(Documents::single(Document {
-            media_type: descriptor.media_type.clone(),
-            digest: descriptor.digest,
-            bytes,
-        }))
-    }
+/// Returns what is pushed: manifests, then the indexes that name them.
+fn documents(whole: &Whole) -> Documents {
+    let document = |(descriptor, bytes): (&Descriptor, &[u8])| Document {
+        media_type: descriptor.media_type.clone(),
+        digest: descriptor.digest,
+        bytes: bytes.to_vec(),
+    };
+    let mut parts: Vec<Document> = whole.documents().map(document).collect();
+    let root = parts.pop().expect("there is a root");
+    Documents { root, parts }
 }

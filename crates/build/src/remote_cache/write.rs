@@ -255,7 +255,7 @@ impl Writer<'_> {
         let store = self.workspace.store();
         let size_bytes = store.blobs().size_bytes(&manifest)?.unwrap_or_default();
         let descriptor = Descriptor::new(MediaType::OciManifest, manifest, size_bytes);
-        let platform = &self.workspace.inputs.platform;
+        let platform = &self.workspace.platform;
         let mut image = Image::load(store, &descriptor, platform)?;
         if let Some(media_type) = image.manifest.media_type.clone() {
             image.descriptor.media_type = media_type;

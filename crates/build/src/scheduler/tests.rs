@@ -3,7 +3,7 @@ mod lost;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 
-use kiln_graph::{BuildTarget, Sink};
+use kiln_graph::{BuildTarget, PlatformRequest, Sink};
 use kiln_manifest::model::{Action, Base, BuildManifest, Command, Image, Project, Run, Step};
 use kiln_manifest::value::Name;
 use kiln_manifest::{Span, Spanned};
@@ -44,6 +44,7 @@ fn graph_of(steps: &[(&str, &[&str])]) -> BuildGraph {
             needs: needs.iter().map(|need| spanned(name(need))).collect(),
             account_steps: Vec::new(),
             action: spanned(Action::Run(Box::new(run))),
+            uses_target: false,
         };
         (step.name.value.clone(), step)
     };
@@ -53,6 +54,9 @@ fn graph_of(steps: &[(&str, &[&str])]) -> BuildGraph {
         steps: steps.iter().map(step).collect(),
         config: Default::default(),
         tags: Vec::new(),
+        platforms: Default::default(),
+        base_uses_target: false,
+        config_uses_target: false,
     };
     let manifest = BuildManifest {
         warnings: Vec::new(),
@@ -63,12 +67,14 @@ fn graph_of(steps: &[(&str, &[&str])]) -> BuildGraph {
         },
         args: BTreeMap::new(),
         images: BTreeMap::from([(name("i"), image)]),
+        targets: BTreeMap::new(),
         volumes: BTreeMap::new(),
         secrets: BTreeMap::new(),
         caches: BTreeMap::new(),
         services: BTreeMap::new(),
     };
-    BuildGraph::lower(&manifest, &[BuildTarget::Image(name("i"))]).unwrap()
+    let request = PlatformRequest::declared(kiln_oci::Platform::host());
+    BuildGraph::lower(&manifest, &[BuildTarget::Image(name("i"))], &request).unwrap()
 }
 
 type Act = Box<dyn Fn(&Task<'_>) -> Result<(), Failure> + Send + Sync>;

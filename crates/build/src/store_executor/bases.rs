@@ -42,14 +42,14 @@ pub(crate) fn describe(
 ) -> Result<(BaseInputs, BaseMaterials), Failure> {
     match base {
         BaseWork::Registry(reference) => {
-            let manifest = registry::manifest(workspace, reference)?;
+            let manifest = registry::manifest(workspace, task, reference)?;
             Ok((
                 BaseInputs::Image { manifest },
                 BaseMaterials::Image(manifest),
             ))
         }
         BaseWork::Oci(oci) => {
-            let manifest = layout::manifest(workspace, oci)?;
+            let manifest = layout::manifest(workspace, task, oci)?;
             Ok((
                 BaseInputs::Image { manifest },
                 BaseMaterials::Image(manifest),
@@ -75,7 +75,7 @@ pub(crate) fn make(
         (BaseWork::Registry(reference), BaseMaterials::Image(manifest)) => {
             registry::pull(workspace, task, reference, manifest)
         }
-        (BaseWork::Oci(oci), BaseMaterials::Image(_)) => layout::load(workspace, oci),
+        (BaseWork::Oci(oci), BaseMaterials::Image(_)) => layout::load(workspace, task, oci),
         (BaseWork::Debian(_), BaseMaterials::Debian(plan)) => {
             debian::make(workspace, task, &plan, log)
         }

@@ -135,11 +135,12 @@ impl FileWork<'_> {
                 self.copy_files(&files, &tree_path(&to.path)?, copy.span, overrides)
             }
             CopySource::Produced { from, path } => {
-                let nodes = self.task.graph().produced(&from.value).ok_or_else(|| {
+                let nodes = self.task.graph().produced(self.task.node(), &from.value);
+                let nodes = nodes.ok_or_else(|| {
                     let message = "a copied tree is not in the graph".to_owned();
                     Failure::new(FailureKind::Bug, message)
                 })?;
-                let source = Stack::open_source(self.workspace, &self.task.layers_of(&nodes))?;
+                let source = Stack::open_source(self.workspace, &self.task.layers_of(nodes))?;
                 let from = tree_path(&path.value)?;
                 let to = destination(to, from.name())?;
                 let copied = self.draft.copy_tree(&source.view, &from, &to, overrides);

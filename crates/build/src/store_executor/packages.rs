@@ -7,10 +7,10 @@ use kiln_debian::{
     MirrorSettings, PackageFiles, PackageVersion, Request, SnapshotTime, install, resolve, scrub,
     while_arriving,
 };
-use kiln_graph::{ImageBase, ImageName, PackagePin};
+use kiln_graph::{BaseWork, BuildGraph, ImageBase, ImageKey, PackagePin, Work};
 use kiln_layer::TreePath;
 use kiln_manifest::lock::{PackageKey, PackagePin as LockPin, SetKey, SuiteKey, SuitePin};
-use kiln_manifest::model::{Base, DebianBase, ServiceImage};
+use kiln_manifest::model::DebianBase;
 use kiln_oci::DiffId;
 use kiln_store::Scratch;
 
@@ -105,7 +105,7 @@ pub(crate) fn plan(
     names: &[String],
 ) -> Result<PackagePlan, Failure> {
     let stack = Stack::open(workspace, layers)?;
-    let architecture = architecture(workspace)?;
+    let architecture = architecture(task)?;
     let status = read(&stack, STATUS, STATUS_LIMIT_BYTES)?.ok_or_else(|| {
         let message =
             "the base has no Debian package database, so nothing can be installed over it";
@@ -113,8 +113,8 @@ pub(crate) fn plan(
     })?;
     let installed = Installed::parse(&status, architecture)
         .map_err(|error| Failure::new(FailureKind::User, chain(&error)))?;
-    let image = &task.graph().nodes()[task.node()].image;
-    let base = match debian_base(workspace, task, image) {
+    let image = task.graph().nodes()[task.node()].image_key();
+    let base = match debian_base(task.graph(), &image) {
         Some(base) => base.clone(),
         None => base_of_release(&read(&stack, OS_RELEASE, OS_RELEASE_LIMIT_BYTES)?)?,
     };
@@ -129,7 +129,7 @@ pub(crate) fn choose(
     names: &[String],
     installed: Option<Installed>,
 ) -> Result<PackagePlan, Failure> {
-    let architecture = architecture(workspace)?;
+    let architecture = architecture(task)?;
     let fixed = base.snapshot.as_ref().map(|snapshot| &*snapshot.value);
     let suite = SuiteKey {
         suite: base.suite.value.clone(),
@@ -261,8 +261,8 @@ fn download_failure(error: &DownloadError) -> Failure {
     }
 }
 
-fn architecture(workspace: &Workspace) -> Result<Architecture, Failure> {
-    let platform = &workspace.inputs.platform;
+fn architecture(task: &Task<'_>) -> Result<Architecture, Failure> {
+    let platform = task.platform();
     Architecture::of_platform(&platform.architecture, platform.variant.as_deref())
         .map_err(|error| Failure::new(FailureKind::User, error.to_string()))
 }
@@ -275,25 +275,15 @@ fn components(base: &DebianBase) -> BTreeSet<String> {
 }
 
 /// Returns the Debian base that an image of the manifest stands on.
-fn debian_base<'a>(
-    workspace: &'a Workspace,
-    task: &Task<'_>,
-    image: &ImageName,
-) -> Option<&'a DebianBase> {
-    let manifest = &workspace.manifest;
-    let base = match image {
-        ImageName::Image(name) => &manifest.images.get(name)?.from.value,
-        ImageName::Service(name) => match &manifest.services.get(name)?.image {
-            ServiceImage::From(base) => &base.value,
-            ServiceImage::Image(_) => return None,
+fn debian_base<'a>(graph: &'a BuildGraph, image: &ImageKey) -> Option<&'a DebianBase> {
+    match &graph.origin(image)?.base {
+        ImageBase::Scratch => None,
+        ImageBase::Image(below) => debian_base(graph, below),
+        ImageBase::Node(node) => match &graph.nodes()[*node].work {
+            Work::Base(BaseWork::Debian(debian)) => Some(debian),
+            Work::Base(BaseWork::Registry(_) | BaseWork::Oci(_) | BaseWork::Rootfs(_))
+            | Work::Step(_) => None,
         },
-    };
-    match (base, &task.graph().images().get(image)?.base) {
-        (Base::Debian(debian), _) => Some(debian),
-        (_, ImageBase::Image(below)) => {
-            debian_base(workspace, task, &ImageName::Image(below.clone()))
-        }
-        _ => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use kiln_graph::{ImageBase, ImageName, PackagePin, Resolver, TreeDigest};
+use kiln_graph::{ImageBase, ImageKey, PackagePin, Resolver, TreeDigest};
 use kiln_manifest::lock::GitKey;
 use kiln_manifest::model::{Fetch, FileSet, Git, ProducedBy};
 use kiln_oci::{DiffId, Digest};
@@ -53,13 +53,14 @@ impl Resolver for StepResolver<'_> {
     }
 
     fn produced(&mut self, from: &ProducedBy) -> Result<Vec<DiffId>, Failure> {
-        let nodes = self.task.graph().produced(from).ok_or_else(|| {
+        let nodes = self.task.graph().produced(self.task.node(), from);
+        let nodes = nodes.ok_or_else(|| {
             Failure::new(
                 FailureKind::Bug,
                 "a copied tree is not in the graph".to_owned(),
             )
         })?;
-        Ok(self.task.layers_of(&nodes))
+        Ok(self.task.layers_of(nodes))
     }
 
     fn packages(&mut self, names: &[String]) -> Result<Vec<PackagePin>, Failure> {
@@ -85,8 +86,8 @@ impl Resolver for StepResolver<'_> {
 
     fn environment(&mut self) -> Result<BTreeMap<String, String>, Failure> {
         let graph = self.task.graph();
-        let image = &graph.nodes()[self.task.node()].image;
-        let base = base_config(self.workspace, self.task, image);
+        let image = graph.nodes()[self.task.node()].image_key();
+        let base = base_config(self.task, &image);
         let environment = config::step_environment(&base, self.workspace.inputs.epoch_seconds);
         self.materials.environment.clone_from(&environment);
         Ok(environment)
@@ -94,25 +95,21 @@ impl Resolver for StepResolver<'_> {
 }
 
 /// Returns how the base of `image` wants to be run.
-fn base_config(workspace: &Workspace, task: &Task<'_>, image: &ImageName) -> kiln_oci::RunConfig {
+fn base_config(task: &Task<'_>, image: &ImageKey) -> kiln_oci::RunConfig {
     let graph = task.graph();
-    match graph.images().get(image).map(|plan| &plan.base) {
+    match graph.origin(image).map(|origin| &origin.base) {
         Some(ImageBase::Node(node)) => task
             .output_of(*node)
             .config
             .as_ref()
             .map(|config| config.config.clone())
             .unwrap_or_default(),
-        Some(ImageBase::Image(name)) => {
-            let below = base_config(workspace, task, &ImageName::Image(name.clone()));
-            match workspace.manifest.images.get(name) {
-                Some(image) => {
-                    let mut run = below;
-                    config::changes(&image.config).apply(&mut run);
-                    run
-                }
-                None => below,
+        Some(ImageBase::Image(below)) => {
+            let mut run = base_config(task, below);
+            if let Some(config) = graph.origin(below).and_then(|it| it.config.as_ref()) {
+                config::changes(config).apply(&mut run);
             }
+            run
         }
         Some(ImageBase::Scratch) | None => kiln_oci::RunConfig::default(),
     }

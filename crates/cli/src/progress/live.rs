@@ -388,6 +388,7 @@ impl<W: Write + Send> View for Live<W> {
             EventKind::Image {
                 image,
                 digest,
+                platforms: _,
                 references,
             } => {
                 if self.is_told() {

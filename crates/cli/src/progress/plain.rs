@@ -138,6 +138,7 @@ impl<W: Write + Send> View for Plain<W> {
             EventKind::Image {
                 image,
                 digest,
+                platforms: _,
                 references,
             } if self.is_told() => {
                 writeln!(self.output, "{}", words::image(image, digest, references))

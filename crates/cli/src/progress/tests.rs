@@ -51,6 +51,7 @@ fn begin(steps: &[&str]) -> BuildEvent {
     let nodes = steps.iter().map(|name| NodeSummary {
         step: step(name),
         image: "app".to_owned(),
+        platform: "linux/amd64".to_owned(),
         action: "run".to_owned(),
         after: Vec::new(),
     });

@@ -9,12 +9,14 @@ use kiln_build::{
     Build, LockPolicy, OnFailure, Refresh, SchedulerOptions, StepState, Workspace, build,
 };
 use kiln_graph::{BuildGraph, BuildTarget, StepId};
+use kiln_image::SavedImage;
 
 use crate::caches::CacheArgs;
 use crate::errors::{Class, Failure, Outcome};
 use crate::failed_build::{self, LastLines};
 use crate::local;
 use crate::output::Output;
+use crate::platforms::PlatformArgs;
 use crate::printer::Printer;
 use crate::progress::{Progress, Telling};
 use crate::project::Project;
@@ -32,7 +34,9 @@ use crate::workbench::{self, BuildWishes};
   kiln build --cache registry.example.com/team/cache
                                     share results with other machines
   kiln build --on-failure shell     look around in a step that fails
-  kiln build -o type=dir,dest=root  and put its root file system into a folder")]
+  kiln build -o type=dir,dest=root  and put its root file system into a folder
+  kiln build --platform linux/amd64,linux/arm64 app
+                                    an image index, whatever the manifest says")]
 pub(crate) struct Args {
     /// Images, services or steps (image.step); what `default` names if there are none
     targets: Vec<String>,
@@ -72,6 +76,9 @@ pub(crate) struct BuildArgs {
     /// What to do when a step fails
     #[arg(long, value_name = "WHAT", default_value = "stop")]
     on_failure: WhenFailed,
+
+    #[command(flatten)]
+    pub(crate) platforms: PlatformArgs,
 
     #[command(flatten)]
     caches: CacheArgs,
@@ -127,12 +134,13 @@ impl BuildArgs {
         let refresh = match &self.no_cache {
             None => Refresh::Nothing,
             Some(names) if names.is_empty() => Refresh::Everything,
-            Some(names) => Refresh::Nodes(
-                names
-                    .iter()
-                    .map(|name| find_node(graph, name))
-                    .collect::<Outcome<BTreeSet<StepId>>>()?,
-            ),
+            Some(names) => {
+                let mut nodes = BTreeSet::new();
+                for name in names {
+                    nodes.extend(find_nodes(graph, name)?);
+                }
+                Refresh::Nodes(nodes)
+            }
         };
         Ok(SchedulerOptions {
             jobs: self.jobs.unwrap_or(settings.jobs),
@@ -142,18 +150,22 @@ impl BuildArgs {
     }
 }
 
-fn find_node(graph: &BuildGraph, name: &str) -> Outcome<StepId> {
-    graph.find(name).ok_or_else(|| {
-        let known = graph.nodes().iter().map(|(_, node)| node.name.to_string());
-        let help = suggest::help(name, known, || "steps are named image.step".to_owned());
-        let message = format!("`{name}` is not a step of what is built");
-        Failure::message(Class::User, message, Some(help))
-    })
+/// A step by its name: for all platforms, or for the one behind the `@`.
+fn find_nodes(graph: &BuildGraph, name: &str) -> Outcome<Vec<StepId>> {
+    let found = graph.find_all(name);
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let known = graph.nodes().iter().map(|(_, node)| node.name.to_string());
+    let help = suggest::help(name, known, || "steps are named image.step".to_owned());
+    let message = format!("`{name}` is not a step of what is built");
+    Err(Failure::message(Class::User, message, Some(help)))
 }
 
 /// Builds, and says what came of it.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
-    let project = Project::load(settings)?;
+    let platforms = &args.how.platforms;
+    let project = Project::load_for(settings, &platforms.named())?;
     let targets = if args.all {
         project
             .manifest
@@ -165,7 +177,8 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     } else {
         project.targets(&args.targets)?
     };
-    let graph = BuildGraph::lower(&project.manifest, &targets).map_err(Failure::user)?;
+    let graph = BuildGraph::lower(&project.manifest, &targets, &platforms.request())
+        .map_err(Failure::user)?;
     let wishes = args.how.wishes(settings)?;
     let entered = workbench::enter(settings)?;
     local::warn_of_one_owner(&entered.host, printer);
@@ -178,10 +191,13 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         &graph,
         Telling::Everything,
     )?;
-    let images: Vec<_> = built
-        .images
+    let images: Vec<SavedImage> = built
+        .named
         .values()
-        .map(|built| (built.image.clone(), built.references.clone()))
+        .map(|built| SavedImage {
+            descriptor: built.descriptor.clone(),
+            references: built.references.clone(),
+        })
         .collect();
     for output in &args.output {
         output.write(&workspace.session, &workspace.host, &images)?;
@@ -191,8 +207,8 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     if args.output.iter().any(Output::is_stdout) {
         return Ok(ExitCode::SUCCESS);
     }
-    for (name, built) in &built.images {
-        let digest = built.image.descriptor.digest;
+    for (name, built) in &built.named {
+        let digest = built.descriptor.digest;
         match built.references.first() {
             Some(reference) => printer.line(format!("{reference}@{digest}"))?,
             None => printer.detail(format!("{name} is {digest}")),

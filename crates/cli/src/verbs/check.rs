@@ -1,7 +1,8 @@
 //! `kiln check`: reads the manifest and says everything that is wrong with it.
 
-use kiln_graph::BuildGraph;
+use kiln_graph::{BuildGraph, PlatformRequest};
 use kiln_manifest::ManifestErrors;
+use kiln_oci::Platform;
 use serde_json::json;
 
 use crate::errors::{Failure, Outcome};
@@ -29,7 +30,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let project = Project::load(settings)?;
     let manifest = &project.manifest;
-    let graph = BuildGraph::lower_all(manifest).map_err(Failure::user)?;
+    let request = PlatformRequest::declared(Platform::host());
+    let graph = BuildGraph::lower_all(manifest, &request).map_err(Failure::user)?;
     if !manifest.warnings.is_empty() {
         printer.report(&ManifestErrors {
             source_code: manifest.source.clone(),

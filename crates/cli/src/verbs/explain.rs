@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::caches::CacheArgs;
 use crate::errors::{Failure, Outcome};
+use crate::platforms::PlatformArgs;
 use crate::printer::Printer;
 use crate::project::Project;
 use crate::settings::Settings;
@@ -35,14 +36,19 @@ pub(crate) struct Args {
     format: Format,
 
     #[command(flatten)]
+    platforms: PlatformArgs,
+
+    #[command(flatten)]
     caches: CacheArgs,
 }
 
 /// Asks the cache about every step.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
-    let project = Project::load(settings)?;
+    let platforms = &args.platforms;
+    let project = Project::load_for(settings, &platforms.named())?;
     let targets = project.targets(&args.targets)?;
-    let graph = BuildGraph::lower(&project.manifest, &targets).map_err(Failure::user)?;
+    let graph = BuildGraph::lower(&project.manifest, &targets, &platforms.request())
+        .map_err(Failure::user)?;
     let entered = workbench::enter(settings)?;
     let wishes = BuildWishes {
         lock: LockPolicy::Locked,

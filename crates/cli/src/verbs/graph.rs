@@ -4,6 +4,7 @@ use clap::ValueEnum;
 use kiln_graph::{BuildGraph, RenderFormat};
 
 use crate::errors::{Failure, Outcome};
+use crate::platforms::PlatformArgs;
 use crate::printer::Printer;
 use crate::project::Project;
 use crate::settings::Settings;
@@ -23,6 +24,9 @@ pub(crate) struct Args {
     /// Choose the form of the drawing
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Form,
+
+    #[command(flatten)]
+    platforms: PlatformArgs,
 }
 
 /// Forms of a graph.
@@ -42,11 +46,13 @@ enum Form {
 
 /// Prints the graph.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
-    let project = Project::load(settings)?;
+    let project = Project::load_for(settings, &args.platforms.named())?;
+    let request = args.platforms.request();
     let graph = if args.targets.is_empty() {
-        BuildGraph::lower_all(&project.manifest)
+        BuildGraph::lower_all(&project.manifest, &request)
     } else {
-        BuildGraph::lower(&project.manifest, &project.targets(&args.targets)?)
+        let targets = project.targets(&args.targets)?;
+        BuildGraph::lower(&project.manifest, &targets, &request)
     };
     let format = match args.format {
         Form::Text => RenderFormat::Text,

@@ -1,5 +1,6 @@
 //! `kiln history`: which steps an image consists of.
 
+use kiln_oci::Platform;
 use serde_json::json;
 
 use crate::errors::Outcome;
@@ -18,6 +19,10 @@ pub(crate) struct Args {
     /// Image or service of the project, reference, or id
     image: Option<String>,
 
+    /// Take the image for this platform, of one that is for several [default: this machine's]
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<Platform>,
+
     /// Choose the form of the listing
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
@@ -26,7 +31,8 @@ pub(crate) struct Args {
 /// Prints the lines.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let store = local::open(settings)?;
-    let image = local::find(settings, &store, args.image.as_deref())?.load(&store)?;
+    let found = local::find(settings, &store, args.image.as_deref())?;
+    let image = found.load(&store, args.platform.as_ref())?;
     let lines = kiln_image::history(&store, &image)?;
     if args.format == Format::Json {
         return printer.json(&json!(lines));

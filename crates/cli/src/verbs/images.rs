@@ -35,7 +35,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         return Ok(());
     }
     let mut rows = vec![
-        ["REFERENCE", "ID", "LAYERS", "SIZE"]
+        ["REFERENCE", "ID", "PLATFORM", "LAYERS", "SIZE"]
             .map(String::from)
             .to_vec(),
     ];
@@ -43,6 +43,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         vec![
             image.reference.familiar(),
             local::short(&image.id.0),
+            image.platforms.join(", "),
             image.layers.to_string(),
             text::bytes(image.size_bytes),
         ]

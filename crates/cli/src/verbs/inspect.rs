@@ -1,5 +1,6 @@
 //! `kiln inspect`: everything about containers or an image, as JSON.
 
+use kiln_oci::Platform;
 use kiln_runtime::StoredContainer;
 use kiln_store::StoreError;
 use serde_json::{Value, json};
@@ -19,10 +20,16 @@ use crate::settings::Settings;
   kiln inspect                          the project's default image
   kiln inspect app | jq .config.config  how a container of it starts
   kiln inspect 3f2a91                   by the beginning of its id
-  kiln inspect web | jq '.[].State'     what a container is doing")]
+  kiln inspect web | jq '.[].State'     what a container is doing
+  kiln inspect app | jq '.index.manifests[].platform'
+                                        what an image for several platforms is for")]
 pub(crate) struct Args {
     /// Containers; or an image or service of the project, reference, or id
     names: Vec<String>,
+
+    /// Take the image for this platform, of one that is for several [default: this machine's]
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<Platform>,
 }
 
 /// Prints the documents.
@@ -45,6 +52,11 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         return printer.json(&Value::Array(containers));
     }
     let name = args.names.first().map(String::as_str);
-    let image = local::find(settings, &store, name)?.load(&store)?;
-    printer.json(&json!(kiln_image::inspect(&store, &image)?))
+    let found = local::find(settings, &store, name)?;
+    let image = found.load(&store, args.platform.as_ref())?;
+    printer.json(&json!(kiln_image::inspect(
+        &store,
+        &found.descriptor,
+        &image
+    )?))
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kiln_image::{Archive, UnpackSettings};
+use kiln_image::{Archive, UnpackSettings, load_all};
 use kiln_oci::{Platform, Reference};
 use kiln_sandbox::Privileges;
 use kiln_store::Scratch;
@@ -18,7 +18,8 @@ use crate::settings::Settings;
 /// Read images from an archive or image layout into the store
 ///
 /// Archives of kiln save, docker save, podman save and skopeo, and folders that
-/// are OCI image layouts. Prints the name of each image, or its id if it has none.
+/// are OCI image layouts. An image for several platforms comes with all of them, as far as they are
+/// there. Prints the name of each image, or its id if it has none.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln load app.tar
@@ -31,6 +32,10 @@ pub(crate) struct Args {
     /// Give the only image of the archive this name
     #[arg(long, value_name = "REFERENCE")]
     name: Option<Reference>,
+
+    /// Take the image for this platform alone, of one that is for several
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<Platform>,
 }
 
 /// Loads them; names change when all of them are in the store.
@@ -62,25 +67,40 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
             None,
         ));
     }
-    let platform = Platform::host();
+    let host_platform = Platform::host();
     let mut names = BTreeMap::new();
     let mut lines = Vec::new();
     for entry in archive.images() {
-        let image = archive.import(&session, entry, &platform, &unpack)?;
+        let whole = match &args.platform {
+            Some(_) => None,
+            None => archive.import_all(&session, entry, &unpack)?,
+        };
+        let descriptor = match whole {
+            Some(descriptor) => descriptor,
+            None => {
+                let platform = args.platform.as_ref().unwrap_or(&host_platform);
+                let image = archive.import(&session, entry, platform, &unpack)?;
+                image.descriptor
+            }
+        };
         let references = args
             .name
             .clone()
             .map_or_else(|| entry.references.clone(), |name| vec![name]);
         if references.is_empty() {
+            // What a person calls the image: its id, or of several the digest of their index.
+            let id = match load_all(&store, &descriptor)?.as_slice() {
+                [only] => only.id().0,
+                _ => descriptor.digest,
+            };
             printer.warning(format!(
-                "{} has no name, and goes with the next `kiln gc`: give it one with `--name`",
-                image.id().0
+                "{id} has no name, and goes with the next `kiln gc`: give it one with `--name`"
             ));
-            lines.push(image.id().0.to_string());
+            lines.push(id.to_string());
         }
         for reference in references {
             lines.push(reference.familiar());
-            names.insert(reference, image.descriptor.clone());
+            names.insert(reference, descriptor.clone());
         }
     }
     session.store().references().set(&session, &names)?;

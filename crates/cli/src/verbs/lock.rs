@@ -1,10 +1,11 @@
 //! `kiln lock`: pins everything from outside in `kiln.lock`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use kiln_build::{Build, CacheRegistries, LockPolicy, OnFailure, Outcome as BuildOutcome, pin};
-use kiln_graph::{BuildGraph, BuildTarget};
+use kiln_graph::{BuildGraph, BuildTarget, PlatformRequest};
+use kiln_oci::Platform;
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::failed_build::{self, LastLines};
@@ -45,7 +46,8 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let images = manifest.images.keys().cloned().map(BuildTarget::Image);
     let services = manifest.services.keys().cloned().map(BuildTarget::Service);
     let targets: Vec<BuildTarget> = images.chain(services).collect();
-    let graph = BuildGraph::lower(manifest, &targets).map_err(Failure::user)?;
+    let request = PlatformRequest::declared(Platform::host());
+    let graph = BuildGraph::lower(manifest, &targets, &request).map_err(Failure::user)?;
     let entered = workbench::enter(settings)?;
     local::warn_of_one_owner(&entered.host, printer);
     let wishes = BuildWishes {
@@ -75,7 +77,8 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     if pinned.report.outcome != BuildOutcome::Complete {
         let failed = Build {
             report: pinned.report,
-            images: std::collections::BTreeMap::new(),
+            images: BTreeMap::new(),
+            named: BTreeMap::new(),
             failures: Vec::new(),
             lock_written: written,
         };

@@ -4,6 +4,7 @@ use std::io::Read;
 
 use kiln_graph::{BuildTarget, NodeName};
 use kiln_manifest::model::ServiceImage;
+use kiln_oci::Platform;
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
@@ -20,9 +21,11 @@ const BLOCK_BYTES: usize = 64 << 10;
 #[command(after_help = "Examples:
   kiln log app.compile
   kiln log app.compile | grep warning
-  kiln log app:base         what the image starts from")]
+  kiln log app:base         what the image starts from
+  kiln log app.compile@linux/arm64
+                            when it ran for another platform")]
 pub(crate) struct Args {
-    /// The step, as image.step
+    /// The step, as image.step, or image.step@platform for one of another machine
     step: String,
 }
 
@@ -31,8 +34,11 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let project = Project::load(settings)?;
     let store = local::open(settings)?;
     let history = store.history().get(&project.id()?)?;
-    let Some(seen) = history.steps.get(&args.step) else {
-        return Err(never_seen(args, &project, history.steps.into_keys()));
+    // Steps for this machine are remembered without its platform.
+    let own = format!("@{}", Platform::host());
+    let name = args.step.strip_suffix(&own).unwrap_or(&args.step);
+    let Some(seen) = history.steps.get(name) else {
+        return Err(never_seen(args, name, &project, history.steps.into_keys()));
     };
     let log = match &seen.log {
         Some(log) => Some(log.clone()),
@@ -65,8 +71,26 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
 }
 
 /// A step of the manifest that never ran here, or a name that is none.
-fn never_seen(args: &Args, project: &Project, seen: impl Iterator<Item = String>) -> Failure {
+fn never_seen(
+    args: &Args,
+    name: &str,
+    project: &Project,
+    seen: impl Iterator<Item = String>,
+) -> Failure {
     let manifest = &project.manifest;
+    let seen: Vec<String> = seen.collect();
+    let others: Vec<&String> = seen
+        .iter()
+        .filter(|seen| seen.split_once('@').is_some_and(|(plain, _)| plain == name))
+        .collect();
+    if let Some(other) = others.first() {
+        return Failure::message(
+            Class::User,
+            format!("`{}` never ran here for this machine", args.step),
+            Some(format!("it did for another: kiln log {other}")),
+        );
+    }
+    let (plain, target) = name.split_once('@').unwrap_or((name, ""));
     let bases = manifest.images.keys().map(|image| format!("{image}:base"));
     let services = manifest
         .services
@@ -81,7 +105,9 @@ fn never_seen(args: &Args, project: &Project, seen: impl Iterator<Item = String>
             .map(move |step| NodeName::of_step(name, step).to_string())
     });
     let known: Vec<String> = bases.chain(services).chain(steps).chain(seen).collect();
-    if known.contains(&args.step) {
+    if known.iter().any(|known| known == plain)
+        && (target.is_empty() || target.parse::<Platform>().is_ok())
+    {
         return Failure::message(
             Class::User,
             format!("`{}` never ran here", args.step),

@@ -7,10 +7,11 @@ use kiln_attest::{
     Artifact, Claim, Envelope, IN_TOTO_TYPE, Inventory, PROVENANCE_TYPE, PrivateKey, Provenance,
     SbomFormat, Statement,
 };
-use kiln_image::{ExportProgress, Image};
-use kiln_oci::{Descriptor, Reference};
+use kiln_image::{ExportProgress, Image, load_all};
+use kiln_oci::{Descriptor, ImageId, Platform, Reference};
 use kiln_sandbox::Host;
 use kiln_store::Session;
+use kiln_transfer::PushedImage;
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::keys;
@@ -27,6 +28,8 @@ use crate::transfers::{TransferArgs, pinned, show_push};
 /// Send an image to a registry
 ///
 /// Nothing is sent that the registry has. The same image becomes the same digest on every machine.
+/// An image for several platforms is sent with all of them, its index last; statements are about the
+/// image for each platform, and each is signed as the index is.
 /// Prints each name with its digest in the registry. What is attached to it refers to that digest
 /// and does not change it.
 #[derive(clap::Args, Debug)]
@@ -59,6 +62,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KEYFILE")]
     sign: Option<PathBuf>,
 
+    /// Send the image for this platform alone, of one that is for several
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<Platform>,
+
     #[command(flatten)]
     how: TransferArgs,
 }
@@ -73,12 +80,16 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let session = local::session(settings)?;
     let text = args.image.as_deref();
     let found = local::find(settings, &store, text)?;
-    let image = found.load(&store)?;
+    let root = match &args.platform {
+        Some(_) => found.load(&store, args.platform.as_ref())?.descriptor,
+        None => found.descriptor.clone(),
+    };
+    let images = load_all(&store, &root)?;
     let names = destinations(args, settings, found.reference.as_ref())?;
-    let statements = Statements::collect(args, settings, &image, &session, host, printer)?;
+    let statements = Statements::collect(args, settings, &images, &session, host, printer)?;
     for reference in &names {
-        let pushed = push_to(args, settings, &session, &image, reference)?;
-        let artifacts = statements.about(reference, &pushed, settings, &image, key.as_ref());
+        let pushed = push_to(args, settings, &session, &root, reference)?;
+        let artifacts = artifacts(reference, &pushed, &statements, settings, key.as_ref());
         if !artifacts.is_empty() {
             args.how.with(settings, &session, |transfer| {
                 artifacts
@@ -86,9 +97,37 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
                     .try_for_each(|artifact| transfer.attach(reference, artifact))
             })?;
         }
-        printer.line(pinned(reference, &pushed.digest))?;
+        printer.line(pinned(reference, &pushed.descriptor.digest))?;
     }
     Ok(session.finish()?)
+}
+
+/// What is to be attached to what was pushed: statements about the image for each platform, and a signature of
+/// each; then the signature of the index, if there is one.
+fn artifacts(
+    reference: &Reference,
+    pushed: &PushedImage,
+    statements: &[(ImageId, Statements)],
+    settings: &Settings,
+    key: Option<&PrivateKey>,
+) -> Vec<Artifact> {
+    let sign = |descriptor: &Descriptor| {
+        let claim = Claim::new(descriptor.digest, reference);
+        key.map(|key| Artifact::signature(descriptor, &claim.sign(key)))
+    };
+    let mut artifacts = Vec::new();
+    for image in &pushed.images {
+        let of_image = statements.iter().find(|(id, _)| *id == image.id());
+        if let Some((_, statements)) = of_image {
+            artifacts.extend(statements.about(reference, settings, image, key));
+        }
+        artifacts.extend(sign(&image.descriptor));
+    }
+    let is_signed = |image: &Image| image.descriptor.digest == pushed.descriptor.digest;
+    if !pushed.images.iter().any(is_signed) {
+        artifacts.extend(sign(&pushed.descriptor));
+    }
+    artifacts
 }
 
 /// What is known about an image before it is pushed.
@@ -100,49 +139,72 @@ struct Statements {
 }
 
 impl Statements {
+    /// Collects what is known about each image, by its id: that stays what it is when layers are compressed.
     fn collect(
         args: &Args,
         settings: &Settings,
-        image: &Image,
+        images: &[Image],
         session: &Session,
         host: Host,
         printer: &mut Printer,
-    ) -> Outcome<Self> {
-        let mut statements = Self {
-            inventory: Inventory::default(),
-            formats: args.sbom.iter().map(|&sbom| sbom.into()).collect(),
-            provenance: None,
-        };
-        if !args.provenance && statements.formats.is_empty() {
-            return Ok(statements);
+    ) -> Outcome<Vec<(ImageId, Self)>> {
+        if !args.provenance && args.sbom.is_empty() {
+            return Ok(Vec::new());
         }
-        image.pin(session)?;
-        let recalled = Recalled::find(settings, args.image.as_deref(), image, host)?;
-        if args.provenance {
-            let platform = image.config.platform.to_string();
-            let provenance = recalled.demand()?.provenance(settings, &platform);
-            statements.provenance = Some(provenance);
+        for image in images {
+            image.pin(session)?;
         }
-        if !statements.formats.is_empty() {
-            statements.inventory = parts::list(session.store(), image, &recalled)?;
+        let recalled = Recalled::find_all(settings, args.image.as_deref(), images, host)?;
+        let mut collected = Vec::with_capacity(images.len());
+        for (image, recalled) in images.iter().zip(&recalled) {
+            let statements = Self::of(args, settings, image, recalled, session)?;
+            for note in statements.inventory.notes() {
+                printer.warning(match images {
+                    [_] => note.to_string(),
+                    _ => format!("{}: {note}", image.config.platform),
+                });
+            }
+            collected.push((image.id(), statements));
         }
-        for note in statements.inventory.notes() {
-            printer.warning(note);
-        }
-        Ok(statements)
+        Ok(collected)
     }
 
-    /// What is to be attached to the image that was pushed: statements first, then the signature.
+    fn of(
+        args: &Args,
+        settings: &Settings,
+        image: &Image,
+        recalled: &Recalled,
+        session: &Session,
+    ) -> Outcome<Self> {
+        let formats: BTreeSet<SbomFormat> = args.sbom.iter().map(|&sbom| sbom.into()).collect();
+        let provenance = match args.provenance {
+            true => {
+                let platform = image.config.platform.to_string();
+                Some(recalled.demand()?.provenance(settings, &platform))
+            }
+            false => None,
+        };
+        let inventory = match formats.is_empty() {
+            true => Inventory::default(),
+            false => parts::list(session.store(), image, recalled)?,
+        };
+        Ok(Self {
+            inventory,
+            formats,
+            provenance,
+        })
+    }
+
+    /// What is to be attached to `image`, as it was pushed.
     fn about(
         &self,
         reference: &Reference,
-        pushed: &Descriptor,
         settings: &Settings,
         image: &Image,
         key: Option<&PrivateKey>,
     ) -> Vec<Artifact> {
-        let claim = Claim::new(pushed.digest, reference);
-        let name = &claim.repository;
+        let pushed = &image.descriptor;
+        let name = &Claim::new(pushed.digest, reference).repository;
         let statement = |kind: &str, said| Statement::new(name, pushed.digest, kind, said);
         let mut artifacts = Vec::new();
         for format in &self.formats {
@@ -175,7 +237,6 @@ impl Statements {
                 }
             });
         }
-        artifacts.extend(key.map(|key| Artifact::signature(pushed, &claim.sign(key))));
         artifacts
     }
 }
@@ -184,9 +245,9 @@ fn push_to(
     args: &Args,
     settings: &Settings,
     session: &Session,
-    image: &Image,
+    root: &Descriptor,
     reference: &Reference,
-) -> Outcome<Descriptor> {
+) -> Outcome<PushedImage> {
     let view = BlobView::start(settings);
     let compressing = |now: ExportProgress| {
         view.report(&BlobReport {
@@ -197,16 +258,15 @@ fn push_to(
         });
     };
     let sending = |now| show_push(&view, &now);
-    let pushed = args.how.with(settings, session, |transfer| {
+    args.how.with(settings, session, |transfer| {
         transfer.push(
-            image,
+            root,
             reference,
             args.compress.into(),
             &compressing,
             &sending,
         )
-    })?;
-    Ok(pushed.descriptor)
+    })
 }
 
 /// Where to push: the names given, else those of the manifest, else the image's own.

@@ -20,6 +20,7 @@ use crate::verbs::Format;
 #[command(after_help = "Examples:
   kiln referrers registry.example.com/team/notes:1.2
   kiln referrers --type signature registry.example.com/team/notes:1.2
+  kiln referrers --platform linux/arm64 registry.example.com/team/notes:1.2
   kiln referrers --format json debian:12 | jq -r '.[].artifactType'")]
 pub(crate) struct Args {
     /// Image, as `[registry/]repository[:tag][@digest]`
@@ -33,6 +34,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
 
+    /// List what is attached to the image for this platform, of one that is for several
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<Platform>,
+
     #[command(flatten)]
     how: TransferArgs,
 }
@@ -43,8 +48,10 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let wanted = args.artifact_type.as_deref().map(full_type);
     let found = args.how.with(settings, &session, |transfer| {
         let (registry, cancel) = (transfer.registry, transfer.cancel);
-        let resolved = registry.resolve(&args.image, &Platform::host(), cancel)?;
-        let digest = resolved.index.unwrap_or(resolved.manifest);
+        let digest = match &args.platform {
+            Some(platform) => registry.resolve(&args.image, platform, cancel)?.manifest,
+            None => registry.fetch_root(&args.image, cancel)?.digest,
+        };
         Ok(registry.referrers(&args.image, digest, wanted, cancel)?)
     })?;
     session.finish()?;

@@ -1,5 +1,7 @@
 //! `kiln rmi`: takes names of images away.
 
+use kiln_oci::{Descriptor, Reference};
+
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
 use crate::printer::Printer;
@@ -28,14 +30,23 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         match found.reference {
             Some(reference) => references.push(reference),
             // An id stands for all names that the image has.
-            None => references.extend(
-                store
-                    .references()
-                    .list()?
-                    .into_iter()
-                    .filter(|(_, descriptor)| *descriptor == found.descriptor)
-                    .map(|(reference, _)| reference),
-            ),
+            None => {
+                let names = store.references().list()?.into_iter();
+                let of_image = |(reference, descriptor): (Reference, Descriptor)| {
+                    (descriptor.digest == found.descriptor.digest).then_some(reference)
+                };
+                let names: Vec<Reference> = names.filter_map(of_image).collect();
+                if names.is_empty() {
+                    return Err(Failure::message(
+                        Class::User,
+                        format!(
+                            "`{image}` is the image for one of several platforms, and has no name of its own"
+                        ),
+                        Some("name the whole image; these are there: kiln images".to_owned()),
+                    ));
+                }
+                references.extend(names);
+            }
         }
     }
     for reference in references {

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use kiln_oci::Reference;
+use kiln_image::SavedImage;
+use kiln_oci::{Platform, Reference};
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
@@ -13,7 +14,8 @@ use crate::settings::Settings;
 /// Write images into an archive that any OCI tool reads
 ///
 /// The archive is an OCI image layout, with what docker load wants beside it. Other forms are a
-/// folder of the same, and the root file system that a container sees.
+/// folder of the same, and the root file system that a container sees. An image for several platforms is
+/// written with all of them; a root file system, and what docker load reads without its containerd store, is for one.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln save -o app.tar app
@@ -36,6 +38,10 @@ pub(crate) struct Args {
     /// Choose how layers are compressed
     #[arg(long, value_name = "METHOD", default_value = "gzip")]
     compress: Method,
+
+    /// Write the image for this platform alone, of one that is for several
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<Platform>,
 }
 
 /// Writes it.
@@ -62,7 +68,14 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     for name in names {
         let found = local::find(settings, &store, name)?;
         let references: Vec<Reference> = found.reference.clone().into_iter().collect();
-        images.push((found.load(&store)?, references));
+        let descriptor = match &args.platform {
+            Some(_) => found.load(&store, args.platform.as_ref())?.descriptor,
+            None => found.descriptor,
+        };
+        images.push(SavedImage {
+            descriptor,
+            references,
+        });
     }
     output.write(&session, &host, &images)?;
     if let Some(path) = &output.place {

@@ -1,5 +1,7 @@
 //! `kiln sbom`: what is in an image.
 
+use kiln_oci::Platform;
+
 use crate::errors::Outcome;
 use crate::local;
 use crate::parts::{self, Sbom};
@@ -20,6 +22,10 @@ pub(crate) struct Args {
     /// Image or service of the project, reference, or id
     image: Option<String>,
 
+    /// Take the image for this platform, of one that is for several [default: this machine's]
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<Platform>,
+
     /// Choose the form of the document
     #[arg(long, value_name = "FORMAT", default_value = "spdx")]
     format: Sbom,
@@ -32,7 +38,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let session = local::session(settings)?;
     let text = args.image.as_deref();
     let found = local::find(settings, &store, text)?;
-    let image = found.load(&store)?;
+    let image = found.load(&store, args.platform.as_ref())?;
     image.pin(&session)?;
     let recalled = Recalled::find(settings, text, &image, host)?;
     let inventory = parts::list(&store, &image, &recalled)?;

@@ -45,9 +45,11 @@ pub(crate) struct Args {
 
 /// Builds twice and compares.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
-    let project = Project::load(settings)?;
+    let platforms = &args.how.platforms;
+    let project = Project::load_for(settings, &platforms.named())?;
     let targets = project.targets(&args.targets)?;
-    let graph = BuildGraph::lower(&project.manifest, &targets).map_err(Failure::user)?;
+    let graph = BuildGraph::lower(&project.manifest, &targets, &platforms.request())
+        .map_err(Failure::user)?;
     let wishes = BuildWishes {
         // It is about what this machine makes.
         caches: CacheRegistries::default(),

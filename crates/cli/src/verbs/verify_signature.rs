@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use kiln_attest::{
     Claim, Envelope, EnvelopeError, PROVENANCE_TYPE, PublicKey, Refusal, SbomFormat, Signature,
 };
-use kiln_oci::{Digest, Platform, Reference};
+use kiln_client::Document;
+use kiln_oci::{Descriptor, ImageIndex, MediaKind, Platform, Reference};
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::keys;
@@ -18,7 +19,7 @@ use crate::transfers::{TransferArgs, pinned};
 ///
 /// A signature counts if the key made it, and it is for the digest that the name stands for and
 /// for this repository. Prints the name with that digest; anything else is exit code 1.
-/// Signatures that cosign made count too.
+/// Signatures that cosign made count too. The signature of an image for several platforms is that of its index.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln verify-signature --key kiln.pub registry.example.com/team/notes:1.2
@@ -36,9 +37,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "REPOSITORY")]
     identity: Option<Reference>,
 
-    /// Demand a signed statement too; may be given several times
+    /// Demand a signed statement too, about the image for each platform; may be given several times
     #[arg(long, value_name = "KIND")]
     statement: Vec<StatementKind>,
+
+    /// Demand statements about the image for this platform alone
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<Platform>,
 
     #[command(flatten)]
     how: TransferArgs,
@@ -69,26 +74,50 @@ impl StatementKind {
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let key = keys::public(&args.key)?;
     let session = local::session(settings)?;
-    let (digest, signatures, envelopes) = args.how.with(settings, &session, |transfer| {
-        let (registry, cancel) = (transfer.registry, transfer.cancel);
-        let resolved = registry.resolve(&args.image, &Platform::host(), cancel)?;
-        let digest = resolved.index.unwrap_or(resolved.manifest);
+    let (digest, signatures, subjects) = args.how.with(settings, &session, |transfer| {
+        let root = transfer.registry.fetch_root(&args.image, transfer.cancel)?;
+        let digest = root.digest;
         let signatures = transfer.signatures(&args.image, digest)?;
-        let envelopes = if args.statement.is_empty() {
-            Vec::new()
-        } else {
-            transfer.envelopes(&args.image, digest)?
-        };
-        Ok((digest, signatures, envelopes))
+        let mut subjects = Vec::new();
+        if !args.statement.is_empty() {
+            for subject in subjects_of(&root, args.platform.as_ref()) {
+                let envelopes = transfer.envelopes(&args.image, subject.digest)?;
+                subjects.push((subject, envelopes));
+            }
+        }
+        Ok((digest, signatures, subjects))
     })?;
     session.finish()?;
     let claim = Claim::new(digest, args.identity.as_ref().unwrap_or(&args.image));
     let name = pinned(&args.image, &digest);
     check(&signatures, &key, &claim).map_err(|why| refused(args, &claim, why))?;
+    if let Some(platform) = args.platform.as_ref().filter(|_| subjects.is_empty())
+        && !args.statement.is_empty()
+    {
+        let message = format!("`{}` has no image for {platform}", args.image);
+        return Err(Failure::message(Class::User, message, None));
+    }
     for kind in &args.statement {
-        check_statement(args, &envelopes, &key, digest, *kind)?;
+        for (subject, envelopes) in &subjects {
+            check_statement(args, envelopes, &key, subject, *kind)?;
+        }
     }
     printer.line(name)
+}
+
+/// What statements are about: the image itself, or those of an index, whose digests its signature covers.
+fn subjects_of(root: &Document, platform: Option<&Platform>) -> Vec<Descriptor> {
+    if root.media_type.kind() != MediaKind::Index {
+        return vec![root.descriptor()];
+    }
+    let index = ImageIndex::parse(&root.bytes).ok();
+    let Some(index) = index else {
+        return vec![root.descriptor()];
+    };
+    match platform {
+        Some(platform) => index.select(platform).into_iter().cloned().collect(),
+        None => index.images().cloned().collect(),
+    }
 }
 
 /// Looks for one signature that holds; else tells how near the nearest was.
@@ -132,13 +161,13 @@ fn check_statement(
     args: &Args,
     envelopes: &[Vec<u8>],
     key: &PublicKey,
-    digest: Digest,
+    subject: &Descriptor,
     kind: StatementKind,
 ) -> Outcome {
     let wanted = kind.predicate_type();
     let mut others = Vec::new();
     for envelope in envelopes {
-        match Envelope::open(envelope, key, digest) {
+        match Envelope::open(envelope, key, subject.digest) {
             Ok(statement) if statement.predicate_type == wanted => return Ok(()),
             Ok(statement) => others.push(format!("it says `{}`", statement.predicate_type)),
             Err(
@@ -150,7 +179,10 @@ fn check_statement(
             }
         }
     }
-    let name = &args.image;
+    let name = match &subject.platform {
+        Some(platform) => format!("{} for {platform}", args.image),
+        None => args.image.to_string(),
+    };
     let message = format!("`{name}` has no statement `{wanted}` that the key verifies");
     let help = match others.len() {
         0 => "attach one: kiln push --sbom FORMAT --provenance --sign KEYFILE".to_owned(),

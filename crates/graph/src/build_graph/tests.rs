@@ -4,16 +4,21 @@ use proptest::prelude::*;
 use super::*;
 use crate::inputs::{BaseInputs, BuildInputs, PackagePin, Resolver, StepInputs};
 use crate::sink::CacheKey;
-use crate::testing::{manifest, name, produced as produced_by};
+use crate::testing::{host, manifest, name, produced as produced_by};
 use crate::tree::TreeDigest;
 use kiln_manifest::model::{Fetch, FileSet, Git};
-use kiln_oci::{DiffId, Digest, Platform};
+use kiln_oci::{DiffId, Digest};
 
 fn lower(text: &str, targets: &[&str]) -> BuildGraph {
     let manifest = manifest(text);
     let parse = |target: &&str| BuildTarget::parse(&manifest, target).unwrap();
     let targets: Vec<BuildTarget> = targets.iter().map(parse).collect();
-    BuildGraph::lower(&manifest, &targets).unwrap()
+    BuildGraph::lower(&manifest, &targets, &host()).unwrap()
+}
+
+fn plan(graph: &BuildGraph, image: ImageName) -> &ImagePlan {
+    let mut plans = graph.images().values();
+    plans.find(|plan| plan.key.image == image).unwrap()
 }
 
 fn names(graph: &BuildGraph, ids: &[StepId]) -> String {
@@ -64,7 +69,7 @@ fn a_step_sees_its_base_and_what_it_needs_and_nothing_else() {
         "app:base:base tool.compile:reads"
     );
     assert_eq!(edges(&graph, "app.assets"), "app.user:account");
-    let image = &graph.images()[&ImageName::Image(name("app"))];
+    let image = plan(&graph, ImageName::Image(name("app")));
     assert_eq!(
         names(&graph, &image.stack),
         "app:base app.binary app.user app.assets"
@@ -75,9 +80,13 @@ fn a_step_sees_its_base_and_what_it_needs_and_nothing_else() {
     );
     // `tool` is reached by one step only.
     assert_eq!(graph.images().len(), 1);
-    let read = graph.produced(&produced_by("tool.compile")).unwrap();
-    assert_eq!(names(&graph, &read), "tool:base tool.packages tool.compile");
-    assert_eq!(graph.produced(&produced_by("tool")), None);
+    let reader = graph.find("app.binary").unwrap();
+    let read = graph.produced(reader, &produced_by("tool.compile"));
+    assert_eq!(
+        names(&graph, read.unwrap()),
+        "tool:base tool.packages tool.compile"
+    );
+    assert_eq!(graph.produced(reader, &produced_by("tool")), None);
 }
 
 #[test]
@@ -105,9 +114,10 @@ three.t run needs s
     assert_eq!(stack(&graph, "three.t"), "one.b one.a three.s");
     assert_eq!(edges(&graph, "three.s"), "one.a:base");
     assert_eq!(edges(&graph, "three.t"), "three.s:needs");
-    let base = |image: &str| graph.images()[&ImageName::Image(name(image))].base.clone();
+    let key = |image: &str| plan(&graph, ImageName::Image(name(image))).key.clone();
+    let base = |image: &str| graph.origin(&key(image)).unwrap().base.clone();
     assert_eq!(base("one"), ImageBase::Scratch);
-    assert_eq!(base("three"), ImageBase::Image(name("two")));
+    assert_eq!(base("three"), ImageBase::Image(Box::new(key("two"))));
     assert_eq!(graph.images().len(), 3);
 }
 
@@ -157,7 +167,7 @@ fn a_service_runs_an_image_or_a_base_as_it_is() {
         &["db"],
     );
     assert_eq!(graph.len(), 1);
-    let plan = &graph.images()[&ImageName::Service(name("db"))];
+    let plan = plan(&graph, ImageName::Service(name("db")));
     assert_eq!(names(&graph, &plan.stack), "service.db:base");
 }
 
@@ -171,7 +181,7 @@ i.c run needs a
 i.d run needs b c
 ";
     let graph = lower(text, &["i"]);
-    let stack = &graph.images()[&ImageName::Image(name("i"))].stack;
+    let stack = &plan(&graph, ImageName::Image(name("i"))).stack;
     let pairs: Vec<String> = graph
         .siblings(stack)
         .iter()
@@ -202,7 +212,7 @@ tool from scratch
 tool.x copy reads app
 tool.y run
 ";
-    let error = BuildGraph::lower(&manifest(text), &[]).unwrap_err();
+    let error = BuildGraph::lower(&manifest(text), &[], &host()).unwrap_err();
     let shown = rendered(&error);
     let expected = [
         "these depend on each other in a circle: image `app` → image `tool` → `tool.x`",
@@ -332,6 +342,7 @@ fn files() -> impl Strategy<Value = RandomFile> {
 /// What a step is, without its name: so that renaming can be seen to change nothing.
 struct ByContent<'a> {
     graph: &'a BuildGraph,
+    reader: StepId,
     layers: &'a BTreeMap<StepId, DiffId>,
 }
 
@@ -343,7 +354,8 @@ impl Resolver for ByContent<'_> {
     }
 
     fn produced(&mut self, from: &ProducedBy) -> Result<Vec<DiffId>, Self::Error> {
-        let stack = self.graph.produced(from).expect("what is read is reached");
+        let stack = self.graph.produced(self.reader, from);
+        let stack = stack.expect("what is read is reached");
         Ok(stack.iter().map(|id| self.layers[id]).collect())
     }
 
@@ -367,7 +379,6 @@ impl Resolver for ByContent<'_> {
 /// Computes every key, with layers that follow from keys, as a build of these steps would.
 fn keys(graph: &BuildGraph) -> BTreeMap<String, CacheKey> {
     let build = BuildInputs {
-        platform: Platform::new("linux", "amd64", None),
         epoch_seconds: 0,
         layer_format: 1,
     };
@@ -377,6 +388,7 @@ fn keys(graph: &BuildGraph) -> BTreeMap<String, CacheKey> {
         let inputs = match &node.work {
             Work::Base(_) => StepInputs::of_base(
                 &build,
+                &node.slot.platform,
                 BaseInputs::Image {
                     manifest: Digest::of(b""),
                 },
@@ -384,9 +396,11 @@ fn keys(graph: &BuildGraph) -> BTreeMap<String, CacheKey> {
             Work::Step(step) => {
                 let mut resolver = ByContent {
                     graph,
+                    reader: id,
                     layers: &layers,
                 };
-                StepInputs::of_step(&build, seen, step, &mut resolver).unwrap()
+                let platform = &node.slot.platform;
+                StepInputs::of_step(&build, platform, seen, step, &mut resolver).unwrap()
             }
         };
         let key = inputs.key();
@@ -401,7 +415,7 @@ proptest! {
 
     #[test]
     fn order_respects_edges(file in files()) {
-        let graph = BuildGraph::lower_all(&manifest(&file.text(str::to_owned))).unwrap();
+        let graph = BuildGraph::lower_all(&manifest(&file.text(str::to_owned)), &host()).unwrap();
         for id in graph.nodes().ids() {
             for edge in graph.dependencies(id) {
                 prop_assert!(edge.node < id);
@@ -447,13 +461,13 @@ proptest! {
     #[test]
     fn what_is_not_reached_changes_nothing(file in files(), pick: prop::sample::Index) {
         let manifest = manifest(&file.text(str::to_owned));
-        let whole = BuildGraph::lower_all(&manifest).unwrap();
+        let whole = BuildGraph::lower_all(&manifest, &host()).unwrap();
         prop_assume!(!whole.is_empty());
         let id = StepId::from_index(pick.index(whole.len()));
         let node = whole.nodes()[id].name.to_string();
         prop_assume!(!node.ends_with(":base"));
         let target = BuildTarget::parse(&manifest, &node).unwrap();
-        let part = BuildGraph::lower(&manifest, &[target]).unwrap();
+        let part = BuildGraph::lower(&manifest, &[target], &host()).unwrap();
         let (whole_keys, part_keys) = (keys(&whole), keys(&part));
         prop_assert_eq!(part_keys.get(&node), whole_keys.get(&node));
         for (node, key) in &part_keys {
@@ -473,7 +487,7 @@ proptest! {
                     strip_label(&mut step.action.value);
                 }
             }
-            let graph = BuildGraph::lower_all(&manifest).unwrap();
+            let graph = BuildGraph::lower_all(&manifest, &host()).unwrap();
             let keys = keys(&graph);
             keys.into_values().collect::<BTreeSet<CacheKey>>()
         };
@@ -511,7 +525,7 @@ fn renaming_one_step_changes_neither_its_key_nor_that_of_what_sees_it_alone() {
         {
             strip_label(&mut step.action.value);
         }
-        let graph = BuildGraph::lower_all(&manifest).unwrap();
+        let graph = BuildGraph::lower_all(&manifest, &host()).unwrap();
         let keys = keys(&graph);
         (keys[&format!("i.{step}")], keys["i.top"])
     };

@@ -9,11 +9,9 @@ pub(super) fn render(drawing: &Drawing<'_>) -> String {
          fontname=\"sans-serif\"];\n  edge [fontname=\"sans-serif\", fontsize=10];\n",
     );
     for (image, nodes) in drawing.images() {
-        let label = match drawing.origin(image) {
-            Some(origin) => format!("{image} ({origin})"),
-            None => image.to_string(),
-        };
-        text += &format!("  subgraph {} {{\n", quoted(&format!("cluster_{image}")));
+        let label = drawing.title(&image);
+        let cluster = format!("cluster_{}", drawing.graph.image_title(&image));
+        text += &format!("  subgraph {} {{\n", quoted(&cluster));
         text += &format!(
             "    label={};\n    style=\"rounded,filled\";\n    fillcolor=\"#f6f6f6\";\n",
             quoted(&label)

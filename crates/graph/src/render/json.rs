@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::Drawing;
 use crate::build_graph::{ImageBase, NodeName};
+use crate::slot::Slot;
 use crate::step_map::StepId;
 
 #[derive(Serialize)]
@@ -17,6 +18,11 @@ struct NodeDocument<'a> {
     /// `image.step` or `image:base`.
     name: &'a NodeName,
     image: String,
+    /// What its programs run on.
+    platform: String,
+    /// What it is built for, if that is something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
     /// The key of the action or base in the file.
     action: &'static str,
     /// What it waits for directly, and why.
@@ -36,11 +42,16 @@ struct EdgeDocument<'a> {
 #[derive(Serialize)]
 struct ImageDocument<'a> {
     name: String,
+    /// What it runs on.
+    platform: String,
+    /// What it is built for, if that is something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
     /// `scratch`, `image` or the key of its base.
     from: &'static str,
     /// The image it starts from, if it starts from one of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
-    from_image: Option<&'a str>,
+    from_image: Option<String>,
     /// The nodes whose layers it consists of, lowest first.
     stack: Vec<&'a NodeName>,
 }
@@ -51,6 +62,8 @@ pub(super) fn render(drawing: &Drawing<'_>) -> String {
     let node = |(id, node): (StepId, &'_ crate::Node)| NodeDocument {
         name: name(&id),
         image: node.image.to_string(),
+        platform: node.slot.platform.to_string(),
+        target: cross_target(&node.slot),
         action: node.work.key(),
         after: graph
             .dependencies(id)
@@ -64,13 +77,16 @@ pub(super) fn render(drawing: &Drawing<'_>) -> String {
         state: drawing.mark(id).map(|mark| mark.word.as_str()),
     };
     let images = graph.images().values().map(|plan| {
-        let (from, from_image) = match &plan.base {
-            ImageBase::Scratch => ("scratch", None),
-            ImageBase::Image(other) => ("image", Some(other.as_str())),
-            ImageBase::Node(id) => (graph.nodes()[*id].work.key(), None),
+        let base = graph.origin(&plan.key).map(|origin| &origin.base);
+        let (from, from_image) = match base {
+            Some(ImageBase::Scratch) | None => ("scratch", None),
+            Some(ImageBase::Image(other)) => ("image", Some(other.image.to_string())),
+            Some(ImageBase::Node(id)) => (graph.nodes()[*id].work.key(), None),
         };
         ImageDocument {
-            name: plan.name.to_string(),
+            name: plan.key.image.to_string(),
+            platform: plan.key.slot.platform.to_string(),
+            target: cross_target(&plan.key.slot),
             from,
             from_image,
             stack: plan.stack.iter().map(name).collect(),
@@ -84,4 +100,8 @@ pub(super) fn render(drawing: &Drawing<'_>) -> String {
         serde_json::to_string_pretty(&document).expect("strings and lists can be written");
     text.push('\n');
     text
+}
+
+fn cross_target(slot: &Slot) -> Option<String> {
+    slot.is_cross().then(|| slot.target.to_string())
 }

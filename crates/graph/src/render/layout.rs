@@ -13,13 +13,13 @@
 use std::collections::BTreeSet;
 
 use super::Drawing;
-use crate::file_graph::ImageName;
+use crate::slot::ImageKey;
 use crate::step_map::{StepId, StepMap};
 
 /// Columns and rows for everything.
-pub(super) struct Layout<'a> {
+pub(super) struct Layout {
     pub(super) cells: StepMap<Cell>,
-    pub(super) lanes: Vec<Lane<'a>>,
+    pub(super) lanes: Vec<Lane>,
     pub(super) columns: usize,
 }
 
@@ -32,14 +32,14 @@ pub(super) struct Cell {
 }
 
 /// The rows of an image.
-pub(super) struct Lane<'a> {
-    pub(super) image: &'a ImageName,
+pub(super) struct Lane {
+    pub(super) image: ImageKey,
     pub(super) first_row: usize,
     pub(super) rows: usize,
 }
 
-impl<'a> Layout<'a> {
-    pub(super) fn new(drawing: &Drawing<'a>) -> Self {
+impl Layout {
+    pub(super) fn new(drawing: &Drawing<'_>) -> Self {
         let graph = drawing.graph;
         let mut columns: StepMap<usize> = graph.nodes().map(|_, _| 0);
         for id in graph.nodes().ids() {
@@ -50,7 +50,7 @@ impl<'a> Layout<'a> {
             columns[id] = after.max().unwrap_or(0);
         }
         let mut cells: StepMap<Cell> = graph.nodes().map(|_, _| Cell::default());
-        let mut lanes: Vec<Lane<'_>> = Vec::new();
+        let mut lanes: Vec<Lane> = Vec::new();
         let mut first_row = 0;
         for (lane, (image, nodes)) in drawing.images().into_iter().enumerate() {
             let rows = lay_out_lane(drawing, &nodes, &columns, &mut cells);

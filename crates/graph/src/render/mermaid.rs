@@ -6,10 +6,7 @@ pub(super) fn render(drawing: &Drawing<'_>) -> String {
     let graph = drawing.graph;
     let mut text = String::from("flowchart LR\n");
     for (at, (image, nodes)) in drawing.images().into_iter().enumerate() {
-        let label = match drawing.origin(image) {
-            Some(origin) => format!("{image} ({origin})"),
-            None => image.to_string(),
-        };
+        let label = drawing.title(&image);
         text += &format!("  subgraph image{at}[{}]\n", quoted(&label));
         for id in nodes {
             let node = &graph.nodes()[id];

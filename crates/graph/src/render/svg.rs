@@ -20,7 +20,7 @@ const SHOWN_CHARACTERS: usize = 34;
 /// Pixel positions of everything.
 struct Picture<'a> {
     drawing: &'a Drawing<'a>,
-    layout: Layout<'a>,
+    layout: Layout,
     column_left: Vec<usize>,
     column_width: Vec<usize>,
     lane_top: Vec<usize>,
@@ -53,7 +53,7 @@ pub(super) fn render(drawing: &Drawing<'_>) -> String {
     let titles = layout
         .lanes
         .iter()
-        .map(|lane| title(drawing, lane.image).chars().count());
+        .map(|lane| drawing.title(&lane.image).chars().count());
     let title_width = titles.max().unwrap_or(0) * CHARACTER_WIDTH + 2 * (MARGIN + LANE_PADDING);
     let nodes_width = left.saturating_sub(COLUMN_GAP) + LANE_PADDING + MARGIN;
     let picture = Picture {
@@ -70,13 +70,6 @@ fn lane_height(rows: usize) -> usize {
     match rows {
         0 => LANE_HEADER + LANE_PADDING / 2,
         rows => LANE_HEADER + rows * (BOX_HEIGHT + ROW_GAP) - ROW_GAP + 2 * LANE_PADDING,
-    }
-}
-
-fn title(drawing: &Drawing<'_>, image: &crate::ImageName) -> String {
-    match drawing.origin(image) {
-        Some(origin) => format!("{image} ({origin})"),
-        None => image.to_string(),
     }
 }
 
@@ -99,7 +92,7 @@ impl Picture<'_> {
                  <text x=\"{}\" y=\"{}\" font-weight=\"bold\" fill=\"#334\">{}</text>\n",
                     MARGIN + LANE_PADDING,
                     top + LANE_HEADER - 6,
-                    escaped(&title(self.drawing, lane.image)),
+                    escaped(&self.drawing.title(&lane.image)),
                 ),
             );
         }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::target::BuildTarget;
-use crate::testing::manifest;
+use crate::testing::{host, manifest};
 
 const NOTES: &str = "
 tool from debian bookworm
@@ -18,7 +18,7 @@ base from scratch
 fn graph() -> BuildGraph {
     let manifest = manifest(NOTES);
     let target = BuildTarget::parse(&manifest, "app").unwrap();
-    BuildGraph::lower(&manifest, &[target]).unwrap()
+    BuildGraph::lower(&manifest, &[target], &host()).unwrap()
 }
 
 fn marks(graph: &BuildGraph) -> StepMap<Mark> {
@@ -144,7 +144,7 @@ fn a_picture_puts_no_two_nodes_in_one_place() {
 
 #[test]
 fn an_empty_graph_renders() {
-    let graph = BuildGraph::lower(&manifest(""), &[]).unwrap();
+    let graph = BuildGraph::lower(&manifest(""), &[], &host()).unwrap();
     for format in [
         RenderFormat::Dot,
         RenderFormat::Mermaid,
@@ -161,7 +161,7 @@ fn names_cannot_break_out_of_their_place() {
     // Names are checked by the manifest; references of bases are longer and less plain.
     let text = "web from debian a<b>&\"c\\\nx";
     let manifest = manifest(text.lines().next().unwrap());
-    let graph = BuildGraph::lower_all(&manifest).unwrap();
+    let graph = BuildGraph::lower_all(&manifest, &host()).unwrap();
     let svg = graph.render(RenderFormat::Svg, None);
     assert!(
         svg.contains("a&lt;b&gt;&amp;&quot;c") && !svg.contains("a<b>"),

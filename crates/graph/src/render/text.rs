@@ -17,10 +17,7 @@ pub(super) fn render(drawing: &Drawing<'_>) -> String {
     let work_width = columns(&|node| work_words(node).chars().count());
     let mut text = String::new();
     for (image, nodes) in drawing.images() {
-        text.push_str(&image.to_string());
-        if let Some(origin) = drawing.origin(image) {
-            text.push_str(&format!(" ({origin})"));
-        }
+        text.push_str(&drawing.title(&image));
         text.push('\n');
         for (place, &id) in nodes.iter().enumerate() {
             let node = &graph.nodes()[id];
@@ -41,10 +38,11 @@ pub(super) fn render(drawing: &Drawing<'_>) -> String {
             let mut last_kind = None;
             for edge in graph.dependencies(id) {
                 let other = &graph.nodes()[edge.node];
-                if edge.kind == EdgeKind::Base && other.image == node.image {
+                let is_sibling = other.image_key() == node.image_key();
+                if edge.kind == EdgeKind::Base && is_sibling {
                     continue;
                 }
-                let name = match other.image == node.image {
+                let name = match is_sibling {
                     true => short_name(other),
                     false => other.name.as_str(),
                 };

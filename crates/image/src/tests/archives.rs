@@ -19,7 +19,7 @@ fn name() -> Reference {
 fn saved(test: &TestStore, compression: Compression) -> std::path::PathBuf {
     let path = test.path("out.tar");
     let mut out = File::create(&path).unwrap();
-    let images = [(test.image(), vec![name()])];
+    let images = [test.saved(vec![name()])];
     save(&test.session, &images, compression, &mut out).unwrap();
     path
 }
@@ -205,7 +205,12 @@ fn listings_tell_names_sizes_and_history() {
         .collect();
     assert_eq!(steps, [Some("app.two"), Some("app.one")]);
     assert_eq!(lines[0].layer, Some(image.diff_ids()[1]));
-    assert_eq!(inspect(&test.store, &image).unwrap().references, [name()]);
+    assert_eq!(
+        inspect(&test.store, &image.descriptor, &image)
+            .unwrap()
+            .references,
+        [name()]
+    );
     // A name whose image is damaged is told apart from those that can be listed.
     std::fs::remove_file(test.store.blobs().path(&image.descriptor.digest)).unwrap();
     let (images, broken) = list(&test.store, &platform()).unwrap();

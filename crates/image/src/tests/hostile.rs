@@ -244,7 +244,7 @@ fn spoilt_archives_are_told() {
     let good = {
         let test = TestStore::new();
         let mut out = Vec::new();
-        let images = [(test.image(), Vec::new())];
+        let images = [test.saved(Vec::new())];
         crate::save(&test.session, &images, Compression::Gzip, &mut out).unwrap();
         out
     };

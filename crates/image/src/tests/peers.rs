@@ -45,7 +45,7 @@ fn saved(test: &TestStore, compression: Compression) -> String {
     let name = "localhost/notes/app:latest".parse().unwrap();
     save(
         &test.session,
-        &[(test.image(), vec![name])],
+        &[test.saved(vec![name])],
         compression,
         &mut out,
     )

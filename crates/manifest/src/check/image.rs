@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use kiln_oci::Platform;
+
 use crate::check::Checker;
 use crate::check::names::Kind;
-use crate::decode::Map;
-use crate::model::{Action, Base, Config, DebianBase, Image, OciBase, Step};
+use crate::decode::{List, Map};
+use crate::model::{Action, Base, Config, DebianBase, Image, OciBase, Platforms, Step};
 use crate::problem::Problem;
-use crate::span::Spanned;
-use crate::value::{EnvName, Name, Text};
+use crate::span::{Span, Spanned};
+use crate::value::{EnvName, Name, PlatformWord, Text};
 use crate::written::{self, Texts, WrittenBase};
 
 /// The keys of `from`.
@@ -17,12 +19,25 @@ const BASES: [&str; 5] = ["registry", "image", "debian", "oci", "rootfs"];
 impl Checker<'_> {
     pub(super) fn image(&mut self, name: Spanned<Name>, written: written::Image) -> Option<Image> {
         let written::Image {
-            at: _,
+            at,
             from,
             step,
             config,
             tags,
+            platforms,
         } = written;
+        let base_uses_target = from.0.as_ref().is_some_and(written::From::uses_target);
+        let config_uses_target = config
+            .as_ref()
+            .is_some_and(|config| !config.at.target_uses.is_empty());
+        let lists = [
+            platforms.as_ref().map(|list| list.span),
+            tags.as_ref().map(|list| list.span),
+        ];
+        let within = |at: &&Span| lists.iter().flatten().any(|list| list.contains(**at));
+        let misplaced: Vec<Span> = at.target_uses.iter().filter(within).copied().collect();
+        self.no_target_here(&misplaced);
+        let platforms = self.platforms(platforms);
         let from = from.0.and_then(|from| self.base(from, Some(&name.value)));
         let mut good = true;
         let mut steps = BTreeMap::new();
@@ -61,7 +76,50 @@ impl Checker<'_> {
             steps,
             config,
             tags,
+            platforms,
+            base_uses_target,
+            config_uses_target,
         })
+    }
+
+    /// Checks `platforms`: platforms that kiln knows, each once, or `host` by itself.
+    fn platforms(&mut self, written: Option<List<Spanned<PlatformWord>>>) -> Platforms {
+        let Some(list) = written else {
+            return Platforms::Unsaid;
+        };
+        self.not_empty("platforms", list.is_empty, list.span);
+        let words = self.distinct("platforms", Some(list), ToString::to_string);
+        let host = words.iter().find(|word| word.value == PlatformWord::Host);
+        let host_at = host.map(|word| word.span);
+        let listed: Vec<Spanned<Platform>> = words
+            .into_iter()
+            .filter_map(|word| match word.value {
+                PlatformWord::Host => None,
+                PlatformWord::Platform(platform) => Some(Spanned::new(platform, word.span)),
+            })
+            .collect();
+        match (host_at, listed.is_empty()) {
+            (Some(_), true) => Platforms::Host,
+            (None, true) => Platforms::Unsaid,
+            (None, false) => Platforms::Listed(listed),
+            (Some(at), false) => {
+                self.invalid(
+                    "host",
+                    "stands by itself: what is built for the machine that builds is built for nothing else",
+                    at,
+                    "remove it, or the platforms beside it",
+                );
+                Platforms::Host
+            }
+        }
+    }
+
+    /// Reports variables of the target where nothing is built for a target.
+    pub(super) fn no_target_here(&mut self, uses: &[Span]) {
+        for at in uses {
+            self.problems
+                .push(Problem::MisplacedTarget { at: (*at).into() });
+        }
     }
 
     /// Checks `from`; `own` is the image it stands in, if it stands in one.

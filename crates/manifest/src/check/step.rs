@@ -72,6 +72,7 @@ impl Checker<'_> {
         Some(Step {
             span: at.span,
             needs,
+            uses_target: !at.target_uses.is_empty(),
             account_steps: Vec::new(),
             action: Spanned::new(action?, action_at),
             name,

@@ -23,6 +23,8 @@ pub(crate) struct Place {
     pub(crate) has_unknown: bool,
     /// The keys that were probably meant by such keys.
     pub(crate) meant: BTreeSet<String>,
+    /// The values in it that use a variable of the target.
+    pub(crate) target_uses: Vec<Span>,
 }
 
 impl Place {
@@ -248,6 +250,7 @@ macro_rules! table {
                 )?;
                 let context = $crate::decode::table::Context { what: $what, place: &at };
                 let mut names = keys.iter();
+                let used_before = decoder.target_uses.len();
                 // Every field is read before any is missed, so that all problems show.
                 $(
                     let $field = <$type as $crate::decode::Field>::field(
@@ -259,6 +262,8 @@ macro_rules! table {
                 )*
                 // A table without keys uses none of these.
                 let _used = (table, &context, names.next());
+                let target_uses = decoder.target_uses[used_before..].to_vec();
+                let at = $crate::decode::Place { target_uses, ..at };
                 Some(Self { at, $( $field: $field?, )* })
             }
         }

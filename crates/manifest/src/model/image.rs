@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_oci::Reference;
+use kiln_oci::{Platform, Reference};
 
 use crate::model::step::Step;
 use crate::span::{Span, Spanned};
@@ -21,6 +21,44 @@ pub struct Image {
     pub config: Config,
     /// References the image is also stored under.
     pub tags: Vec<Spanned<Reference>>,
+    /// `platforms`.
+    pub platforms: Platforms,
+    /// Whether `from` uses a variable of the target.
+    pub base_uses_target: bool,
+    /// Whether `config` uses a variable of the target.
+    pub config_uses_target: bool,
+}
+
+impl Image {
+    /// Tells whether anything in it uses a variable of the target.
+    #[must_use]
+    pub fn uses_target(&self) -> bool {
+        let steps = || self.steps.values().any(|step| step.uses_target);
+        self.base_uses_target || self.config_uses_target || steps()
+    }
+}
+
+/// What an image is built for.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Platforms {
+    /// Nothing is said: the machine that builds, or whatever an image that uses this one is built for.
+    #[default]
+    Unsaid,
+    /// `["host"]`: always the machine that builds. The target is that of the image that uses it.
+    Host,
+    /// These, if it is not built for the sake of another image. Never empty, no duplicates, in the order written.
+    Listed(Vec<Spanned<Platform>>),
+}
+
+impl Platforms {
+    /// Returns those that are named.
+    pub fn listed(&self) -> impl Iterator<Item = &Platform> {
+        let listed: &[Spanned<Platform>] = match self {
+            Self::Unsaid | Self::Host => &[],
+            Self::Listed(listed) => listed,
+        };
+        listed.iter().map(|platform| &platform.value)
+    }
 }
 
 /// What an image starts from.

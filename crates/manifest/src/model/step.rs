@@ -20,6 +20,8 @@ pub struct Step {
     pub account_steps: Vec<Spanned<Name>>,
     /// What it does, with the place of the action's value.
     pub action: Spanned<Action>,
+    /// Whether it uses a variable of the target.
+    pub uses_target: bool,
 }
 
 /// What a step does.

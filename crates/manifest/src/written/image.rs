@@ -10,8 +10,8 @@ use crate::model::Port;
 use crate::span::{Span, Spanned};
 use crate::tree::{Node, Value};
 use crate::value::{
-    ArchiveWord, ContainerPath, EnvName, LabelName, Name, PackageName, ProjectPath, Signal,
-    SnapshotTime, Text, Url, UserSpec,
+    ArchiveWord, ContainerPath, EnvName, LabelName, Name, PackageName, PlatformWord, ProjectPath,
+    Signal, SnapshotTime, Text, Url, UserSpec,
 };
 use crate::written::{Step, Texts};
 
@@ -26,10 +26,14 @@ table! {
         config: Option<Config>,
         /// References the image is also stored under, beside `localhost/PROJECT/IMAGE:latest`.
         tags: Option<List<Spanned<Reference>>>,
-    }
-    later {
-        "platforms" => "remove it: images are built for the machine's own platform",
-        "platform" => "remove it: images are built for the machine's own platform",
+        /// What it is built for, such as `["linux/amd64", "linux/arm64"]`; several make an image
+        /// index. An image that starts from or copies from another one gets that one for its own platform,
+        /// whatever that one's list says. `["host"]` is always the machine that builds: a toolchain,
+        /// whose target is that of the image that copies from it. Default: the machine that builds.
+        /// In `from`, steps and `config`, the target is `${target.platform}` (such as `linux/arm64`),
+        /// `${target.arch}` (`arm64`), `${target.variant}` (`v7`, or nothing) and `${target.machine}`
+        /// (`aarch64`, as `uname -m` has it).
+        platforms: Option<List<Spanned<PlatformWord>>>,
     }
 }
 
@@ -131,6 +135,16 @@ table! {
     }
     later {
         "healthcheck" => "remove it: containers have no health yet",
+    }
+}
+
+impl From {
+    /// Tells whether a variable of the target is in it.
+    pub(crate) fn uses_target(&self) -> bool {
+        match &self.base {
+            WrittenBase::Scratch => false,
+            WrittenBase::Table(table) => !table.at.target_uses.is_empty(),
+        }
     }
 }
 

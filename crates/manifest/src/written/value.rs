@@ -13,8 +13,8 @@ use crate::problem::Problem;
 use crate::tree::{Node, Value};
 use crate::value::{
     self, AccountName, ArchiveWord, ByteSize, ContainerPath, EnvName, FilePattern, GitReference,
-    GitUrl, HostName, LabelName, LinkTarget, Mode, Name, PackageName, ProjectPath, Sha256, Signal,
-    SnapshotTime, SourceName, Text, TimeSpan, Url, UserSpec, ValueError,
+    GitUrl, HostName, LabelName, LinkTarget, Mode, Name, PackageName, PlatformWord, ProjectPath,
+    Sha256, Signal, SnapshotTime, SourceName, Text, TimeSpan, Url, UserSpec, ValueError,
 };
 use crate::written::Schema;
 
@@ -89,6 +89,8 @@ scalars! {
         "A part of a Debian archive: a suite such as `bookworm`, or a component such as `main`.";
     SnapshotTime = SnapshotTime::parse, "SnapshotTime", "a string (the time of a snapshot)", Some("^[0-9]{8}T[0-9]{6}Z$"),
         "The time of a snapshot, such as `20250131T120000Z`.";
+    PlatformWord = PlatformWord::parse, "Platform", "a string (a platform)", Some("^(host|[Ll]inux/[A-Za-z0-9_-]+(/[A-Za-z0-9._-]+)?)$"),
+        "A platform, `linux/ARCHITECTURE` or `linux/ARCHITECTURE/VARIANT`, such as `linux/arm64`; or `host`, the machine that builds.";
     Reference = value::reference, "ImageReference", "a string (an image reference)", Some(r"^\S+$"),
         "An image reference, such as `docker.io/library/debian:12-slim`; `debian` is short for `docker.io/library/debian:latest`.";
 }

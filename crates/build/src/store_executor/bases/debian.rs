@@ -13,6 +13,7 @@ use super::super::outside::{Doors, PackageTools};
 use super::super::packages::{PackagePlan, choose, install_failure};
 use super::super::process;
 use super::BaseMaterials;
+use crate::emulation;
 use crate::event::FailureKind;
 use crate::executor::{Failure, Task};
 use crate::problem::chain;
@@ -47,6 +48,7 @@ pub(crate) fn make(
 ) -> Result<Made, Failure> {
     let environment =
         |error: &dyn std::error::Error| Failure::new(FailureKind::Environment, chain(error));
+    emulation::check(workspace, task)?;
     let draft = workspace.store().layers().draft(&workspace.session)?;
     let scratch = Scratch::new(&workspace.session, "debian")?;
     let doors = Doors::open(workspace, task, log)?;

@@ -9,35 +9,58 @@ use kiln_store::StoreError;
 
 use super::super::layers::Made;
 use super::{made, unpack_settings};
-use crate::executor::Failure;
+use crate::executor::{Failure, Task};
 use crate::problem::{Problem, chain};
 use crate::workspace::Workspace;
 
 /// Returns the image that is meant, by the digest of its manifest or, in docker's archives, which
 /// have none, of its config.
-pub(crate) fn manifest(workspace: &Workspace, oci: &OciBase) -> Result<Digest, Failure> {
+pub(crate) fn manifest(
+    workspace: &Workspace,
+    task: &Task<'_>,
+    oci: &OciBase,
+) -> Result<Digest, Failure> {
     let archive = open(workspace, oci)?;
     let image = choose(workspace, oci, &archive)?;
-    if let Some(descriptor) = image.descriptor() {
+    let chosen = archive.manifest(image, task.platform());
+    if let Some(descriptor) = chosen.map_err(|error| failure(workspace, oci, &error))? {
         return Ok(descriptor.digest);
     }
-    let id = archive.image_id(image, &workspace.inputs.platform);
+    let id = archive.image_id(image, task.platform());
     Ok(id.map_err(|error| failure(workspace, oci, &error))?.0)
 }
 
 /// Brings the image into the store.
-pub(crate) fn load(workspace: &Workspace, oci: &OciBase) -> Result<Made, Failure> {
+pub(crate) fn load(workspace: &Workspace, task: &Task<'_>, oci: &OciBase) -> Result<Made, Failure> {
     let archive = open(workspace, oci)?;
     let image = choose(workspace, oci, &archive)?;
     let image: Image = archive
         .import(
             &workspace.session,
             image,
-            &workspace.inputs.platform,
+            task.platform(),
             &unpack_settings(workspace),
         )
         .map_err(|error| failure(workspace, oci, &error))?;
+    check_platform(workspace, task, oci, &image)?;
     Ok(made(&image))
+}
+
+/// Says that an image that stands alone is of another kind of machine than what is built for.
+fn check_platform(
+    workspace: &Workspace,
+    task: &Task<'_>,
+    oci: &OciBase,
+    image: &Image,
+) -> Result<(), Failure> {
+    let (wanted, found) = (task.platform(), &image.config.platform);
+    if wanted.accepts(found) {
+        return Ok(());
+    }
+    let message = format!("the image is for {found}, and {wanted} is built for");
+    let help = format!("name an image for {wanted}, or write `platforms = [\"{found}\"]`");
+    let problem = Problem::new(workspace, oci.path.span, message);
+    Err(problem.label("this image").help(help).user())
 }
 
 fn open(workspace: &Workspace, oci: &OciBase) -> Result<Archive, Failure> {

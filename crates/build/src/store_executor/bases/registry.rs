@@ -12,19 +12,33 @@ use crate::problem::{Problem, chain};
 use crate::workspace::Workspace;
 
 /// Returns the manifest that `reference` means: from the lock, else what the registry says now.
+///
+/// What is not pinned yet for this platform is taken from the index that is pinned for others, as long as
+/// the registry has it: platforms of one build are of one version.
 pub(crate) fn manifest(
     workspace: &Workspace,
+    task: &Task<'_>,
     reference: &Spanned<Reference>,
 ) -> Result<Digest, Failure> {
-    let (name, platform) = (reference.value.to_string(), workspace.platform_name());
+    let (name, platform) = (reference.value.to_string(), task.platform().to_string());
     if let Some((_, manifest)) = workspace.lock.image(&name, &platform)? {
         return Ok(manifest);
     }
     let remote = &workspace.remote;
-    let resolved = remote
-        .registry
-        .resolve(&reference.value, &workspace.inputs.platform, &remote.cancel)
-        .map_err(|error| failure(workspace, reference, &error))?;
+    let resolve = |reference: &Reference| {
+        let registry = &remote.registry;
+        registry.resolve(reference, task.platform(), &remote.cancel)
+    };
+    let pinned = workspace.lock.pinned_index(&name, &platform);
+    let pinned = pinned.map(|digest| reference.value.clone().with_digest(digest));
+    let resolved = match pinned.as_ref().map(resolve) {
+        Some(Ok(resolved)) => Ok(resolved),
+        // It may be gone, or may have been the manifest of the one platform there was.
+        Some(Err(error)) if !error.is_cancelled() => resolve(&reference.value),
+        Some(Err(error)) => Err(error),
+        None => resolve(&reference.value),
+    };
+    let resolved = resolved.map_err(|error| failure(workspace, reference, &error))?;
     let digest = resolved.index.unwrap_or(resolved.manifest);
     workspace
         .lock
@@ -49,9 +63,13 @@ pub(crate) fn pull(
         cancel: &workspace.remote.cancel,
     };
     let pinned = reference.value.clone().with_digest(manifest);
-    let platform = &workspace.inputs.platform;
     let image = transfer
-        .pull(&pinned, platform, &unpack_settings(workspace), &progress)
+        .pull(
+            &pinned,
+            task.platform(),
+            &unpack_settings(workspace),
+            &progress,
+        )
         .map_err(|error| match error {
             TransferError::Client(error) => failure(workspace, reference, &error),
             TransferError::Image(_)
