@@ -16,6 +16,7 @@ mod life;
 mod logins;
 mod outputs;
 mod peers;
+mod platforms;
 mod registries;
 mod registry_cache;
 mod registry_server;

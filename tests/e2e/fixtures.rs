@@ -18,5 +18,5 @@ pub(crate) use containers::{ContainerSpace, wait_until};
 pub(crate) use project::{busybox_project, rewrite_busybox_project};
 pub(crate) use proxy::{Fault, Proxy, Way};
 pub(crate) use registry::Registry;
-pub(crate) use rootfs::write_busybox_rootfs;
+pub(crate) use rootfs::{write_busybox_rootfs, write_foreign_rootfs};
 pub(crate) use web::{Page, Web};

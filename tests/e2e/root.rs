@@ -3,6 +3,7 @@
 mod bundles;
 mod disk;
 mod docker;
+mod emulation;
 mod networks;
 mod registry;
 
@@ -13,7 +14,7 @@ use std::process::Command;
 
 use crate::events::Build;
 use crate::fixtures::busybox_project;
-use crate::space::{TestSpace, host};
+use crate::space::{Run, TestSpace, host};
 
 /// Whether this is root; says so if not.
 pub(crate) fn is_root() -> bool {
@@ -58,32 +59,62 @@ fn root_and_an_ordinary_user_make_the_same_image() {
 
     let theirs = busybox_project(STEPS);
     theirs.write("kept.txt", "kept\n");
-    let (uid, gid) = account("kiln-test");
-    let program = theirs.path().join("kiln");
-    fs::copy(crate::space::kiln_program(), &program).expect("a copy of the program");
-    host(
-        Command::new("chown")
-            .arg("-R")
-            .arg(format!("{uid}:{gid}"))
-            .arg(theirs.path()),
-    );
-    let mut command = Command::new(&program);
-    let template = theirs.command();
-    command.env_clear().current_dir(theirs.project());
-    for (name, value) in template.get_envs() {
-        if let Some(value) = value {
-            command.env(name, value);
-        }
-    }
-    command
-        .uid(uid)
-        .gid(gid)
-        .args(["build", "--progress", "json"]);
-    let run = theirs.run(&mut command);
+    let theirs = OfUser::take(&theirs);
+    let run = theirs.kiln(&["build", "--progress", "json"]);
     run.assert_code(0);
     assert!(run.stderr.contains(&digest), "{digest}\n{}", run.shown());
-    // Back to root, which has to clear away.
-    host(Command::new("chown").args(["-R", "0:0"]).arg(theirs.path()));
+}
+
+/// A space that belongs to an ordinary user; root's again when the value goes, to be cleared away.
+pub(crate) struct OfUser<'a> {
+    space: &'a TestSpace,
+    uid: u32,
+    gid: u32,
+}
+
+impl<'a> OfUser<'a> {
+    pub(crate) fn take(space: &'a TestSpace) -> Self {
+        let (uid, gid) = account("kiln-test");
+        let program = space.path().join("kiln");
+        fs::copy(crate::space::kiln_program(), &program).expect("a copy of the program");
+        host(
+            Command::new("chown")
+                .arg("-R")
+                .arg(format!("{uid}:{gid}"))
+                .arg(space.path()),
+        );
+        Self { space, uid, gid }
+    }
+
+    /// Runs kiln as the user.
+    pub(crate) fn kiln(&self, arguments: &[&str]) -> Run {
+        self.kiln_with(arguments, &[])
+    }
+
+    /// Runs kiln as the user, with these variables too.
+    pub(crate) fn kiln_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Run {
+        let mut command = Command::new(self.space.path().join("kiln"));
+        let template = self.space.command();
+        command.env_clear().current_dir(self.space.project());
+        for (name, value) in template.get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        let command = command.envs(variables.iter().copied());
+        self.space
+            .run(command.uid(self.uid).gid(self.gid).args(arguments))
+    }
+}
+
+impl Drop for OfUser<'_> {
+    fn drop(&mut self) {
+        host(
+            Command::new("chown")
+                .args(["-R", "0:0"])
+                .arg(self.space.path()),
+        );
+    }
 }
 
 #[test]

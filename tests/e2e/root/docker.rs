@@ -52,3 +52,50 @@ fn docker_runs_what_kiln_saves_and_pushes_and_kiln_what_docker_does() {
     third.kiln_ok(["load".as_ref(), archive.as_os_str()]);
     assert_eq!(third.kiln_ok(["run", &pushed]).stdout, "text\n");
 }
+
+#[test]
+fn docker_and_podman_take_the_image_for_their_platform_from_an_index() {
+    if !is_root() {
+        return;
+    }
+    let space = TestSpace::with_manifest(
+        "schema = 1\n[project]\nname = \"t\"\n[image.app]\nfrom = \"scratch\"\n\
+         platforms = [\"linux/amd64\", \"linux/arm64\", \"linux/arm/v7\"]\n\
+         [image.app.step.text]\nwrite = { \"/text\" = \"${target.platform}\\n\" }\n",
+    );
+    let registry = Registry::start(&space);
+    let name = format!("{}/team/app:1", registry.host());
+    space.kiln_ok(["build"]);
+    space.kiln_ok(["push", "app", &name]);
+    let docker = Docker::start(&space);
+    let storage = space.path().join("podman");
+    let podman = |arguments: &[&str]| {
+        host(
+            Command::new("podman")
+                .arg("--root")
+                .arg(storage.join("root"))
+                .arg("--runroot")
+                .arg(storage.join("run"))
+                .args(["--storage-driver", "vfs"])
+                .args(arguments)
+                .env("HOME", space.path())
+                .env("TMPDIR", space.path().join("tmp")),
+        )
+    };
+    let own = host(Command::new("dpkg").arg("--print-architecture"));
+    for (options, arch) in [
+        (&[][..], own.trim_end()),
+        (&["--platform", "linux/arm64"], "arm64"),
+        (&["--platform", "linux/arm/v7"], "arm"),
+    ] {
+        let pull = |first: &'static str| [&[first][..], options].concat();
+        docker.run(&[&pull("pull")[..], &[&name]].concat());
+        let format = "{{.Architecture}}";
+        let seen = docker.run(&["image", "inspect", "--format", format, &name]);
+        assert_eq!(seen.trim_end(), arch);
+        podman(&[&pull("pull")[..], &["--quiet", "--tls-verify=false", &name]].concat());
+        let seen = podman(&["image", "inspect", "--format", format, &name]);
+        assert_eq!(seen.trim_end(), arch);
+    }
+    podman(&["rmi", "--all", "--force"]);
+}

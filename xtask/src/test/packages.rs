@@ -18,6 +18,7 @@ pub(crate) const FOR_TESTS: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("podman", "podman"),
     ("runc", "runc"),
+    ("qemu-user-static", "qemu-aarch64-static"),
     ("skopeo", "skopeo"),
     ("uidmap", "newuidmap"),
     ("umoci", "umoci"),
