@@ -1,5 +1,7 @@
 //! Docker's engine, started for the test and ended by it, takes what kiln makes and gives back.
 
+use std::process::Command;
+
 use kiln_peers::Docker;
 
 use super::is_root;
@@ -67,7 +69,9 @@ fn docker_and_podman_take_the_image_for_their_platform_from_an_index() {
     let name = format!("{}/team/app:1", registry.host());
     space.kiln_ok(["build"]);
     space.kiln_ok(["push", "app", &name]);
-    let docker = Docker::start(&space);
+    let docker = Docker::start(&space.path().join("docker"));
+    let docker = docker.expect("docker's engine (`cargo xtask test` installs it)");
+    let client = |arguments: &[&str]| host(docker.client().args(arguments));
     let storage = space.path().join("podman");
     let podman = |arguments: &[&str]| {
         host(
@@ -89,9 +93,9 @@ fn docker_and_podman_take_the_image_for_their_platform_from_an_index() {
         (&["--platform", "linux/arm/v7"], "arm"),
     ] {
         let pull = |first: &'static str| [&[first][..], options].concat();
-        docker.run(&[&pull("pull")[..], &[&name]].concat());
+        client(&[&pull("pull")[..], &[&name]].concat());
         let format = "{{.Architecture}}";
-        let seen = docker.run(&["image", "inspect", "--format", format, &name]);
+        let seen = client(&["image", "inspect", "--format", format, &name]);
         assert_eq!(seen.trim_end(), arch);
         podman(&[&pull("pull")[..], &["--quiet", "--tls-verify=false", &name]].concat());
         let seen = podman(&["image", "inspect", "--format", format, &name]);
