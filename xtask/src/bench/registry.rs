@@ -14,7 +14,7 @@ use super::Place;
 use crate::process::{Failure, Outcome, find_program, read, say};
 
 /// Programs that measure.
-const NEEDED: [&str; 4] = ["wrk", "curl", "docker-registry", "sha256sum"];
+const NEEDED: [&str; 5] = ["ab", "curl", "docker-registry", "sha256sum", "wrk"];
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Connections at once, and seconds for each row.
 const LOAD: [&str; 3] = ["-t2", "-c32", "-d5s"];
@@ -239,6 +239,8 @@ impl Server {
         fs::write(&file, script).map_err(|error| Failure::io(&file, &error))?;
         let mut wrk = Command::new("wrk");
         wrk.args(load).arg("-s").arg(&file);
+        // The other registry does not give what it is not told to be welcome.
+        wrk.args(["-H", &format!("Accept: {MANIFEST}")]);
         if let Some(login) = &self.login {
             wrk.args(["-H", login]);
         }
@@ -282,8 +284,24 @@ fn manifest_by_tag(server: &Server) -> Outcome<f64> {
     server.load(&LOAD, "/v2/bench/app/manifests/t1", "")
 }
 
+/// By `ab`: `wrk` waits for a body that a HEAD does not have.
 fn blob_head(server: &Server) -> Outcome<f64> {
-    server.load(&LOAD, &server.layer()?, "wrk.method = \"HEAD\"")
+    let url = format!("http://{}{}", server.host, server.layer()?);
+    let mut ab = Command::new("ab");
+    ab.args(["-q", "-k", "-i", "-c32", "-n100000", "-t5"]);
+    if let Some(login) = &server.login {
+        ab.args(["-H", login]);
+    }
+    let text = read(ab.arg(&url))?;
+    let text = String::from_utf8_lossy(&text);
+    if text.contains("Non-2xx") {
+        return Err(Failure(format!("{}: {url} fails:\n{text}", server.name)));
+    }
+    let rate = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Requests per second:"));
+    rate.and_then(|rate| rate.split_whitespace().next()?.parse().ok())
+        .ok_or_else(|| Failure(format!("ab does not say how fast it was:\n{text}")))
 }
 
 fn small_blob(server: &Server) -> Outcome<f64> {
