@@ -101,14 +101,13 @@ impl Group {
 
     /// The group `path` below this one, which must be there already.
     pub(crate) fn below(&self, path: &Path) -> Result<Self, BundleError> {
-        let names = || {
-            path.components().filter_map(|part| match part {
-                std::path::Component::Normal(name) => Some(name),
-                _ => None,
-            })
+        if path.components().any(|part| part == Component::ParentDir) {
+            let problem = format!("--cgroup: {} is not a sub cgroup path", path.display());
+            return Err(BundleError::Invalid { problem });
+        }
+        let place = |directory: &PathBuf| {
+            names(path).fold(directory.clone(), |place, name| place.join(name))
         };
-        let place =
-            |directory: &PathBuf| names().fold(directory.clone(), |place, name| place.join(name));
         let below = Self {
             version1: self
                 .version1
