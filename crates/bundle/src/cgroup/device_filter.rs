@@ -120,19 +120,22 @@ fn kind(rule: &DeviceRule) -> Result<&str, BundleError> {
     }
 }
 
-fn access(rule: &DeviceRule) -> Result<&str, BundleError> {
-    let access = rule.access.as_deref().unwrap_or("");
-    if access.chars().all(|letter| "rwm".contains(letter)) {
-        Ok(if access.is_empty() || access.len() > 2 {
-            "rwm"
-        } else {
-            access
-        })
-    } else {
-        Err(BundleError::invalid(format!(
-            "linux.resources.devices: `{access}` is more than read, write and make (`rwm`)"
-        )))
+/// What is done, as letters; all of it if nothing is said. `a` is none that the kernel knows, but some say it.
+fn access(rule: &DeviceRule) -> Result<String, BundleError> {
+    let said = rule.access.as_deref().unwrap_or("");
+    if let Some(other) = said.chars().find(|letter| !"rwma".contains(*letter)) {
+        let problem = format!("linux.resources.devices: `{other}` is not one of `rwm`");
+        return Err(BundleError::Invalid { problem });
     }
+    let access: String = "rwm"
+        .chars()
+        .filter(|letter| said.contains(*letter))
+        .collect();
+    Ok(if access.is_empty() {
+        "rwm".to_owned()
+    } else {
+        access
+    })
 }
 
 #[cfg(test)]
