@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 
 use kiln_runtime::{
     AttachEnd, Attachment, Connection, ContainerConfig, Event, MonitorOrder, Reply, Request,
@@ -35,7 +35,7 @@ pub(crate) fn start(
     config: &ContainerConfig,
     secrets: BTreeMap<String, Vec<u8>>,
     first: &Request,
-) -> Outcome<Connection> {
+) -> Outcome<Monitored> {
     let failed = |error: io::Error| {
         let message = format!("cannot start a process that runs the container: {error}");
         Failure::message(Class::Environment, message, None)
@@ -64,16 +64,28 @@ pub(crate) fn start(
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
-    spawned.map(drop).map_err(failed)?;
-    Ok(connection)
+    Ok(Monitored {
+        connection,
+        process: spawned.map_err(failed)?,
+    })
+}
+
+/// A container's monitor that this process has started.
+#[derive(Debug)]
+pub(crate) struct Monitored {
+    connection: Connection,
+    process: Child,
 }
 
 /// Waits until a monitor has started its container.
 ///
 /// # Errors
 /// It could not.
-pub(crate) fn wait_until_started(connection: &Connection, printer: &mut Printer) -> Outcome {
-    let reply = connection.reply().map_err(lost)?;
+pub(crate) fn wait_until_started(mut monitored: Monitored, printer: &mut Printer) -> Outcome {
+    let reply = monitored.connection.reply().map_err(lost)?;
+    if matches!(reply, Some(Reply::Failed { .. }) | None) {
+        monitored.process.wait().map_err(lost)?;
+    }
     match reply {
         Some(Reply::Started { warning }) => {
             if let Some(warning) = warning {
@@ -88,6 +100,24 @@ pub(crate) fn wait_until_started(connection: &Connection, printer: &mut Printer)
     }
 }
 
+/// Follows a container whose monitor this process has started, as [`follow`] does, and waits until that has put
+/// everything in order.
+///
+/// # Errors
+/// As [`follow`].
+pub(crate) fn follow_own(
+    attachment: &Attachment,
+    mut monitored: Monitored,
+    signals: &PassedOn,
+    printer: &mut Printer,
+) -> Outcome<ExitCode> {
+    let end = connected(attachment, &monitored.connection, Some(signals), printer)?;
+    if end != AttachEnd::Detached {
+        monitored.process.wait().map_err(lost)?;
+    }
+    outcome(end)
+}
+
 /// Follows a container to its end, or until the user leaves it; returns its exit code.
 ///
 /// # Errors
@@ -98,11 +128,29 @@ pub(crate) fn follow(
     signals: Option<&PassedOn>,
     printer: &mut Printer,
 ) -> Outcome<ExitCode> {
+    let end = connected(attachment, connection, signals, printer)?;
+    if end != AttachEnd::Detached {
+        // What is to be removed is gone when the connection ends.
+        while connection.receive().map_err(lost)?.is_some() {}
+    }
+    outcome(end)
+}
+
+fn connected(
+    attachment: &Attachment,
+    connection: &Connection,
+    signals: Option<&PassedOn>,
+    printer: &mut Printer,
+) -> Outcome<AttachEnd> {
     let (input, output, errors) = (io::stdin(), io::stdout(), io::stderr());
     let files = [input.as_fd(), output.as_fd(), errors.as_fd()];
     let mut warn = |text: &str| printer.warning(text);
     let end = attachment.follow(connection, signals, files, &mut warn);
-    match end.map_err(lost)? {
+    end.map_err(lost)
+}
+
+fn outcome(end: AttachEnd) -> Outcome<ExitCode> {
+    match end {
         AttachEnd::Exited {
             code,
             out_of_memory,

@@ -604,10 +604,11 @@ impl Monitor {
                 Err(error) => tracing::warn!("cannot remove the container: {error}"),
             }
         }
-        self.clients.close();
         if removes && let Err(error) = self.store.tidy() {
             tracing::warn!("what the container left stays until the next kiln: {error}");
         }
+        // Now whoever followed it to its end knows that nothing is left.
+        self.clients.close();
     }
 
     fn tell(&self, action: &str, details: &[(&str, String)]) {

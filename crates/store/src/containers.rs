@@ -107,6 +107,8 @@ impl Store {
 pub struct ContainerClaim {
     id: ContainerId,
     lock: Locked,
+    /// The name it was made with, which it may have lost since.
+    name: Option<Name>,
 }
 
 impl ContainerClaim {
@@ -219,6 +221,7 @@ impl ContainerDraft {
         Ok(ContainerClaim {
             id: self.id,
             lock: self.lock,
+            name: Some(name.clone()),
         })
     }
 }
@@ -387,6 +390,7 @@ impl Containers<'_> {
         Ok(Some(ContainerClaim {
             id: id.clone(),
             lock: Locked::new(file),
+            name: None,
         }))
     }
 
@@ -418,7 +422,11 @@ impl Containers<'_> {
     /// What the system says.
     pub fn remove(&self, claim: ContainerClaim) -> Result<(), StoreError> {
         let _names = self.lock_names()?;
-        let name = self.names()?.remove(claim.id());
+        // The usual case needs no look at all names.
+        let name = match &claim.name {
+            Some(name) if self.named(name)?.as_ref() == Some(claim.id()) => Some(name.clone()),
+            Some(_) | None => self.names()?.remove(claim.id()),
+        };
         discard(self.store, &self.folder(claim.id()))?;
         self.unlink(name.as_ref())
     }

@@ -120,7 +120,7 @@ fn overrides_win_over_the_image() {
 fn a_container_knows_its_name_and_its_users_home() {
     let space = project();
     let script =
-        "hostname; echo $HOSTNAME; tail -n +1 /etc/hosts | head -1; echo $HOME ${TERM-none}";
+        "hostname; echo $HOSTNAME; tail -n 1 /etc/hosts; echo $HOME ${TERM-none}";
     let first = shell(&space, &[], script).stdout;
     let lines: Vec<&str> = first.lines().collect();
     let [name, variable, hosts, rest] = lines[..] else {
@@ -425,4 +425,40 @@ fn kiln_killed_outright_takes_the_container_along() {
     child.wait().expect("dead");
     assert_eq!(crate::leaks::below(space.path()), [""; 0]);
     shell(&space, &[], "true").assert_code(0);
+}
+
+#[test]
+fn devices_work_only_where_they_were_given() {
+    let space = project();
+    let run = shell(
+        &space,
+        &[
+            "--rm",
+            "--device",
+            "/dev/zero:/dev/given",
+            "-v",
+            "/dev/zero:/bound",
+        ],
+        "head -c 3 /dev/given | wc -c; head -c 1 /bound; echo $?",
+    );
+    run.assert_code(0);
+    assert!(run.stdout.starts_with("3\n"), "{}", run.shown());
+    assert!(
+        run.stdout.ends_with("1\n"),
+        "a bound node does nothing: {}",
+        run.shown()
+    );
+    for (device, says) in [
+        ("/etc/passwd", "no device node"),
+        ("/dev/nothing-here", "No such file"),
+        ("dev/zero", "is not a device"),
+        (
+            "example.com/gpu=all",
+            "no description of `example.com/gpu=all`",
+        ),
+    ] {
+        shell(&space, &["--rm", "--device", device], "true")
+            .assert_code(125)
+            .assert_says(says);
+    }
 }

@@ -100,8 +100,8 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         config,
         secrets,
     } = kept;
-    let connection = monitors::start(&store, &config, secrets, &attachment.request())?;
-    monitors::follow(&attachment, &connection, Some(&signals), printer)
+    let monitored = monitors::start(&store, &config, secrets, &attachment.request())?;
+    monitors::follow_own(&attachment, monitored, &signals, printer)
 }
 
 fn detach(kept: Kept, printer: &mut Printer) -> Outcome<ExitCode> {
@@ -110,8 +110,8 @@ fn detach(kept: Kept, printer: &mut Printer) -> Outcome<ExitCode> {
         config,
         secrets,
     } = kept;
-    let connection = monitors::start(&store, &config, secrets, &Request::Start)?;
-    monitors::wait_until_started(&connection, printer)?;
+    let monitored = monitors::start(&store, &config, secrets, &Request::Start)?;
+    monitors::wait_until_started(monitored, printer)?;
     printer.line(config.id.as_str())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -63,9 +63,8 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         };
         let signals = PassedOn::take_over()?;
         let secrets = monitors::secrets(&container.config, settings)?;
-        let connection =
-            monitors::start(&store, &container.config, secrets, &attachment.request())?;
-        return monitors::follow(&attachment, &connection, Some(&signals), printer);
+        let monitored = monitors::start(&store, &container.config, secrets, &attachment.request())?;
+        return monitors::follow_own(&attachment, monitored, &signals, printer);
     }
     let names = if args.all {
         interrupted(&StoredContainer::list(&store)?.0)
@@ -94,8 +93,8 @@ pub(crate) fn start(
     }
     refuse_running(container)?;
     let secrets = monitors::secrets(&container.config, settings)?;
-    let connection = monitors::start(store, &container.config, secrets, &Request::Start)?;
-    monitors::wait_until_started(&connection, printer)
+    let monitored = monitors::start(store, &container.config, secrets, &Request::Start)?;
+    monitors::wait_until_started(monitored, printer)
 }
 
 fn refuse_running(container: &StoredContainer) -> Outcome {
