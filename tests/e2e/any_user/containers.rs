@@ -119,8 +119,7 @@ fn overrides_win_over_the_image() {
 #[test]
 fn a_container_knows_its_name_and_its_users_home() {
     let space = project();
-    let script =
-        "hostname; echo $HOSTNAME; tail -n 1 /etc/hosts; echo $HOME ${TERM-none}";
+    let script = "hostname; echo $HOSTNAME; tail -n 1 /etc/hosts; echo $HOME ${TERM-none}";
     let first = shell(&space, &[], script).stdout;
     let lines: Vec<&str> = first.lines().collect();
     let [name, variable, hosts, rest] = lines[..] else {
