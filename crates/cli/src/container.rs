@@ -10,7 +10,7 @@ use kiln_runtime::cdi::{self, DeviceError, DeviceName};
 use kiln_runtime::{Overrides, PlannedMount, PlannedSource};
 
 use crate::errors::{Class, Failure, Outcome};
-use crate::networking::NetworkArgs;
+use crate::networking::{NetworkArgs, Reach};
 use crate::settings::Environment;
 
 /// Most variables of files that are read for `--env-file`, in bytes.
@@ -106,9 +106,9 @@ impl ContainerArgs {
         }
     }
 
-    /// Whether these flags ask for a network with others.
-    pub(crate) fn needs_a_bridge(&self) -> bool {
-        self.network.needs_a_bridge()
+    /// What these flags ask for of networks; `None` if that is for a service to say.
+    pub(crate) fn reach(&self) -> Option<Reach> {
+        self.network.reach()
     }
 
     /// Whether input stays open while nobody is there to type.

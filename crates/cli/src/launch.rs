@@ -10,13 +10,13 @@ use kiln_build::{SecretValue, StepState, Workspace};
 use kiln_graph::{BuildGraph, BuildTarget};
 use kiln_image::{Image, lower_directories};
 use kiln_layer::Ownership;
-use kiln_manifest::model::{self, Action, Service};
+use kiln_manifest::model::{self, Action, Network, Service};
 use kiln_manifest::value::Name;
-use kiln_network::Outside;
+use kiln_network::{Networks, NewNetwork, Outside};
 use kiln_oci::{Descriptor, DiffId, Digest, Platform, RunConfig};
 use kiln_runtime::{
     ContainerConfig, Event, Foreground, HealthCheck, Launch, LaunchError, LogOptions, Overrides,
-    Plan, PlannedSource, RestartPolicy, SecretSource, StoredContainer,
+    Plan, PlannedNetwork, PlannedSource, RestartPolicy, SecretSource, StoredContainer,
 };
 use kiln_sandbox::{Accounting, Durability, Host, PassedOn, Privileges, Stdio, window_size};
 use kiln_store::{ContainerClaim, ContainerId, Session, Store, StoreError};
@@ -76,7 +76,7 @@ impl Ready {
     pub(crate) fn make(
         name: Option<&str>,
         pulling: Pulling,
-        reach: Reach,
+        reach: Option<Reach>,
         how: &BuildArgs,
         settings: &Settings,
         printer: &mut Printer,
@@ -106,11 +106,11 @@ impl Ready {
         name: Option<&str>,
         pulling: Pulling,
         platform: Option<Platform>,
-        reach: Reach,
+        reach: Option<Reach>,
         settings: &Settings,
         printer: &mut Printer,
     ) -> Outcome<Self> {
-        let (entered, outside) = workbench::enter_reaching(settings, reach)?;
+        let (entered, outside) = workbench::enter_reaching(settings, reach.unwrap_or(Reach::None))?;
         let store = entered.session.store();
         let reference = match pulling {
             Pulling::Never => None,
@@ -150,7 +150,7 @@ impl Ready {
         project: Project,
         target: &BuildTarget,
         platform: Platform,
-        reach: Reach,
+        reach: Option<Reach>,
         how: &BuildArgs,
         settings: &Settings,
         printer: &mut Printer,
@@ -160,6 +160,7 @@ impl Ready {
         let graph =
             BuildGraph::lower(&project.manifest, targets, &request).map_err(Failure::user)?;
         let wishes = how.wishes(settings)?;
+        let reach = reach.unwrap_or_else(|| of_service(&project, target));
         let (entered, outside) = workbench::enter_reaching(settings, reach)?;
         // It will run something, whatever has to be built for it.
         for reached in graph.targets() {
@@ -241,8 +242,33 @@ impl Ready {
             .service
             .as_ref()
             .map(|service| (&*project_name, service));
-        Plan::new(&self.config, service, overrides)
-            .map_err(|error| Failure::from_error(Class::User, error))
+        let plan = Plan::new(&self.config, service, overrides)
+            .map_err(|error| Failure::from_error(Class::User, error))?;
+        self.make_networks(&plan, &project_name)?;
+        Ok(plan)
+    }
+
+    /// Makes those networks that the project declares and `plan` wants, unless they are there.
+    fn make_networks(&self, plan: &Plan, project_name: &str) -> Outcome {
+        let (PlannedNetwork::Bridges(wanted), Some(project)) = (&plan.network, &self.project)
+        else {
+            return Ok(());
+        };
+        let networks = Networks::open(self.session.store(), self.outside.clone())?;
+        for declared in project.manifest.networks.values() {
+            let new = NewNetwork {
+                name: kiln_runtime::network_name(project_name, &declared.name.value),
+                internal: declared.internal,
+                ipv6: declared.ipv6,
+                mtu: declared.mtu,
+                labels: BTreeMap::from([("project".to_owned(), project_name.to_owned())]),
+                ..NewNetwork::default()
+            };
+            if wanted.iter().any(|one| one.network == new.name) {
+                networks.ensure(&new, self.session.now())?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether it wants a terminal, if somebody said so.
@@ -370,6 +396,7 @@ impl Ready {
         let id = config.id.clone();
         let launch = Launch {
             container: id.as_str(),
+            name: name.as_str(),
             host: &self.host,
             session: &self.session,
             outside: self.outside.clone(),
@@ -434,6 +461,7 @@ impl Ready {
             store,
             config,
             secrets: self.secrets,
+            outside: self.outside,
         })
     }
 }
@@ -499,6 +527,8 @@ pub(crate) struct Kept {
     pub(crate) store: Store,
     pub(crate) config: ContainerConfig,
     pub(crate) secrets: BTreeMap<String, Vec<u8>>,
+    /// Keeps the bridges until its monitor does.
+    pub(crate) outside: Outside,
 }
 
 /// How many names are made up before that is given up.
@@ -516,6 +546,23 @@ pub(crate) fn exit_code(code: i32, out_of_memory: bool) -> Outcome<ExitCode> {
         return Err(Failure::message(Class::User, message, None).with_code(code));
     }
     Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX)))
+}
+
+/// What a service asks for of networks.
+fn of_service(project: &Project, target: &BuildTarget) -> Reach {
+    let service = match target {
+        BuildTarget::Service(name) => project.manifest.services.get(name),
+        BuildTarget::Image(_) | BuildTarget::Step { .. } => None,
+    };
+    match service {
+        Some(service)
+            if service.network == Some(Network::Bridge)
+                || !(service.networks.is_empty() && service.ports.is_empty()) =>
+        {
+            Reach::Container
+        }
+        Some(_) | None => Reach::None,
+    }
 }
 
 /// The config of the base, changed by what the step says of its process.

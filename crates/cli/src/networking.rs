@@ -12,6 +12,7 @@ use kiln_runtime::{HostAddress, Overrides, PlannedNetwork};
 use kiln_sandbox::Host;
 use kiln_store::Store;
 
+use crate::containers;
 use crate::errors::{Class, Classify, Failure, Outcome};
 use crate::local;
 
@@ -74,14 +75,17 @@ impl NetworkArgs {
         Ok(())
     }
 
-    /// Whether these flags alone ask for a network with others.
-    pub(crate) fn needs_a_bridge(&self) -> bool {
-        let named = self.network.iter();
-        let mut named = named.filter(|name| !matches!(name.as_str(), "none" | "host"));
-        named.next().is_some()
-            || !(self.publish.is_empty() && self.network_alias.is_empty())
-            || self.ip.is_some()
-            || self.ip6.is_some()
+    /// What these flags alone ask for; `None` if that is for a service to say.
+    pub(crate) fn reach(&self) -> Option<Reach> {
+        let asks_for_a_place = self.ip.is_some() || self.ip6.is_some();
+        let asks = asks_for_a_place || !(self.publish.is_empty() && self.network_alias.is_empty());
+        let closed = |name: &String| matches!(name.as_str(), "none" | "host");
+        match self.network.as_slice() {
+            [] if asks => Some(Reach::Container),
+            [] => None,
+            [only] if closed(only) => Some(Reach::None),
+            _ => Some(Reach::Container),
+        }
     }
 
     fn planned(&self) -> Outcome<Option<PlannedNetwork>> {
@@ -134,17 +138,6 @@ pub(crate) enum Reach {
     Container,
 }
 
-impl Reach {
-    /// That of a container whose plan is not known yet.
-    pub(crate) fn of(is_networked: bool) -> Self {
-        if is_networked {
-            Self::Container
-        } else {
-            Self::None
-        }
-    }
-}
-
 /// As [`local::enter`], and says where the bridges are. An ordinary user's containers share a namespace that has them.
 ///
 /// # Errors
@@ -165,6 +158,20 @@ pub(crate) fn enter(store: &Store, reach: Reach) -> Outcome<(Host, Outside)> {
         }
         None => Ok((local::enter(store)?, Outside::Nowhere)),
     }
+}
+
+/// What starting these containers again needs of networks. To be called before this process enters anything.
+///
+/// # Errors
+/// There is no such container.
+pub(crate) fn reach_of(store: &Store, names: &[String]) -> Outcome<Reach> {
+    for name in names {
+        let container = containers::find(store, name)?;
+        if matches!(container.config.plan.network, PlannedNetwork::Bridges(_)) {
+            return Ok(Reach::Container);
+        }
+    }
+    Ok(Reach::None)
 }
 
 /// This program, to keep the network that containers of this user share.

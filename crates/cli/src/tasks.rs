@@ -7,14 +7,15 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use kiln_network::Outside;
+use kiln_network::{NetworkError, Outside, SharedNetwork};
 use kiln_runtime::{
-    ExecOrder, ExecOutcome, Monitor, MonitorError, MonitorOrder, ProbeOrder, Task, take_order,
-    tell_failure,
+    ExecOrder, ExecOutcome, Monitor, MonitorError, MonitorOrder, PlannedNetwork, ProbeOrder,
+    StoredContainer, Task, take_order, tell_failure,
 };
-use kiln_sandbox::{EnterOptions, Privileges};
+use kiln_sandbox::EnterOptions;
 use kiln_store::Store;
 
 use crate::errors::{Class, Failure, Outcome};
@@ -99,11 +100,23 @@ fn prepare(order: MonitorOrder, socket: OwnedFd) -> Result<Monitor, (MonitorErro
             return Err((MonitorError::Io { doing, source }, socket));
         }
     };
-    let outside = match host.privileges() {
-        Privileges::Root => Outside::Machine,
-        Privileges::Mapped { .. } | Privileges::Single { .. } => Outside::Nowhere,
+    let outside = match outside(&store, &order) {
+        Ok(outside) => outside,
+        Err(error) => return Err((MonitorError::Launch(error.into()), socket)),
     };
     Monitor::new(order, store, host, outside, clock, socket)
+}
+
+/// Where the bridges of a container are. Whoever started this process has entered the namespace that has them.
+fn outside(store: &Store, order: &MonitorOrder) -> Result<Outside, NetworkError> {
+    let stored = StoredContainer::open(store, &order.id);
+    let is_networked =
+        stored.is_ok_and(|stored| matches!(stored.config.plan.network, PlannedNetwork::Bridges(_)));
+    if !is_networked {
+        return Ok(Outside::Nowhere);
+    }
+    let shared = SharedNetwork::find_here(store)?;
+    Ok(shared.map_or(Outside::Machine, |shared| Outside::Shared(Arc::new(shared))))
 }
 
 fn exec(order: i32) -> Outcome<ExitCode> {

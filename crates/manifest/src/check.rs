@@ -14,7 +14,9 @@ mod step;
 use std::collections::BTreeMap;
 
 use crate::decode::{Map, Placed, Required};
-use crate::model::{Arg, BuildManifest, Cache, Project, Secret, SecretSource, Target, Volume};
+use crate::model::{
+    Arg, BuildManifest, Cache, Project, Secret, SecretSource, SharedNetwork, Target, Volume,
+};
 use crate::problem::Problem;
 use crate::span::{SourceText, Span, Spanned};
 use crate::suggest;
@@ -48,6 +50,7 @@ pub(crate) fn manifest(
         args: read_before,
         image,
         volume,
+        network,
         secret,
         cache,
         service,
@@ -62,6 +65,20 @@ pub(crate) fn manifest(
     let services = each(service, |name, service| checker.service(name, service));
     let volumes = each(volume, |name, written::Volume { at: _ }| {
         Some(Volume { name })
+    });
+    let networks = each(network, |name, network| {
+        let written::SharedNetwork {
+            at: _,
+            internal,
+            ipv6,
+            mtu,
+        } = network;
+        Some(SharedNetwork {
+            name,
+            internal: internal.is_some_and(|internal| internal.value),
+            ipv6: ipv6.is_some_and(|ipv6| ipv6.value),
+            mtu: mtu.map(|mtu| mtu.value),
+        })
     });
     let caches = each(cache, |name, written::Cache { at: _, max, export }| {
         Some(Cache {
@@ -89,6 +106,7 @@ pub(crate) fn manifest(
         images: images?,
         targets: BTreeMap::new(),
         volumes: volumes?,
+        networks: networks?,
         secrets: secrets?,
         caches: caches?,
         services: services?,

@@ -20,7 +20,7 @@ use crate::span::{SourceText, Span, Spanned};
 use crate::value::Name;
 
 pub use image::{Base, Config, DebianBase, Image, OciBase, Platforms, Port, PortProtocol};
-pub use service::{Mount, MountSource, Network, Service, ServiceImage};
+pub use service::{Mount, MountSource, Network, PublishedPort, Service, ServiceImage, Transport};
 pub use step::{
     Account, Action, Command, Copy, CopySource, Destination, Fetch, FileSet, Folder, Git, Limits,
     Link, ProducedBy, Run, SecretTarget, SecretUse, Step, TextFile,
@@ -43,6 +43,8 @@ pub struct BuildManifest {
     pub targets: BTreeMap<Platform, BTreeMap<Name, Image>>,
     /// `[volume.*]`.
     pub volumes: BTreeMap<Name, Volume>,
+    /// `[network.*]`.
+    pub networks: BTreeMap<Name, SharedNetwork>,
     /// `[secret.*]`.
     pub secrets: BTreeMap<Name, Secret>,
     /// `[cache.*]`.
@@ -107,6 +109,19 @@ pub struct Arg {
 pub struct Volume {
     /// The key that names it.
     pub name: Spanned<Name>,
+}
+
+/// `[network.NAME]`: what services reach each other through.
+#[derive(Clone, Debug)]
+pub struct SharedNetwork {
+    /// The key that names it.
+    pub name: Spanned<Name>,
+    /// Whether it has no way out.
+    pub internal: bool,
+    /// Whether containers get addresses of IPv6 too.
+    pub ipv6: bool,
+    /// The most bytes of a packet.
+    pub mtu: Option<u32>,
 }
 
 /// `[cache.NAME]`: a folder kept between builds, never part of a layer.

@@ -13,7 +13,8 @@ mod scalar;
 pub use measure::{ByteSize, TimeSpan};
 pub use path::{ContainerPath, Glob, ProjectPath};
 pub(crate) use place::{
-    AccountName, FilePattern, HostName, LabelName, LinkTarget, SourceName, Text, reference,
+    AccountName, FilePattern, HostAddress, HostName, LabelName, LinkTarget, SourceName, Text,
+    reference,
 };
 pub(crate) use platform::PlatformWord;
 pub(crate) use remote::{

@@ -9,12 +9,12 @@ mod service;
 mod step;
 mod value;
 
-use crate::decode::{Flag, List, Map, OneKey, OrString, Required, table};
+use crate::decode::{Flag, Integer, List, Map, OneKey, OrString, Required, table};
 use crate::span::Spanned;
 use crate::value::{ByteSize, EnvName, Name, ProjectPath};
 
 pub(crate) use image::{Base, Config, Debian, From, Image, Oci, WrittenBase};
-pub(crate) use service::{Mount, Service};
+pub(crate) use service::{Mount, PublishedPort, Service};
 pub(crate) use step::{
     Account, Command, Copy, Fetch, Folder, Git, Limits, SecretUse, Step, TextFile,
 };
@@ -37,6 +37,8 @@ table! {
         image: Option<Map<Name, Image>>,
         /// Volumes, by name: data that outlives containers.
         volume: Option<Map<Name, Volume>>,
+        /// Networks, by name: what services reach each other through.
+        network: Option<Map<Name, SharedNetwork>>,
         /// Secrets, by name: values that steps and services may see and that never reach
         /// a layer, a log or a cache key.
         secret: Option<Map<Name, Secret>>,
@@ -46,7 +48,6 @@ table! {
         service: Option<Map<Name, Service>>,
     }
     later {
-        "network" => "remove it: a service has the network `none` or `host` for now, given by its key `network`",
         "registry" => "remove it: settings of registries are not part of a project",
     }
 }
@@ -88,6 +89,23 @@ table! {
     later {
         "driver" => "remove it: volumes are folders in kiln's store",
         "size" => "remove it: volumes have no limit yet",
+    }
+}
+
+table! {
+    /// A network: services in it reach each other by name.
+    SharedNetwork as "a network" {
+        /// Whether it has no way out to other machines. Default: `false`.
+        internal: Option<Flag>,
+        /// Whether containers get addresses of IPv6 too. Default: `false`.
+        ipv6: Option<Flag>,
+        /// The most bytes of a packet. Default: that of the machine's way out, at most 1500.
+        mtu: Option<Integer<1280, 65535>>,
+    }
+    later {
+        "driver" => "remove it: networks are bridges",
+        "external" => "remove it: make the network with `kiln network create` and name it with `kiln run --network`",
+        "subnet" => "remove it: kiln chooses free addresses; `kiln network create --subnet` makes a network with others",
     }
 }
 
@@ -172,10 +190,22 @@ pub(crate) fn tables() -> Vec<TableEntry> {
         table("`limits`", "Limits", "limits", Limits::keys()),
         table("`[image.NAME.config]`", "Config", "config", Config::keys()),
         table("`[volume.NAME]`", "Volume", "volume", Volume::keys()),
+        table(
+            "`[network.NAME]`",
+            "SharedNetwork",
+            "network",
+            SharedNetwork::keys(),
+        ),
         table("`[secret.NAME]`", "Secret", "secret", Secret::keys()),
         table("`[cache.NAME]`", "Cache", "cache", Cache::keys()),
         table("`[service.NAME]`", "Service", "service", Service::keys()),
         table("An entry of `mounts`", "Mount", "mount", Mount::keys()),
+        table(
+            "An entry of `ports`",
+            "PublishedPort",
+            "port",
+            PublishedPort::keys(),
+        ),
         table("`[profile.NAME]`", "Profile", "profile", Vec::new()),
     ]
 }

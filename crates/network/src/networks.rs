@@ -160,6 +160,17 @@ impl Networks {
         self.add(new, now)
     }
 
+    /// Makes a network unless there is one with its name, whatever that is like.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn ensure(&self, new: &NewNetwork, now: Timestamp) -> Result<(), NetworkError> {
+        match self.create(new, now) {
+            Ok(_) | Err(NetworkError::Exists(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     fn add(&self, new: &NewNetwork, now: Timestamp) -> Result<NetworkRecord, NetworkError> {
         let name = Name::new(&new.name)?;
         if self.named.read::<NetworkRecord>(&new.name)?.is_some() {

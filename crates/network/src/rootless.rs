@@ -115,6 +115,21 @@ impl SharedNetwork {
     }
 }
 
+impl SharedNetwork {
+    /// Finds the namespaces if this process is in the user namespace among them.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub fn find_here(store: &Store) -> Result<Option<Self>, NetworkError> {
+        let Some((user, shared)) = Self::find(store)? else {
+            return Ok(None);
+        };
+        let number = |stat: Result<rustix::fs::Stat, Errno>| stat.map(|stat| stat.st_ino);
+        let own = number(rustix::fs::stat(c"/proc/self/ns/user"));
+        Ok((own == number(rustix::fs::fstat(&user))).then_some(shared))
+    }
+}
+
 /// A path of the socket, and what keeps it short: the kernel takes no more than 107 bytes.
 fn socket_path(folder: &StateFolder) -> Result<(PathBuf, OwnedFd), NetworkError> {
     use std::os::fd::AsRawFd;

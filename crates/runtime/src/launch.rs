@@ -22,6 +22,8 @@ use crate::plan::{Plan, PlannedMount, PlannedSecret, PlannedSource, SecretPlace}
 pub struct Launch<'a> {
     /// The container's id.
     pub container: &'a str,
+    /// What other containers call it.
+    pub name: &'a str,
     /// What runs sandboxes.
     pub host: &'a Host,
     /// The store, in use.

@@ -41,7 +41,7 @@ pub use log::{LogEntry, LogFilter, LogReader, Stream};
 pub use monitor::{Monitor, MonitorError, MonitorOrder, tell_failure};
 pub use plan::{
     DEFAULT_STOP_TIMEOUT, HostAddress, Overrides, Plan, PlanError, PlannedMount, PlannedNetwork,
-    PlannedSecret, PlannedSource, SecretPlace,
+    PlannedSecret, PlannedSource, SecretPlace, network_name,
 };
 pub use probe::ProbeOrder;
 pub use state::{ContainerState, Phase, Status};

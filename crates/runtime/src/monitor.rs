@@ -277,6 +277,7 @@ impl Monitor {
         let labels = BTreeMap::from([("project".to_owned(), self.config.project_name.clone())]);
         let launch = Launch {
             container: self.config.id.as_str(),
+            name: &self.name,
             host: &self.host,
             session: &session,
             outside: self.outside.clone(),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use kiln_network::{Attachment, Joining, NAME_SERVER, Networks, Resolvers};
+use kiln_network::{Attachment, Joining, Membership, NAME_SERVER, Networks, Resolvers};
 use kiln_sandbox::{Mount, Network};
 
 use crate::launch::{Launch, LaunchError, failed};
@@ -54,8 +54,8 @@ impl Networking {
                 let networks = Networks::open(launch.session.store(), launch.outside.clone())?;
                 let attachment = networks.join(&Joining {
                     container: launch.container,
-                    name: plan.name.as_deref().unwrap_or(hostname),
-                    memberships,
+                    name: launch.name,
+                    memberships: &with_service(memberships, plan),
                     ports: &plan.ports,
                     resolvers: &resolvers(plan)?,
                     now: launch.session.now(),
@@ -74,6 +74,15 @@ impl Networking {
             }
         }
     }
+}
+
+/// A service is also called by its own name, whatever its container is called.
+fn with_service(memberships: &[Membership], plan: &Plan) -> Vec<Membership> {
+    let mut memberships = memberships.to_vec();
+    for membership in &mut memberships {
+        membership.aliases.extend(plan.name.clone());
+    }
+    memberships
 }
 
 /// Whom a container's questions about names go to: the plan's servers, else the machine's.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kiln_manifest::model::{self, Command, Service};
-use kiln_network::{DEFAULT_NETWORK, Membership, Publish};
+use kiln_network::{DEFAULT_NETWORK, Membership, Protocol, Publish};
 use kiln_oci::RunConfig;
 use serde::{Deserialize, Serialize};
 
@@ -148,7 +148,7 @@ pub struct Plan {
     pub mounts: BTreeMap<String, PlannedMount>,
     /// Secrets of the manifest that it sees.
     pub secrets: Vec<PlannedSecret>,
-    /// What other containers call it; its host name if not given.
+    /// The service it is of, which other containers may call it too.
     pub name: Option<String>,
     /// What it can reach.
     pub network: PlannedNetwork,
@@ -208,6 +208,7 @@ impl Plan {
         service: Option<(&str, &Service)>,
         overrides: &Overrides,
     ) -> Result<Self, PlanError> {
+        let of_project = service;
         let (project, service) = match service {
             Some((project, service)) => (project, Some(service)),
             None => ("", None),
@@ -233,8 +234,8 @@ impl Plan {
             .or_else(|| Some(service?.user.as_ref()?.value.to_string()))
             .or_else(|| config.user.clone())
             .unwrap_or_default();
-        let ports = overrides.ports.clone();
-        let network = network(service, overrides, &ports)?;
+        let ports = ports(service, overrides);
+        let network = network(of_project, overrides, &ports)?;
         Ok(Self {
             argv: argv(config, service, overrides)?,
             env: environment(config, service, overrides),
@@ -271,18 +272,28 @@ impl Plan {
 
 /// What was asked for, else what the service says. Ports that nobody named a network for are of the default one.
 fn network(
-    service: Option<&Service>,
+    service: Option<(&str, &Service)>,
     overrides: &Overrides,
     ports: &[Publish],
 ) -> Result<PlannedNetwork, PlanError> {
-    let network = match (&overrides.network, service.map(|service| service.network)) {
+    let bridge = |name: String| Membership {
+        network: name,
+        ..Membership::default()
+    };
+    let of_service = service.map(|(project, service)| (service.network, project, service));
+    let network = match (&overrides.network, of_service) {
         (Some(network), _) => network.clone(),
-        (None, Some(model::Network::Host)) => PlannedNetwork::Host,
-        (None, Some(model::Network::None) | None) if ports.is_empty() => PlannedNetwork::None,
-        (None, Some(model::Network::None) | None) => PlannedNetwork::Bridges(vec![Membership {
-            network: DEFAULT_NETWORK.to_owned(),
-            ..Membership::default()
-        }]),
+        (None, Some((Some(model::Network::Host), ..))) => PlannedNetwork::Host,
+        (None, Some((Some(model::Network::None), ..))) => PlannedNetwork::None,
+        (None, Some((None, project, service))) if !service.networks.is_empty() => {
+            let names = service.networks.iter();
+            let bridges = names.map(|name| bridge(network_name(project, &name.value)));
+            PlannedNetwork::Bridges(bridges.collect())
+        }
+        (None, Some((None, ..)) | None) if ports.is_empty() => PlannedNetwork::None,
+        (None, Some((Some(model::Network::Bridge) | None, ..)) | None) => {
+            PlannedNetwork::Bridges(vec![bridge(DEFAULT_NETWORK.to_owned())])
+        }
     };
     let without_ports = match network {
         PlannedNetwork::None => Some("none"),
@@ -293,6 +304,36 @@ fn network(
         Some(name) if !ports.is_empty() => Err(PlanError::Ports(name)),
         Some(_) | None => Ok(network),
     }
+}
+
+/// What a network of a manifest is called in the store: two projects may declare networks of the same name and mean
+/// different ones.
+#[must_use]
+pub fn network_name(project: &str, name: &kiln_manifest::value::Name) -> String {
+    format!("{project}.{name}")
+}
+
+/// The service's ports, but those of the container that the command line publishes otherwise.
+fn ports(service: Option<&Service>, overrides: &Overrides) -> Vec<Publish> {
+    let of_service = service.iter().flat_map(|service| &service.ports);
+    let of_service = of_service.map(|port| Publish {
+        address: port.address,
+        host: port.host.map(|host| (host, host)),
+        container: (port.container, port.container),
+        protocol: match port.transport {
+            model::Transport::Tcp => Protocol::Tcp,
+            model::Transport::Udp => Protocol::Udp,
+        },
+    });
+    let is_replaced = |port: &Publish| {
+        let mut others = overrides.ports.iter();
+        others.any(|other| {
+            other.protocol == port.protocol
+                && (other.container.0..=other.container.1).contains(&port.container.0)
+        })
+    };
+    let kept = of_service.filter(|port| !is_replaced(port));
+    kept.chain(overrides.ports.clone()).collect()
 }
 
 /// Docker's rules, with one more: what a service runs stands for entrypoint and command together.
@@ -482,6 +523,33 @@ mod tests {
         assert_eq!((&*plan.user, &*plan.workdir), ("2", "/x"));
         assert!(!plan.read_only && plan.memory_bytes == Some(5));
         assert_eq!(plan.network, PlannedNetwork::Host);
+    }
+
+    #[test]
+    fn networks_and_ports_are_the_services_unless_the_command_line_says_otherwise() {
+        let bridges = |plan: &Plan| match &plan.network {
+            PlannedNetwork::Bridges(memberships) => memberships
+                .iter()
+                .map(|one| one.network.clone())
+                .collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        let none = Overrides::default();
+        assert_eq!(plan("", &none).unwrap().network, PlannedNetwork::None);
+        let ports =
+            "ports = [{ host = 8080, container = 80 }, { container = 53, protocol = \"udp\" }]";
+        let with_ports = plan(ports, &none).unwrap();
+        assert_eq!(bridges(&with_ports), ["bridge"]);
+        assert_eq!(with_ports.ports.len(), 2);
+        let service = format!("networks = [\"back\"]\n{ports}\n[network.back]");
+        assert_eq!(bridges(&plan(&service, &none).unwrap()), ["p.back"]);
+        let mut overrides = Overrides::default();
+        overrides.ports.push(Publish::parse("9090:80").unwrap());
+        let replaced = plan(&service, &overrides).unwrap().ports;
+        let hosts: Vec<_> = replaced.iter().map(|port| port.host).collect();
+        assert_eq!(hosts, [None, Some((9090, 9090))]);
+        overrides.network = Some(PlannedNetwork::Host);
+        assert_eq!(plan("", &overrides), Err(PlanError::Ports("host")));
     }
 
     #[test]

@@ -46,7 +46,14 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let overrides =
         args.container
             .overrides(command, &settings.directory, &settings.environment)?;
-    let ready = Ready::make(target, args.pull, Reach::None, &args.how, settings, printer)?;
+    let ready = Ready::make(
+        target,
+        args.pull,
+        Some(Reach::None),
+        &args.how,
+        settings,
+        printer,
+    )?;
     let terminal = ready.wants_terminal(args.container.wants_terminal());
     let life = Life::new(
         &args.life,

@@ -6,6 +6,7 @@ use crate::containers::{each, find, stop};
 use crate::errors::Outcome;
 use crate::local;
 use crate::monitors;
+use crate::networking::{self, Reach};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::verbs::start::start;
@@ -32,7 +33,9 @@ pub(crate) struct Args {
 /// Restarts them, one after the other.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let store = local::open(settings)?;
-    let _host = local::enter(&store)?;
+    // Those that are not there are told one by one.
+    let reach = networking::reach_of(&store, &args.containers).unwrap_or(Reach::None);
+    let _entered = networking::enter(&store, reach)?;
     let timeout = args.seconds.map(Duration::from_secs);
     each(&args.containers, printer, |name, printer| {
         let container = find(&store, name)?;

@@ -11,7 +11,6 @@ use crate::errors::{Class, Failure, Outcome};
 use crate::launch::{Kept, Life, Pulling, Ready, stdio};
 use crate::life::{DetachArgs, LifeArgs};
 use crate::monitors;
-use crate::networking::Reach;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::suggest;
@@ -70,7 +69,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let overrides =
         args.container
             .overrides(command, &settings.directory, &settings.environment)?;
-    let reach = Reach::of(args.container.needs_a_bridge());
+    let reach = args.container.reach();
     let ready = Ready::make(target, args.pull, reach, &args.how, settings, printer)?;
     let name = args.life.name.as_deref();
     let wanted = ready.wants_terminal(args.container.wants_terminal());
@@ -99,6 +98,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         store,
         config,
         secrets,
+        outside: _outside,
     } = kept;
     let monitored = monitors::start(&store, &config, secrets, &attachment.request())?;
     monitors::follow_own(&attachment, monitored, &signals, printer)
@@ -109,6 +109,7 @@ fn detach(kept: Kept, printer: &mut Printer) -> Outcome<ExitCode> {
         store,
         config,
         secrets,
+        outside: _outside,
     } = kept;
     let monitored = monitors::start(&store, &config, secrets, &Request::Start)?;
     monitors::wait_until_started(monitored, printer)?;

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use crate::container::ContainerArgs;
 use crate::errors::Outcome;
 use crate::launch::{Life, Pulling, Ready};
-use crate::networking::Reach;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::verbs::build::BuildArgs;
@@ -49,7 +48,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         None => ["/bin/sh", "-c", BEST_SHELL].map(String::from).to_vec(),
     });
     let target = args.target.as_deref();
-    let reach = Reach::of(args.container.needs_a_bridge());
+    let reach = args.container.reach();
     let ready = Ready::make(
         target,
         Pulling::Missing,

@@ -10,6 +10,7 @@ use crate::errors::{Class, Failure, Outcome};
 use crate::life::DetachArgs;
 use crate::local;
 use crate::monitors;
+use crate::networking::{self, Reach};
 use crate::printer::Printer;
 use crate::settings::Settings;
 
@@ -47,7 +48,14 @@ pub(crate) struct Args {
 /// Starts them.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
     let store = local::open(settings)?;
-    let _host = local::enter(&store)?;
+    let names = if args.all {
+        interrupted(&StoredContainer::list(&store)?.0)
+    } else {
+        args.containers.clone()
+    };
+    // Those that are not there are told one by one.
+    let reach = networking::reach_of(&store, &names).unwrap_or(Reach::None);
+    let _entered = networking::enter(&store, reach)?;
     if args.attach || args.interactive {
         let [name] = args.containers.as_slice() else {
             let message = "you can be connected to one container at a time";
@@ -66,11 +74,6 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         let monitored = monitors::start(&store, &container.config, secrets, &attachment.request())?;
         return monitors::follow_own(&attachment, monitored, &signals, printer);
     }
-    let names = if args.all {
-        interrupted(&StoredContainer::list(&store)?.0)
-    } else {
-        args.containers.clone()
-    };
     containers::each(&names, printer, |name, printer| {
         let container = find(&store, name)?;
         start(&store, &container, settings, printer)

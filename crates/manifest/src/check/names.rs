@@ -22,6 +22,7 @@ pub(crate) struct Names {
     pub(crate) steps: BTreeMap<Name, Declared>,
     pub(crate) services: Declared,
     pub(crate) volumes: Declared,
+    pub(crate) networks: Declared,
     pub(crate) secrets: Declared,
     pub(crate) caches: Declared,
     used: BTreeSet<(Kind, Name)>,
@@ -32,6 +33,7 @@ pub(crate) struct Names {
 pub(crate) enum Kind {
     Image,
     Volume,
+    Network,
     Secret,
     Cache,
 }
@@ -42,6 +44,7 @@ impl Kind {
         match self {
             Self::Image => "image",
             Self::Volume => "volume",
+            Self::Network => "network",
             Self::Secret => "secret",
             Self::Cache => "cache",
         }
@@ -63,6 +66,7 @@ impl Names {
             steps,
             services: declared(&written.service),
             volumes: declared(&written.volume),
+            networks: declared(&written.network),
             secrets: declared(&written.secret),
             caches: declared(&written.cache),
             used: BTreeSet::new(),
@@ -73,6 +77,7 @@ impl Names {
         match kind {
             Kind::Image => &self.images,
             Kind::Volume => &self.volumes,
+            Kind::Network => &self.networks,
             Kind::Secret => &self.secrets,
             Kind::Cache => &self.caches,
         }
@@ -194,7 +199,7 @@ impl Checker<'_> {
 
     /// Warns about declarations that nothing refers to.
     pub(crate) fn warn_unused(&mut self) {
-        for kind in [Kind::Volume, Kind::Secret, Kind::Cache] {
+        for kind in [Kind::Volume, Kind::Network, Kind::Secret, Kind::Cache] {
             for (name, span) in self.names.kind(kind) {
                 if !self.names.used.contains(&(kind, name.clone())) {
                     self.problems.push(Problem::Unused {

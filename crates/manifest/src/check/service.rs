@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use crate::check::Checker;
 use crate::check::names::Kind;
 use crate::check::step::{command, limits};
-use crate::decode::Map;
-use crate::model::{Base, Mount, MountSource, Service, ServiceImage};
+use crate::decode::{List, Map, Required};
+use crate::model::{Base, Mount, MountSource, Network, PublishedPort, Service, ServiceImage};
+use crate::problem::Problem;
 use crate::span::Spanned;
 use crate::value::{ContainerPath, Name};
 use crate::written;
@@ -18,6 +19,7 @@ impl Checker<'_> {
         written: written::Service,
     ) -> Option<Service> {
         let help = "add `image = \"NAME\"` or `from = { registry = \"…\" }`";
+        self.check_networks(&written);
         let choice = self.exactly_one(&written, "a service", &["image", "from"], help);
         // No `..`: a new key does not compile until it is handled here.
         let written::Service {
@@ -33,6 +35,8 @@ impl Checker<'_> {
             limits,
             read_only,
             network,
+            networks,
+            ports,
             secrets,
             tty,
             stop_signal,
@@ -60,12 +64,55 @@ impl Checker<'_> {
             mounts,
             limits: self::limits(limits),
             read_only: read_only.is_some_and(|flag| flag.value),
-            network: network.map(|network| network.value).unwrap_or_default(),
+            network: network.map(|network| network.value),
+            networks: self.networks(networks),
+            ports: ports
+                .map(|ports| ports.items.into_iter().filter_map(port).collect())
+                .unwrap_or_default(),
             secrets,
             tty: tty.map(|tty| tty.value),
             stop_signal: stop_signal.map(|signal| signal.value),
             stop_timeout: stop_timeout.map(|timeout| timeout.value.0),
         })
+    }
+
+    /// A service is in networks of this file or in another one; a port needs one that leads to it.
+    fn check_networks(&mut self, written: &written::Service) {
+        let at = &written.at;
+        let present = at.present(&["network", "networks"]);
+        if let [(first, first_at), (second, second_at)] = *present.as_slice() {
+            self.problems.push(Problem::ExclusiveKeys {
+                first: first.to_owned(),
+                second: second.to_owned(),
+                first_at: first_at.into(),
+                second_at: second_at.into(),
+            });
+        }
+        let closed = written.network.as_ref().and_then(|network| {
+            let word = match network.value {
+                Network::None => "none",
+                Network::Host => "host",
+                Network::Bridge => return None,
+            };
+            Some((word, network.span))
+        });
+        let has_ports = written.ports.as_ref().is_some_and(|ports| !ports.is_empty);
+        if let (Some((word, span)), true) = (closed, has_ports) {
+            self.invalid(
+                word,
+                "is a network that ports cannot be published from",
+                span,
+                "remove it, or remove `ports`",
+            );
+        }
+    }
+
+    fn networks(&mut self, written: Option<List<Spanned<Name>>>) -> Vec<Spanned<Name>> {
+        let names = self.distinct("networks", written, ToString::to_string);
+        let known = names.into_iter();
+        known
+            .filter(|name| self.resolve(Kind::Network, name).is_some())
+            .collect()
     }
 
     fn service_base(&mut self, from: written::From) -> Option<ServiceImage> {
@@ -152,4 +199,21 @@ impl Checker<'_> {
             );
         }
     }
+}
+
+fn port(written: written::PublishedPort) -> Option<PublishedPort> {
+    let written::PublishedPort {
+        at: _,
+        container: Required(container),
+        host,
+        address,
+        protocol,
+    } = written;
+    let number = |number: u32| u16::try_from(number).ok().filter(|number| *number > 0);
+    Some(PublishedPort {
+        container: number(container?.value)?,
+        host: host.and_then(|host| number(host.value)),
+        address: address.map(|address| address.value.0),
+        transport: protocol.map(|protocol| protocol.value).unwrap_or_default(),
+    })
 }

@@ -1,6 +1,7 @@
 //! `[service.*]`: how an image is run.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::model::image::Base;
@@ -31,8 +32,12 @@ pub struct Service {
     pub limits: Limits,
     /// Whether the root file system is read-only.
     pub read_only: bool,
-    /// Network of the container.
-    pub network: Network,
+    /// Network of the container, if one was named.
+    pub network: Option<Network>,
+    /// Declared networks it is in.
+    pub networks: Vec<Spanned<Name>>,
+    /// Ports of the machine that lead to it.
+    pub ports: Vec<PublishedPort>,
     /// Declared secrets the process sees.
     pub secrets: Vec<SecretUse>,
     /// Whether it has a terminal; decided by kiln's own if not given.
@@ -78,11 +83,35 @@ pub enum MountSource {
 }
 
 /// Network of a service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
     /// Only a loopback device.
-    #[default]
     None,
     /// The host's.
     Host,
+    /// The one that every container without a network of its own can be in.
+    Bridge,
+}
+
+/// A port of the machine that leads to a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishedPort {
+    /// The port of the service.
+    pub container: u16,
+    /// The port of the machine; any that is free if not given.
+    pub host: Option<u16>,
+    /// The only address of the machine; all if not given.
+    pub address: Option<IpAddr>,
+    /// How it is spoken to.
+    pub transport: Transport,
+}
+
+/// How a published port is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Connections.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp,
 }

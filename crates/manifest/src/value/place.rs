@@ -3,7 +3,7 @@
 use kiln_oci::Reference;
 
 use super::{ContainerPath, Glob, Name, ValueError};
-use crate::model::{Destination, Network, Port, PortProtocol};
+use crate::model::{Destination, Network, Port, PortProtocol, Transport};
 
 impl Destination {
     /// Reads an absolute path; a trailing `/` says that it is a folder to put things into.
@@ -132,7 +132,7 @@ impl Port {
 }
 
 impl Network {
-    /// Reads `none` or `host`.
+    /// Reads `none`, `host` or `bridge`.
     ///
     /// # Errors
     /// [`ValueError`] for anything else.
@@ -140,11 +140,44 @@ impl Network {
         match text {
             "none" => Ok(Self::None),
             "host" => Ok(Self::Host),
+            "bridge" => Ok(Self::Bridge),
             _ => Err(ValueError::new(
                 "is not a network",
-                "write \"none\" or \"host\"; networks between services are not supported yet",
+                "write \"none\", \"host\" or \"bridge\"; networks of this file stand in `networks`",
             )),
         }
+    }
+}
+
+impl Transport {
+    /// Reads `tcp` or `udp`.
+    ///
+    /// # Errors
+    /// [`ValueError`] for anything else.
+    pub fn parse(text: &str) -> Result<Self, ValueError> {
+        match text {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            _ => Err(ValueError::new(
+                "is not a protocol that ports are published for",
+                "write \"tcp\" or \"udp\"",
+            )),
+        }
+    }
+}
+
+/// An address of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct HostAddress(pub(crate) std::net::IpAddr);
+
+impl HostAddress {
+    pub(crate) fn parse(text: &str) -> Result<Self, ValueError> {
+        text.parse().map(Self).map_err(|_not_one| {
+            ValueError::new(
+                "is not an address",
+                "write one of IPv4 or IPv6, such as \"127.0.0.1\"",
+            )
+        })
     }
 }
 

@@ -1,10 +1,11 @@
 //! `[service.*]`.
 
-use crate::decode::{Flag, List, Map, OrString, table};
-use crate::model::Network;
+use crate::decode::{Flag, Integer, List, Map, OrString, Required, table};
+use crate::model::{Network, Transport};
 use crate::span::Spanned;
 use crate::value::{
-    ByteSize, ContainerPath, EnvName, HostName, Name, ProjectPath, Signal, Text, TimeSpan, UserSpec,
+    ByteSize, ContainerPath, EnvName, HostAddress, HostName, Name, ProjectPath, Signal, Text,
+    TimeSpan, UserSpec,
 };
 use crate::written::{Command, From, Limits, SecretUse};
 
@@ -33,8 +34,14 @@ table! {
         limits: Option<Limits>,
         /// Whether the container cannot write to its own root file system. Default: `false`.
         read_only: Option<Flag>,
-        /// The network: `none` or `host`. Default: `none`.
+        /// The network, if it is none of this file: `none`, `host` or `bridge`, which services of all
+        /// projects share. Default: `bridge` with `ports`, else `none`.
         network: Option<Spanned<Network>>,
+        /// The networks of this file that it is in. They are declared as `[network.NAME]`. Others in there
+        /// reach it by the service's name.
+        networks: Option<List<Spanned<Name>>>,
+        /// Ports of the machine that lead to the service.
+        ports: Option<List<PublishedPort>>,
         /// Secrets the container sees. They are declared as `[secret.NAME]`.
         secrets: Option<List<OrString<SecretUse>>>,
         /// Whether the container has a terminal. Default: if kiln itself has one.
@@ -48,8 +55,6 @@ table! {
         "after" => "remove it, and start the services one by one with `kiln run` in the right order",
         "health" => "remove it: services are not watched yet",
         "kind" => "remove it: `kiln run` waits for the service and passes on its exit code, as a task needs",
-        "ports" => "remove it, and use `network = \"host\"` to reach the service from outside",
-        "networks" => "remove it, and use `network = \"host\"` to reach other services",
         "restart" => "remove it: a service runs once for each `kiln run`",
         "watch" => "remove it, and run `kiln run` again after a change",
         "replicas" => "remove it: `kiln run` starts one container",
@@ -58,6 +63,20 @@ table! {
         "devices" => "remove it: containers have the standard devices",
         "labels" => "put labels into the `config` of the image",
         "entrypoint" => "write the whole command in `run`, or put `entrypoint` into the `config` of the image",
+    }
+}
+
+table! {
+    /// A port of the machine that leads to a service.
+    PublishedPort as "a port" {
+        /// The port that the service listens on.
+        container: Required<Integer<1, 65535>>,
+        /// The port of the machine. Default: one that is free, also with `0`.
+        host: Option<Integer<0, 65535>>,
+        /// The only address of the machine that it is reached by, such as `127.0.0.1`. Default: all of them.
+        address: Option<Spanned<HostAddress>>,
+        /// How it is spoken to: `tcp` or `udp`. Default: `tcp`.
+        protocol: Option<Spanned<Transport>>,
     }
 }
 

@@ -8,13 +8,14 @@ use kiln_oci::Reference;
 use schemars::{JsonSchema, Schema as JsonSchemaValue, SchemaGenerator, json_schema};
 
 use crate::decode::{Decode, Decoder, Scalar};
-use crate::model::{Destination, Network, Port};
+use crate::model::{Destination, Network, Port, Transport};
 use crate::problem::Problem;
 use crate::tree::{Node, Value};
 use crate::value::{
     self, AccountName, ArchiveWord, ByteSize, ContainerPath, EnvName, FilePattern, GitReference,
-    GitUrl, HostName, LabelName, LinkTarget, Mode, Name, PackageName, PlatformWord, ProjectPath,
-    Sha256, Signal, SnapshotTime, SourceName, Text, TimeSpan, Url, UserSpec, ValueError,
+    GitUrl, HostAddress, HostName, LabelName, LinkTarget, Mode, Name, PackageName, PlatformWord,
+    ProjectPath, Sha256, Signal, SnapshotTime, SourceName, Text, TimeSpan, Url, UserSpec,
+    ValueError,
 };
 use crate::written::Schema;
 
@@ -67,8 +68,12 @@ scalars! {
         "A signal, such as `SIGTERM`.";
     Port = Port::parse, "Port", "a string (a port)", Some("^[0-9]{1,5}(/(tcp|udp|sctp))?$"),
         "A port, and maybe its protocol: `8000`, `53/udp`.";
-    Network = Network::parse, "Network", "a string (a network)", Some("^(none|host)$"),
-        "`none` or `host`.";
+    Network = Network::parse, "Network", "a string (a network)", Some("^(none|host|bridge)$"),
+        "`none`, `host` or `bridge`.";
+    Transport = Transport::parse, "Transport", "a string (a protocol)", Some("^(tcp|udp)$"),
+        "`tcp` or `udp`.";
+    HostAddress = HostAddress::parse, "Address", "a string (an address)", Some("^[0-9A-Fa-f.:]+$"),
+        "An address of IPv4 or IPv6, such as `127.0.0.1`.";
     HostName = HostName::parse, "HostName", "a string (a host name)", Some("^[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$"),
         "A host name: letters, digits, `-` and `.`.";
     ByteSize = ByteSize::parse, "Size", "a string (a size with its unit)", Some("^[0-9]+([.][0-9]+)? *([kKMGT]?B|[KMGT]iB)$"),

@@ -119,7 +119,7 @@ fn whoever_names_an_account_needs_its_step() {
 fn profiles_replace_what_is_one_choice() {
     let manifest = everything();
     let web = &manifest.services["web"];
-    assert_eq!(web.network, Network::None);
+    assert_eq!(web.network, Some(Network::None));
     assert_eq!(web.mounts.len(), 4);
     let data = web
         .mounts
