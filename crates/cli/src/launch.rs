@@ -443,6 +443,13 @@ impl Ready {
         life: &Life,
         name: Option<&str>,
     ) -> Outcome<Kept> {
+        if self.host.brings_emulators() {
+            return Err(Failure::message(
+                Class::Environment,
+                "the container's programs need an emulator, which this kiln brings only for as long as it runs",
+                Some("run it in the foreground, or let root register emulators: Debian's package is qemu-user-static".to_owned()),
+            ));
+        }
         let plan = self.plan(overrides)?;
         let (claim, config, name) = self.create(&plan, life, name)?;
         for mount in config.plan.mounts.values() {

@@ -151,6 +151,14 @@ impl Host {
         Ok(())
     }
 
+    /// Tells whether programs of other machines run by emulators that this process has brought: no longer than it
+    /// runs itself.
+    pub fn brings_emulators(&self) -> bool {
+        let emulation = self.emulation.lock();
+        let emulation = emulation.unwrap_or_else(std::sync::PoisonError::into_inner);
+        emulation.own.is_some()
+    }
+
     /// Reads the handlers that programs of this process meet without further ado.
     fn handlers_of_the_machine(&self) -> Vec<Handler> {
         let folder = match &self.privileges {
