@@ -63,6 +63,22 @@ fn all_build_and_run() {
         again.shown()
     );
 
+    take_example(&space, "cross");
+    let run = kiln_or_update(&space, &["run"]);
+    let machine = host(Command::new("uname").arg("-m"));
+    assert_eq!(run.stdout, format!("compiled for {machine}"));
+    space.kiln_ok([
+        "save",
+        "--platform",
+        "linux/arm64",
+        "--form",
+        "dir",
+        "-o",
+        "arm64",
+    ]);
+    let program = std::fs::read(space.project().join("arm64/bin/where")).expect("a program");
+    assert_eq!(program[18..20], [183, 0], "it is for arm64");
+
     take_example(&space, "static-site");
     let page = kiln_or_update(&space, &["run", "check"]);
     assert!(
