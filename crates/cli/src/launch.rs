@@ -433,6 +433,21 @@ impl Ready {
         exit_code(exit.code(), exit.out_of_memory)
     }
 
+    /// Checks that a container of it can go on when this process has ended.
+    ///
+    /// # Errors
+    /// Its programs need an emulator that ends with this process.
+    pub(crate) fn check_outlives(&self) -> Outcome {
+        if !self.host.brings_emulators() {
+            return Ok(());
+        }
+        Err(Failure::message(
+            Class::Environment,
+            "the container's programs need an emulator, which this kiln brings only for as long as it runs",
+            Some("run it in the foreground, or let root register emulators: Debian's package is qemu-user-static".to_owned()),
+        ))
+    }
+
     /// Makes a container that has a life of its own.
     ///
     /// # Errors
@@ -443,13 +458,6 @@ impl Ready {
         life: &Life,
         name: Option<&str>,
     ) -> Outcome<Kept> {
-        if self.host.brings_emulators() {
-            return Err(Failure::message(
-                Class::Environment,
-                "the container's programs need an emulator, which this kiln brings only for as long as it runs",
-                Some("run it in the foreground, or let root register emulators: Debian's package is qemu-user-static".to_owned()),
-            ));
-        }
         let plan = self.plan(overrides)?;
         let (claim, config, name) = self.create(&plan, life, name)?;
         for mount in config.plan.mounts.values() {

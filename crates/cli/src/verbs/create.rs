@@ -61,6 +61,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         terminal.unwrap_or(false),
         args.container.keeps_input_open(),
     )?;
+    ready.check_outlives()?;
     let kept = ready.keep(&overrides, &life, args.life.name.as_deref())?;
     printer.line(kept.config.id.as_str())
 }
