@@ -97,7 +97,7 @@ fn measure_in(place: &Place, filters: &[&str]) -> Outcome {
     for row in rows {
         table.push_str(&row);
     }
-    if filters.is_empty() || filters.iter().any(|filter| "registry".contains(filter)) {
+    if filters.is_empty() || filters.iter().any(|filter| registry::NAME.contains(filter)) {
         table.push_str(&registry::measure(place)?);
     }
     say(&table);

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use super::Place;
 use crate::process::{Failure, Outcome, find_program, read, say};
 
+/// What filters look for.
+pub(super) const NAME: &str = "served registry";
 /// Programs that measure.
 const NEEDED: [&str; 5] = ["ab", "curl", "docker-registry", "sha256sum", "wrk"];
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
