@@ -67,6 +67,7 @@ fn all_build_and_run() {
     let run = kiln_or_update(&space, &["run"]);
     let machine = host(Command::new("uname").arg("-m"));
     assert_eq!(run.stdout, format!("compiled for {machine}"));
+    space.kiln_ok(["build"]);
     space.kiln_ok([
         "save",
         "--platform",

@@ -433,7 +433,7 @@ impl Ready {
         exit_code(exit.code(), exit.out_of_memory)
     }
 
-    /// Checks that a container of it can go on when this process has ended.
+    /// Checks that a container of it can be started by another process.
     ///
     /// # Errors
     /// Its programs need an emulator that ends with this process.
@@ -443,8 +443,8 @@ impl Ready {
         }
         Err(Failure::message(
             Class::Environment,
-            "the container's programs need an emulator, which this kiln brings only for as long as it runs",
-            Some("run it in the foreground, or let root register emulators: Debian's package is qemu-user-static".to_owned()),
+            "the container's programs need an emulator, which kiln brings to containers that it starts at once",
+            Some("use kiln run, or let root register emulators: Debian's package is qemu-user-static".to_owned()),
         ))
     }
 
@@ -459,6 +459,10 @@ impl Ready {
         name: Option<&str>,
     ) -> Outcome<Kept> {
         let plan = self.plan(overrides)?;
+        // The monitor inherits them, and so they last as long as it does.
+        self.host
+            .hand_on_emulators()
+            .map_err(|error| Failure::from_error(Class::Environment, error))?;
         let (claim, config, name) = self.create(&plan, life, name)?;
         for mount in config.plan.mounts.values() {
             if let PlannedSource::Volume(volume) = &mount.source {

@@ -159,6 +159,27 @@ impl Host {
         emulation.own.is_some()
     }
 
+    /// Leaves the emulators that this process has brought to the programs that it starts from now on: they last as
+    /// long as one of them keeps the descriptor that it inherits.
+    ///
+    /// # Errors
+    /// [`EmulationError::Kernel`].
+    pub fn hand_on_emulators(&self) -> Result<(), EmulationError> {
+        let emulation = self.emulation.lock();
+        let mut emulation = emulation.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(own) = emulation.own.take() else {
+            return Ok(());
+        };
+        let inherited = rustix::io::fcntl_setfd(&own, rustix::io::FdFlags::empty());
+        inherited.map_err(|errno| EmulationError::Kernel {
+            action: "handing on the emulators of this user".to_owned(),
+            errno,
+        })?;
+        // Closed with the process.
+        std::mem::forget(own);
+        Ok(())
+    }
+
     /// Reads the handlers that programs of this process meet without further ado.
     fn handlers_of_the_machine(&self) -> Vec<Handler> {
         let folder = match &self.privileges {

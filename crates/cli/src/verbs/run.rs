@@ -83,9 +83,6 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     if life.auto_remove && !args.detach && !terminal && life.health.is_none() {
         return ready.foreground(&overrides, life, Some(false), name, printer);
     }
-    if args.detach {
-        ready.check_outlives()?;
-    }
     let kept = ready.keep(&overrides, &life, name)?;
     if args.detach {
         return detach(kept, printer);
