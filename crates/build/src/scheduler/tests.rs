@@ -69,6 +69,7 @@ fn graph_of(steps: &[(&str, &[&str])]) -> BuildGraph {
         images: BTreeMap::from([(name("i"), image)]),
         targets: BTreeMap::new(),
         volumes: BTreeMap::new(),
+        networks: BTreeMap::new(),
         secrets: BTreeMap::new(),
         caches: BTreeMap::new(),
         services: BTreeMap::new(),
