@@ -185,7 +185,7 @@ fn size(text: &str) -> Option<u64> {
     if let Ok(size) = ByteSize::parse(text) {
         return Some(size.0).filter(|size| *size > 0);
     }
-    let (number, unit) = text.split_at(text.len().checked_sub(1)?);
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let factor = match unit {
         "k" => 1 << 10,
         "m" => 1 << 20,

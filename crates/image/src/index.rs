@@ -120,7 +120,7 @@ struct Part {
 #[derive(Debug, Clone)]
 enum Content {
     Image(Box<Image>),
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
     /// A statement or the like, with its blobs.
     Other(Vec<Descriptor>),
 }
@@ -155,7 +155,7 @@ impl Whole {
             for entry in &index.manifests {
                 self.add(session, entry, depth + 1)?;
             }
-            Content::Index(index)
+            Content::Index(Box::new(index))
         } else {
             let manifest = ImageManifest::parse(&bytes).map_err(|source| ImageError::Document {
                 digest: descriptor.digest,

@@ -1,5 +1,7 @@
 //! Networks on the real kernel, with a namespace in place of the machine's own network.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;

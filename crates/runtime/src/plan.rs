@@ -532,7 +532,7 @@ mod tests {
                 .iter()
                 .map(|one| one.network.clone())
                 .collect::<Vec<_>>(),
-            other => panic!("{other:?}"),
+            other @ (PlannedNetwork::None | PlannedNetwork::Host) => panic!("{other:?}"),
         };
         let none = Overrides::default();
         assert_eq!(plan("", &none).unwrap().network, PlannedNetwork::None);
