@@ -172,11 +172,12 @@ impl Run {
         self
     }
 
-    /// Checks that standard error contains `part`.
+    /// Checks that standard error contains `part`, wherever its lines were wrapped.
     #[track_caller]
     pub(crate) fn assert_says(&self, part: &str) -> &Self {
+        let unwrapped = self.stderr.replace("\n  │ ", " ");
         assert!(
-            self.stderr.contains(part),
+            self.stderr.contains(part) || unwrapped.contains(part),
             "`{part}` is not in\n{}",
             self.shown()
         );
@@ -228,6 +229,13 @@ pub(crate) fn kiln_program() -> PathBuf {
 )]
 fn told_by_xtask(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from)
+}
+
+/// A folder for what podman and buildah keep while they run: they refuse one whose path is longer than 50 bytes.
+pub(crate) fn short_folder(space: &TestSpace, letter: &str) -> PathBuf {
+    let path = space.path().join(letter);
+    assert!(path.as_os_str().len() <= 50, "{}", path.display());
+    path
 }
 
 /// Runs a program of the machine and expects it to succeed.

@@ -22,7 +22,7 @@ pub(crate) struct LifeArgs {
     #[arg(long)]
     pub(crate) rm: bool,
 
-    /// Start it again when it ends: no, on-failure[:NUMBER], always or unless-stopped
+    /// Start it again when it ends: `no`, `on-failure[:NUMBER]`, `always` or `unless-stopped`
     #[arg(long, value_name = "POLICY", default_value_t)]
     pub(crate) restart: RestartPolicy,
 

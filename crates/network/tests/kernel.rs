@@ -163,7 +163,7 @@ fn containers_of_a_network_reach_each_other_and_nobody_else_does() {
         served.join().unwrap();
     }
     let at = SocketAddr::new(address(&two, false), 81);
-    let _waiting = two
+    let waiting = two
         .namespace()
         .run(|| TcpListener::bind(at).unwrap())
         .unwrap();
@@ -174,7 +174,8 @@ fn containers_of_a_network_reach_each_other_and_nobody_else_does() {
     let rules = machine.output("nft", &["list", "ruleset"]);
     println!("{rules}");
     assert!(rules.contains("masquerade"), "{rules}");
-    drop((one, two, other));
+    // A socket in there keeps a namespace, too.
+    drop((waiting, one, two, other));
     machine.networks.prune().unwrap();
     assert_eq!(machine.output("nft", &["list", "ruleset"]), "");
     machine.has_no_devices();

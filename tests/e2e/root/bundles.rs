@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::is_root;
 use crate::fixtures::Bundle;
-use crate::space::{TestSpace, host, kiln_program};
+use crate::space::{TestSpace, host, kiln_program, short_folder};
 
 /// Says from inside what a container is.
 const PROBE: &str = r#"
@@ -388,7 +388,7 @@ fn podman_runs_containers_through_kiln() {
             .arg("--root")
             .arg(storage.join("root"))
             .arg("--runroot")
-            .arg(storage.join("run"))
+            .arg(short_folder(&space, "r"))
             .arg("--runtime")
             .arg(&runtime)
             .args(["--cgroup-manager", "cgroupfs", "--events-backend", "none"])

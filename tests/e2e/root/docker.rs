@@ -6,7 +6,7 @@ use kiln_peers::Docker;
 
 use super::is_root;
 use crate::fixtures::{Registry, busybox_project};
-use crate::space::{TestSpace, host};
+use crate::space::{TestSpace, host, short_folder};
 
 #[test]
 fn docker_runs_what_kiln_saves_and_pushes_and_kiln_what_docker_does() {
@@ -79,7 +79,7 @@ fn docker_and_podman_take_the_image_for_their_platform_from_an_index() {
                 .arg("--root")
                 .arg(storage.join("root"))
                 .arg("--runroot")
-                .arg(storage.join("run"))
+                .arg(short_folder(&space, "r"))
                 .args(["--storage-driver", "vfs"])
                 .args(arguments)
                 .env("HOME", space.path())

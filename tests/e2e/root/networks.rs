@@ -40,7 +40,7 @@ impl Net {
     /// Runs a shell script in a container.
     fn shell(&self, flags: &[&str], script: &str) -> crate::space::Run {
         // Nobody there knows more names, and says so at once.
-        let before = ["run", "-T", "--dns", "127.0.0.1"];
+        let before = ["run", "--rm", "-T", "--dns", "127.0.0.1"];
         // The first process of a container cannot be ended by `timeout`, so that is the shell.
         let script = &*format!("{script}; exit $?");
         let arguments = [&before, flags, &["app", "sh", "-c", script]].concat();
@@ -49,7 +49,7 @@ impl Net {
 
     /// Starts the server.
     fn serve(&self, flags: &[&str]) -> Running {
-        let arguments = [&["run", "-T"], flags, &["app"]].concat();
+        let arguments = [&["run", "--rm", "-T"], flags, &["app"]].concat();
         Running::start(&mut self.machine.kiln(&self.space, &arguments))
     }
 
@@ -191,7 +191,7 @@ fn datagrams_and_the_way_out_work() {
         "/lib64:/lib64:ro",
     ];
     let arguments = [
-        &["run", "-T", "-p", "5300:5353/udp"][..],
+        &["run", "--rm", "-T", "-p", "5300:5353/udp"][..],
         &mounts,
         &["app", "/usr/bin/perl", "-e", echo],
     ]
@@ -274,7 +274,7 @@ fn a_running_container_is_connected_and_disconnected() {
     let net = Net::new();
     net.kiln(&["network", "create", "one"]).assert_code(0);
     net.kiln(&["network", "create", "two"]).assert_code(0);
-    let server = net.serve(&["--network", "one", "--hostname", "server"]);
+    let server = net.serve(&["--network", "one", "--name", "server"]);
     let ask = |network: &str, name: &str| {
         let script = format!("busybox timeout 3 busybox wget -q -O - http://{name}/cgi-bin/who");
         net.shell(&["--network", network], &script)

@@ -20,7 +20,7 @@ pub(crate) struct Scratch {
 impl Scratch {
     /// Makes the folder, on a file system that can be the upper side of an overlay.
     pub(crate) fn create() -> Outcome<Self> {
-        let name = format!("kiln-xtask-{}", std::process::id());
+        let name = format!("kiln-{}", std::process::id());
         let parents = [std::env::temp_dir(), PathBuf::from("/var/tmp")];
         let suitable = parents.iter().find(|parent| !is_overlay(parent));
         let path = suitable.unwrap_or(&parents[0]).join(name);
@@ -42,7 +42,7 @@ impl Scratch {
 
     /// A folder for `TMPDIR`, open to all as `/tmp` is.
     pub(crate) fn temporary_folder(&self, name: &str) -> Outcome<PathBuf> {
-        let path = self.path.join("tmp").join(name);
+        let path = self.path.join("t").join(name);
         fs::create_dir_all(&path).map_err(|error| Failure::io(&path, &error))?;
         open_to_all(&path)?;
         Ok(path)

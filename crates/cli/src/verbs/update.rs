@@ -34,7 +34,7 @@ pub(crate) struct Args {
     #[arg(long, alias = "pids-limit", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pids: Option<u32>,
 
-    /// Start it again when it ends: no, on-failure[:NUMBER], always or unless-stopped
+    /// Start it again when it ends: `no`, `on-failure[:NUMBER]`, `always` or `unless-stopped`
     #[arg(long, value_name = "POLICY")]
     restart: Option<RestartPolicy>,
 }

@@ -37,8 +37,8 @@ fn what_is_not_a_manifest() {
         },
         Row {
             name: "a key of a later version",
-            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = \"scratch\"\n[service.a]\nimage = \"a\"\nports = [\"80\"]\n",
-            says: &["kiln.toml:8", "ports", "not supported yet"],
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = \"scratch\"\n[service.a]\nimage = \"a\"\nafter = { b = \"healthy\" }\n",
+            says: &["kiln.toml:8", "after", "not supported yet"],
             ..CHECK
         },
         Row {

@@ -132,13 +132,13 @@ run = "test -s /run/secrets/key; exit 5"
         .env("TOKEN", SECRET);
     let run = space.run(&mut command);
     run.assert_code(0);
-    let lengths = space.kiln_ok(["run", "app", "cat", "/lengths"]);
+    let lengths = space.kiln_ok(["run", "--rm", "app", "cat", "/lengths"]);
     assert_eq!(
         lengths.stdout,
         format!("{} {} unset\n", SECRET.len(), FILE_SECRET.len())
     );
     // Nor the folder they were mounted in.
-    space.kiln_ok(["run", "app", "sh", "-c", "[ ! -e /run ]"]);
+    space.kiln_ok(["run", "--rm", "app", "sh", "-c", "[ ! -e /run ]"]);
     let mut said = failed.run.shown() + &run.shown();
     for arguments in [
         &["log", "app.use"][..],

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::fixtures::busybox_project;
 use crate::fixtures::own_registry::OwnRegistry;
-use crate::space::{TestSpace, host};
+use crate::space::{TestSpace, host, short_folder};
 
 const SETTINGS: &str = "[access]\nlogin = \"required\"\nanonymous-pull = [\"public/**\"]\n";
 const STEPS: &str = "[image.app.step.tree]\nrun = \"echo text > /file\"\n";
@@ -158,7 +158,7 @@ fn podman_and_buildah_push_and_pull() {
                     "--root",
                     &storage.join("root").to_string_lossy(),
                     "--runroot",
-                    &storage.join("run").to_string_lossy(),
+                    &short_folder(&space, &program[..1]).to_string_lossy(),
                 ])
                 .args(["--storage-driver", "vfs"])
                 .args(arguments)
