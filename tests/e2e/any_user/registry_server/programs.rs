@@ -1,7 +1,10 @@
 //! The programs people use, against a registry with accounts: kiln, skopeo, podman, buildah.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use crate::fixtures::busybox_project;
 use crate::fixtures::own_registry::OwnRegistry;
@@ -144,9 +147,30 @@ fn skopeo_copies_both_ways_and_deletes() {
     registry.admin(&space, &["check"]).assert_code(0);
 }
 
+/// The process that holds the namespaces of an ordinary user's podman, which would stay when podman has ended.
+struct PodmanHolder(PathBuf);
+
+impl Drop for PodmanHolder {
+    fn drop(&mut self) {
+        // As root there is none.
+        if let Ok(id) = fs::read_to_string(&self.0) {
+            let id = id.trim();
+            host(Command::new("kill").args(["-9", id]));
+            let ended = || !Path::new("/proc").join(id).exists();
+            for _ in 0..500 {
+                if ended() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
 #[test]
 fn podman_and_buildah_push_and_pull() {
     let space = busybox_project(STEPS);
+    let _holder = PodmanHolder(space.path().join("tmp/libpod/tmp/pause.pid"));
     let (registry, token) = guarded(&space);
     space.kiln_ok(["build"]);
     space.kiln_ok(["save", "-o", "out.tar", "app"]);
