@@ -49,6 +49,14 @@ pub(crate) struct Overview {
     pub(crate) bytes: u64,
 }
 
+impl Policy {
+    /// What was last relied on then, or before, is out of its grace time. Times are whole seconds, so what seems to
+    /// be just as old as that may be younger.
+    fn due(self) -> Seconds {
+        self.now - self.grace - 1
+    }
+}
+
 impl Index {
     /// Moves some manifests that lost their tags long ago to the trash; returns how many.
     pub(crate) fn sweep_untagged(&self, policy: Policy) -> Result<usize, IndexError> {
@@ -97,7 +105,7 @@ impl Index {
     /// the copies nobody needs as deleting.
     pub(crate) fn sweep_blobs(&self, policy: Policy) -> Result<usize, IndexError> {
         self.write_blocking(move |batch| {
-            let due = policy.now - policy.grace;
+            let due = policy.due();
             let rows: Vec<(i64, String)> = {
                 let mut statement = batch.connection.prepare_cached(
                     "SELECT repo, digest FROM review WHERE at <= ?1 ORDER BY at LIMIT ?2",
@@ -162,7 +170,7 @@ impl Index {
     pub(crate) fn overview(&self, policy: Policy) -> Result<Overview, IndexError> {
         // A query of its own: a sweep that is undone again would keep writers waiting.
         self.read(|db| {
-            let (due, gone) = (policy.now - policy.grace, policy.now - policy.trash);
+            let (due, gone) = (policy.due(), policy.now - policy.trash);
             let manifests: i64 = db.query_row(
                 "SELECT count(*) FROM manifest WHERE deleted_at <= ?1",
                 [gone],
@@ -285,8 +293,9 @@ fn review(batch: &mut Batch<'_>, repo: i64, digest: &str, due: Seconds) -> Resul
         )?
         .execute(params![digest, due])?;
     if doomed == 0 {
+        // It may be up for review already, when it was deleted from another repository.
         db.prepare_cached(
-            "INSERT INTO review (repo, digest, at) SELECT 0, digest, touched_at FROM blob
+            "INSERT OR REPLACE INTO review (repo, digest, at) SELECT 0, digest, touched_at FROM blob
              WHERE digest = ?1 AND deleting = 0",
         )?
         .execute([digest])?;

@@ -391,6 +391,31 @@ proptest! {
 }
 
 #[test]
+fn a_blob_may_be_up_for_review_on_two_accounts() {
+    let mut world = World::new();
+    for step in [
+        Step::Upload { repo: 1, blob: 3 },
+        Step::Mount {
+            from: 1,
+            to: 0,
+            blob: 3,
+        },
+        Step::Wait(101),
+        Step::DeleteBlob { repo: 0, blob: 3 },
+        Step::Put {
+            repo: 1,
+            blobs: (0, 3),
+            tag: 0,
+        },
+        Step::SweepBlobs,
+    ] {
+        world.step(step);
+        world.check();
+    }
+    world.end();
+}
+
+#[test]
 fn an_index_of_another_format_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     drop(Index::open(folder.path()).unwrap());
