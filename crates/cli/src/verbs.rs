@@ -78,9 +78,7 @@ pub(crate) enum Format {
 }
 
 /// What kiln can be asked to do.
-// Each verb's flags are put together only when it is the one: that is most of the time kiln takes to start.
 #[derive(Debug, Subcommand)]
-#[command(defer = true)]
 pub(crate) enum Verb {
     Init(init::Args),
     Check(check::Args),
