@@ -161,7 +161,7 @@ impl Running {
     }
 
     /// Its root directory (`O_PATH`), for looking up what is in there with
-    /// [`confined::open_in_root`](kiln_sys::confined::open_in_root).
+    /// [`kiln_sys::confined::open_in_root`].
     ///
     /// # Errors
     /// What the kernel says: this process must have entered the sandbox's users.

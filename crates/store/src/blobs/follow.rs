@@ -61,7 +61,7 @@ impl Growth {
 /// Reads the bytes of a download as they come, and ends where it ends.
 ///
 /// A read blocks until there is more. It fails once the download has begun anew or broken off; nothing of
-/// what was read until then is verified before [`Follower::wait`] says [`End::Whole`].
+/// what was read until then is verified before [`Watch::end`] says [`End::Whole`].
 #[derive(Debug)]
 pub struct Follower {
     file: File,
