@@ -93,9 +93,7 @@ impl Index {
                 .execute(params![key, digest.as_str(), i64::try_from(size).unwrap_or(i64::MAX), now])?;
                 Stored::New
             };
-            let repo = ensure_repo(db, repo.as_str(), now)?;
-            link(db, repo, digest.as_str(), now)?;
-            review(batch, repo, &digest, now)?;
+            give(batch, &repo, &digest, now)?;
             Ok(stored)
         })
         .await
@@ -113,9 +111,7 @@ impl Index {
             if !touch(batch, &digest, now)? {
                 return Ok(false);
             }
-            let repo = ensure_repo(batch.connection, repo.as_str(), now)?;
-            link(batch.connection, repo, digest.as_str(), now)?;
-            review(batch, repo, &digest, now)?;
+            give(batch, &repo, &digest, now)?;
             Ok(true)
         })
         .await
@@ -146,9 +142,7 @@ impl Index {
             if !sources.iter().any(|source| may_read(source)) || !touch(batch, &digest, now)? {
                 return Ok(Mounted::No);
             }
-            let repo = ensure_repo(db, repo.as_str(), now)?;
-            link(db, repo, digest.as_str(), now)?;
-            review(batch, repo, &digest, now)?;
+            give(batch, &repo, &digest, now)?;
             Ok(Mounted::Yes)
         })
         .await
@@ -299,6 +293,18 @@ fn touch(batch: &Batch<'_>, digest: &Digest, now: Seconds) -> Result<bool, Index
         "UPDATE blob SET touched_at = max(touched_at, ?2) WHERE digest = ?1 AND deleting = 0",
     )?;
     Ok(statement.execute(params![digest.as_str(), now])? > 0)
+}
+
+/// Lets a repository have a blob of which there is a live copy.
+fn give(
+    batch: &Batch<'_>,
+    repo: &RepoName,
+    digest: &Digest,
+    now: Seconds,
+) -> Result<(), IndexError> {
+    let repo = ensure_repo(batch.connection, repo.as_str(), now)?;
+    link(batch.connection, repo, digest.as_str(), now)?;
+    review(batch, repo, digest, now)
 }
 
 /// Asks garbage collection to look at a blob one day.
