@@ -26,6 +26,8 @@ pub(super) struct Journal {
     number: u64,
     file: File,
     length: u64,
+    /// Whether there may be something behind `length`, which could not be cut off.
+    is_torn: bool,
 }
 
 impl Journal {
@@ -51,6 +53,7 @@ impl Journal {
             number,
             file,
             length,
+            is_torn: false,
         })
     }
 
@@ -84,6 +87,9 @@ impl Journal {
         if lines.is_empty() {
             return Ok(before);
         }
+        if self.is_torn {
+            self.cut(before)?;
+        }
         let written = self
             .file
             .write_all(lines)
@@ -99,6 +105,7 @@ impl Journal {
     /// Takes back what was appended after `length`.
     pub(super) fn cut(&mut self, length: u64) -> Result<(), IndexError> {
         let path = self.path();
+        (self.length, self.is_torn) = (length, true);
         self.file
             .set_len(length)
             .map_err(|error| IndexError::io(&path, error))?;
@@ -106,7 +113,7 @@ impl Journal {
             .seek(SeekFrom::Start(length))
             .and_then(|_| self.file.sync_data())
             .map_err(|error| IndexError::io(&path, error))?;
-        self.length = length;
+        self.is_torn = false;
         Ok(())
     }
 
