@@ -5,25 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use kiln_sandbox::{RawMode, Signal};
 use kiln_sys::Errno;
 use kiln_sys::namespace::Cloned;
-use kiln_sys::signal::SignalPipe;
+use kiln_sys::signal::{PASSED_ON, SignalPipe};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{WaitId, WaitIdOptions};
 
 use crate::error::{BundleError, best_effort};
 use crate::setup::console;
-
-/// Signals that are for the process and not for the runtime.
-const PASSED_ON: [Signal; 8] = [
-    Signal::HUP,
-    Signal::INT,
-    Signal::QUIT,
-    Signal::TERM,
-    Signal::USR1,
-    Signal::USR2,
-    Signal::CONT,
-    Signal::WINCH,
-];
 
 /// A process to stay with. Made before the process is, so that no signal is lost.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kiln_sys::Errno;
 use kiln_sys::process::{ChildProcess, Ended};
-use kiln_sys::signal::{Signal, SignalPipe};
+use kiln_sys::signal::{PASSED_ON, Signal, SignalPipe};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::cgroup::Cgroup;
@@ -39,18 +39,6 @@ pub struct Child {
     _files: Option<Files>,
     ends: Ends,
 }
-
-/// Signals that are passed on to a sandbox in the foreground.
-const PASSED_ON: [Signal; 8] = [
-    Signal::HUP,
-    Signal::INT,
-    Signal::QUIT,
-    Signal::TERM,
-    Signal::USR1,
-    Signal::USR2,
-    Signal::CONT,
-    Signal::WINCH,
-];
 
 /// Signals that wait to be passed on to a sandbox.
 ///

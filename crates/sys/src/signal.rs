@@ -15,6 +15,18 @@ pub use rustix::process::Signal;
 
 use crate::Errno;
 
+/// What somebody who sends it to a process in the foreground means for the one that this runs.
+pub const PASSED_ON: [Signal; 8] = [
+    Signal::HUP,
+    Signal::INT,
+    Signal::QUIT,
+    Signal::TERM,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::CONT,
+    Signal::WINCH,
+];
+
 /// Returns the signal with a number of `signal(7)`; `None` for 0, for those that libc keeps to itself, and beyond.
 pub fn signal_of(number: i32) -> Option<Signal> {
     let is_real_time = (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number);
