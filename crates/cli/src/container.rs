@@ -11,6 +11,7 @@ use kiln_runtime::{Overrides, PlannedMount, PlannedSource};
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::networking::{NetworkArgs, Reach};
+use crate::printer::Printer;
 use crate::settings::Environment;
 
 /// Most variables of files that are read for `--env-file`, in bytes.
@@ -127,6 +128,7 @@ impl ContainerArgs {
         command: &[String],
         folder: &Path,
         environment: &Environment,
+        printer: &mut Printer,
     ) -> Outcome<Overrides> {
         let mut env = BTreeMap::new();
         for path in &self.env_file {
@@ -148,7 +150,11 @@ impl ContainerArgs {
             let (target, mount) = tmpfs(text)?;
             mounts.insert(target, mount);
         }
-        devices(&self.device, &mut env, &mut mounts)?;
+        if devices(&self.device, &mut env, &mut mounts)? {
+            printer.warning(
+                "hooks of the devices' descriptions are not run; what they would set up is missing",
+            );
+        }
         let mut overrides = Overrides {
             command: command.to_vec(),
             entrypoint: self.entrypoint.as_ref().map(|program| {
@@ -281,12 +287,13 @@ fn volume(text: &str, folder: &Path) -> Outcome<(String, PlannedMount)> {
     Ok((target.to_owned(), PlannedMount { source, read_only }))
 }
 
-/// Adds devices: `/dev/fuse`, `/dev/fuse:/dev/other`, a folder of them, or CDI names.
+/// Adds devices: `/dev/fuse`, `/dev/fuse:/dev/other`, a folder of them, or CDI names; returns whether their
+/// descriptions have hooks, which are left out.
 fn devices(
     texts: &[String],
     env: &mut BTreeMap<String, String>,
     mounts: &mut BTreeMap<String, PlannedMount>,
-) -> Outcome {
+) -> Outcome<bool> {
     let mut names = Vec::new();
     for text in texts {
         if let Some(name) = DeviceName::parse(text) {
@@ -319,7 +326,7 @@ fn devices(
         }
     }
     if names.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let folders = cdi::FOLDERS.map(Path::new);
     let edits = cdi::find(&folders, &names).map_err(|error| {
@@ -338,7 +345,7 @@ fn devices(
     })?;
     env.extend(edits.env);
     mounts.extend(edits.mounts);
-    Ok(())
+    Ok(edits.has_hooks)
 }
 
 /// How deep a folder of devices is looked through.

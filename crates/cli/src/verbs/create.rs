@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         split_words(&args.words).map_err(|flag| unknown_flag("create", flag))?;
     let overrides =
         args.container
-            .overrides(command, &settings.directory, &settings.environment)?;
+            .overrides(command, &settings.directory, &settings.environment, printer)?;
     let ready = Ready::make(
         target,
         args.pull,

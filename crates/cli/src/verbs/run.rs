@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let (target, command) = split_words(&args.words).map_err(|flag| unknown_flag("run", flag))?;
     let overrides =
         args.container
-            .overrides(command, &settings.directory, &settings.environment)?;
+            .overrides(command, &settings.directory, &settings.environment, printer)?;
     let reach = args.container.reach();
     let ready = Ready::make(target, args.pull, reach, &args.how, settings, printer)?;
     let name = args.life.name.as_deref();

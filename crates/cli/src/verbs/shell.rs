@@ -42,7 +42,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
     let mut overrides =
         args.container
-            .overrides(&[], &settings.directory, &settings.environment)?;
+            .overrides(&[], &settings.directory, &settings.environment, printer)?;
     overrides.entrypoint = Some(match &args.shell {
         Some(program) => vec![program.clone()],
         None => ["/bin/sh", "-c", BEST_SHELL].map(String::from).to_vec(),
