@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::errors::Outcome;
@@ -86,16 +87,9 @@ fn parse_assignment(text: &str) -> Result<(String, String), String> {
 pub(crate) fn run() -> ExitCode {
     let environment = Environment::read();
     let arguments = arguments();
-    let own_codes = command()
-        .ignore_errors(true)
-        .try_get_matches_from(&arguments)
-        .is_ok_and(|found| found.subcommand_name().is_some_and(keeps_container_codes));
-    let cli = match command()
-        .try_get_matches_from(&arguments)
-        .and_then(|found| Cli::from_arg_matches(&found))
-    {
-        Ok(cli) => cli,
-        Err(error) => return Printer::plain().usage(&error, own_codes),
+    let (cli, own_codes) = match parse(&arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => return Printer::plain().usage(&error, is_of_a_container(&arguments)),
     };
     // Before anything of this process changes that a container would inherit, and without a home or a store.
     if let Verb::OciRuntime(args) = &cli.verb {
@@ -129,7 +123,33 @@ fn run_verb(cli: Cli, settings: &Settings, printer: &mut Printer) -> Outcome<Exi
     cli.verb.run(settings, printer)
 }
 
-/// The command line as clap sees it, with what derives cannot say.
+/// Reads the command line, and says whether the verb's exit codes belong to a container.
+///
+/// Only the verb that is called is described to clap; where something is wrong, or help is wanted, all
+/// is read again by a description of every verb.
+fn parse(arguments: &[OsString]) -> Result<(Cli, bool), clap::Error> {
+    let read = |command: clap::Command| {
+        let found = command.try_get_matches_from(arguments)?;
+        let own_codes = found.subcommand_name().is_some_and(keeps_container_codes);
+        Cli::from_arg_matches(&found).map(|cli| (cli, own_codes))
+    };
+    read(Cli::command()).or_else(|error| match error.kind() {
+        ErrorKind::DisplayVersion => Err(error),
+        _ => read(command()),
+    })
+}
+
+/// Whether the exit codes of the verb belong to a container, as far as a wrong command line tells.
+fn is_of_a_container(arguments: &[OsString]) -> bool {
+    command()
+        .ignore_errors(true)
+        .try_get_matches_from(arguments)
+        .is_ok_and(|found| found.subcommand_name().is_some_and(keeps_container_codes))
+}
+
+/// The whole command line as clap sees it, each verb with its description and flags.
 pub(crate) fn command() -> clap::Command {
-    Cli::command()
+    let mut command = Cli::command();
+    command.build();
+    command
 }

@@ -78,7 +78,10 @@ pub(crate) enum Format {
 }
 
 /// What kiln can be asked to do.
+///
+/// Each verb's flags are described when it is called, not whenever kiln starts.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Verb {
     Init(init::Args),
     Check(check::Args),
