@@ -17,18 +17,18 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::mpsc::{self, Receiver};
 
-use flate2::GzBuilder;
 use kiln_oci::Compression;
+use libdeflater::{CompressionLvl, Compressor};
 
 /// Length of a block before compression. Longer ones hardly compress better: the window of gzip is
 /// 32 KiB, that of zstd at this level 2 MiB. Changing this changes the digests of compressed layers.
 const BLOCK_BYTES: usize = 1 << 20;
 /// Blocks under way at once: enough for as many processors, and a bound for memory.
 const MOST_BLOCKS: usize = 8;
-/// Twice as fast as gzip's own default, 6, and a few hundredths larger.
-const GZIP_LEVEL: u32 = 3;
+/// libdeflate's fastest, which comes to the size of zlib's level 3 in about half the time.
+const GZIP_LEVEL: i32 = 1;
 /// The level that stores.
-const STORED: u32 = 0;
+const STORED: i32 = 0;
 /// Length of what is judged as one. Changing this changes the digests of compressed layers.
 const PART_BYTES: usize = 64 << 10;
 /// Up to how many pairs of equal bytes a part is taken to be compressed already. Bytes without any pattern
@@ -147,14 +147,9 @@ fn compress(compression: Compression, block: &[u8]) -> io::Result<Vec<u8>> {
     match compression {
         Compression::None => Ok(block.to_vec()),
         Compression::Gzip => {
-            let mut out = Vec::with_capacity(block.len() / 2);
+            let mut out = Vec::new();
             for (level, run) in runs(block) {
-                let level = flate2::Compression::new(level);
-                // No name, no time, "unknown" system: a header that says nothing of where it was made.
-                let header = GzBuilder::new().mtime(0).operating_system(255);
-                let mut encoder = header.write(out, level);
-                encoder.write_all(run)?;
-                out = encoder.finish()?;
+                add_member(&mut out, level, run)?;
             }
             Ok(out)
         }
@@ -166,8 +161,22 @@ fn compress(compression: Compression, block: &[u8]) -> io::Result<Vec<u8>> {
     }
 }
 
+/// Adds a gzip member; its header has no name and no time and an unknown system, so that it says nothing of where
+/// it was made.
+fn add_member(out: &mut Vec<u8>, level: i32, content: &[u8]) -> io::Result<()> {
+    let level = CompressionLvl::new(level).map_err(|_out_of_range| io::ErrorKind::InvalidInput)?;
+    let mut compressor = Compressor::new(level);
+    let start = out.len();
+    out.resize(start + compressor.gzip_compress_bound(content.len()), 0);
+    let length = compressor
+        .gzip_compress(content, &mut out[start..])
+        .map_err(io::Error::other)?;
+    out.truncate(start + length);
+    Ok(())
+}
+
 /// Cuts a block into runs that are compressed at one level each; an empty block is one run.
-fn runs(block: &[u8]) -> Vec<(u32, &[u8])> {
+fn runs(block: &[u8]) -> Vec<(i32, &[u8])> {
     let mut runs = Vec::new();
     let mut start = 0;
     let mut level = level_for(&block[..block.len().min(PART_BYTES)]);
@@ -183,7 +192,7 @@ fn runs(block: &[u8]) -> Vec<(u32, &[u8])> {
     runs
 }
 
-fn level_for(part: &[u8]) -> u32 {
+fn level_for(part: &[u8]) -> i32 {
     // Of less, the frequencies say little.
     if part.len() == PART_BYTES && pairs(part) <= DENSE_PAIRS {
         STORED
@@ -282,7 +291,7 @@ mod tests {
         let dense = noise(3 * PART_BYTES);
         let text = b"many words and many more words ".repeat(PART_BYTES / 16);
         let mixed = [&text[..PART_BYTES], &dense, &text[..PART_BYTES]].concat();
-        let levels: Vec<(u32, usize)> = runs(&mixed)
+        let levels: Vec<(i32, usize)> = runs(&mixed)
             .iter()
             .map(|(level, run)| (*level, run.len()))
             .collect();
@@ -305,7 +314,7 @@ mod tests {
     #[test]
     fn the_header_says_nothing_of_where_it_was_made() {
         let bytes = compressed(Compression::Gzip, b"x", 1);
-        assert_eq!(bytes[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
+        assert_eq!(bytes[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255]);
     }
 
     #[test]
@@ -319,7 +328,7 @@ mod tests {
         };
         assert_eq!(
             [digest(Compression::Gzip), digest(Compression::Zstd)],
-            ["9e131425ec824a2a", "40f249960ec1b520"]
+            ["99610c00f3794160", "40f249960ec1b520"]
         );
     }
 
