@@ -20,7 +20,7 @@ mod version2;
 
 pub use controller::Controller;
 pub use error::{CgroupError, Unenforced};
-pub(crate) use group::Cgroup;
+pub(crate) use group::{Cgroup, Entrance};
 pub use members::{Group, Usage};
 use mounts::MountLine;
 pub(crate) use owner::{GroupName, Owner, start_time};

@@ -28,7 +28,7 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::account::{self, Account};
 use crate::capability::CapabilitySet;
-use crate::cgroup::start_time;
+use crate::cgroup::{Entrance, start_time};
 use crate::child::Child;
 use crate::enter::{EnterError, privileges_of_this_namespace};
 use crate::error::SandboxError;
@@ -260,7 +260,8 @@ impl Running {
         let different = Joined::of(self.pid).map_err(joining())?;
 
         plan.push(Operation::CloseOnExecute);
-        for (name, file) in join_files(&spec.groups)? {
+        let Entrance { join, start_in } = Entrance::open(&spec.groups)?;
+        for (name, file) in join {
             let file = plan.filled(name, file);
             plan.push(Operation::Write {
                 file,
@@ -304,7 +305,8 @@ impl Running {
             ..Joined::default()
         };
         namespace::join(self.pidfd.as_fd(), children).map_err(joining())?;
-        let process = process::launch(&plan, Start::Inherited, None)
+        let start_in = start_in.as_ref().map(AsFd::as_fd);
+        let process = process::launch(&plan, Start::Inherited, start_in)
             .map_err(|error| explain(error, &plan, &spec.argv))?;
         Ok(Child::new(process, None, None, ends))
     }
@@ -315,18 +317,6 @@ impl AsFd for Running {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
-}
-
-/// Where processes are written to join the groups of a sandbox.
-fn join_files(groups: &[PathBuf]) -> Result<Vec<(String, OwnedFd)>, SandboxError> {
-    let open = |directory: &PathBuf| {
-        let fail = || SandboxError::kernel(format!("joining the cgroup `{}`", directory.display()));
-        let opened = confined::open_directory(directory).map_err(fail())?;
-        let file = confined::open_beneath(&opened, "cgroup.procs", OFlags::WRONLY, Mode::empty())
-            .map_err(fail())?;
-        Ok((format!("cgroup {}", directory.display()), file))
-    };
-    groups.iter().map(open).collect()
 }
 
 /// Opens the sandbox's own `devpts`, and nothing that was put in its place.

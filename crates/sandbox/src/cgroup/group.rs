@@ -11,6 +11,44 @@ use rustix::fs::{Mode, OFlags};
 use super::CgroupError;
 use crate::error::best_effort;
 
+/// Where a process with one thread joins a group of version 1 by writing 0. Through `cgroup.procs` the kernel keeps the
+/// whole machine from starting and ending threads meanwhile, and waits for every processor: 11 ms instead of 20 µs.
+pub(super) const JOIN: &str = "tasks";
+
+/// How a process gets into groups that are there.
+#[derive(Debug, Default)]
+pub(crate) struct Entrance {
+    /// What each group is called, and where to write 0 to join it (version 1).
+    pub(crate) join: Vec<(String, OwnedFd)>,
+    /// The group to be started in (version 2).
+    pub(crate) start_in: Option<OwnedFd>,
+}
+
+impl Entrance {
+    /// Opens the way into `groups`, the directories of one sandbox.
+    pub(crate) fn open(groups: &[PathBuf]) -> Result<Self, CgroupError> {
+        let mut entrance = Self::default();
+        for directory in groups {
+            let failed = |errno| CgroupError::Kernel {
+                action: "join",
+                path: directory.clone(),
+                errno,
+            };
+            let opened = confined::open_directory(directory).map_err(failed)?;
+            match confined::open_beneath(&opened, JOIN, OFlags::WRONLY, Mode::empty()) {
+                Ok(file) => {
+                    let name = format!("cgroup {}", directory.display());
+                    entrance.join.push((name, file));
+                }
+                // It is of version 2.
+                Err(Errno::NOENT) => entrance.start_in = Some(opened),
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        Ok(entrance)
+    }
+}
+
 /// The group of one sandbox. Dropping it removes it, if nothing runs in it.
 #[derive(Debug)]
 pub(crate) struct Cgroup {

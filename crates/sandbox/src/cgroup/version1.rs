@@ -7,7 +7,7 @@ use kiln_sys::Errno;
 use kiln_sys::confined;
 use rustix::fs::{Mode, OFlags};
 
-use super::group::{Setting, make};
+use super::group::{JOIN, Setting, make};
 use super::{Cgroup, CgroupError, Controller, GroupName, MountLine, pids_max};
 use crate::spec::Limits;
 
@@ -111,11 +111,13 @@ fn add(
 ) -> Result<(), CgroupError> {
     let opened = make(&directory, settings)?;
     group.directories.push(directory.clone());
-    let join = confined::open_beneath(&opened, "cgroup.procs", OFlags::WRONLY, Mode::empty())
-        .map_err(|errno| CgroupError::Kernel {
-            action: "join",
-            path: directory.join("cgroup.procs"),
-            errno,
+    let join =
+        confined::open_beneath(&opened, JOIN, OFlags::WRONLY, Mode::empty()).map_err(|errno| {
+            CgroupError::Kernel {
+                action: "join",
+                path: directory.join(JOIN),
+                errno,
+            }
         })?;
     group
         .join
