@@ -285,7 +285,8 @@ fn run_ready(place: &Place) -> Outcome<Case> {
                 "podman with runc",
                 "podman",
                 format!(
-                    "podman --runtime runc --root {0}/root --runroot {0}/run run --rm --network none \
+                    "podman --runtime runc --root {0}/root --runroot {0}/run --storage-driver overlay \
+                     run --rm --network none \
                      --ulimit nofile=1024:1024 --ulimit nproc=1000:1000 --rootfs {1} true",
                     place.folder.join("podman").display(),
                     rootfs.display()
