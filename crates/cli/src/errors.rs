@@ -34,8 +34,7 @@ impl Class {
             Self::Environment => 3,
             Self::BrokenPipe => 0,
             Self::Bug => 70,
-            // What a shell says of a program that Ctrl-C ended.
-            Self::Interrupted => 130,
+            Self::Interrupted => crate::signals::exit_code(),
         }
     }
 }
@@ -139,8 +138,8 @@ impl Classify for StoreError {
             | Self::Verify { .. }
             | Self::TooLarge { .. }
             | Self::Source(_)
-            | Self::Document { .. }
-            | Self::Cancelled { .. } => Class::Environment,
+            | Self::Document { .. } => Class::Environment,
+            Self::Cancelled { .. } => Class::Interrupted,
         }
     }
 }

@@ -138,7 +138,8 @@ impl Printer {
         self.error_line(text.trim_end_matches('\n'));
         ExitCode::from(match failure.code {
             Some(code) => code,
-            None if own_codes => OWN_FAILURE_OF_RUN,
+            // To stop is no failure of kiln, and a script that was interrupted is to see so.
+            None if own_codes && failure.class != Class::Interrupted => OWN_FAILURE_OF_RUN,
             None => failure.class.code(),
         })
     }

@@ -1,6 +1,7 @@
 //! Signals that ask a verb to stop.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use kiln_build::Cancel;
 use kiln_sys::signal::{Signal, SignalPipe};
@@ -9,6 +10,20 @@ use crate::errors::{Class, Failure, Outcome};
 
 /// What asks to stop.
 const STOP_SIGNALS: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
+
+/// The number of the signal that asked this process to stop; 0 before one does.
+static ASKED_BY: AtomicI32 = AtomicI32::new(0);
+
+/// The exit code of what was stopped, as a shell has it of a program that the signal ended: 128 and its number.
+///
+/// Where no signal came, somebody typed Ctrl-C where that is a character.
+pub(crate) fn exit_code() -> u8 {
+    let number = match ASKED_BY.load(Ordering::Relaxed) {
+        0 => Signal::INT.as_raw(),
+        number => number,
+    };
+    u8::try_from(128 + number).unwrap_or(u8::MAX)
+}
 
 /// Runs `work`, and calls `stop` for each signal that asks for it.
 ///
@@ -59,6 +74,9 @@ fn watch(stop: &(dyn Fn() + Sync), signals: &SignalPipe, done: &Cancel) {
         }
         for signal in signals.take().unwrap_or_default() {
             asked += 1;
+            if asked == 1 {
+                ASKED_BY.store(signal.as_raw(), Ordering::Relaxed);
+            }
             stop();
             if asked >= 3 {
                 kiln_sys::signal::die_of(signal);

@@ -82,11 +82,17 @@ fn start(space: &TestSpace, arguments: &[&str]) -> Child {
 
 /// Presses Ctrl-C once `proxy` has stalled, and expects kiln to end as it should.
 #[track_caller]
-fn interrupt(mut child: Child, proxy: &Proxy) {
+fn interrupt(child: Child, proxy: &Proxy) {
+    stop_by(child, proxy, "-INT", 130);
+}
+
+/// Sends a signal once `proxy` has stalled, and expects kiln to end soon with this code.
+#[track_caller]
+fn stop_by(mut child: Child, proxy: &Proxy, signal: &str, code: i32) {
     proxy.wait_for_fault();
     let pressed = Instant::now();
-    host(Command::new("kill").args(["-INT", &child.id().to_string()]));
-    assert_eq!(child.wait().expect("kiln ends").code(), Some(130));
+    host(Command::new("kill").args([signal, &child.id().to_string()]));
+    assert_eq!(child.wait().expect("kiln ends").code(), Some(code));
     assert!(pressed.elapsed() < PROMPTLY, "{:?}", pressed.elapsed());
 }
 
@@ -200,14 +206,19 @@ fn ctrl_c_while_an_image_is_sent_or_fetched_ends_at_once() {
     let slow = format!("{}/team/app:1", proxy.host());
     proxy.plan(Way::Up, Fault::Stall, LARGE_BYTES / 2);
     let child = start(&space, &["push", "app", &slow]);
-    interrupt(child, &proxy);
+    stop_by(child, &proxy, "-TERM", 143);
     let name = format!("{}/team/app:1", registry.host());
     space.kiln_ok(["push", "app", &name]);
     let other = TestSpace::new();
     proxy.plan(Way::Down, Fault::Stall, LARGE_BYTES / 2);
     let child = start(&other, &["pull", &slow]);
-    interrupt(child, &proxy);
+    stop_by(child, &proxy, "-HUP", 129);
     other.kiln_ok(["pull", &slow]);
+    // To be stopped is no failure to start a container.
+    let third = TestSpace::new();
+    proxy.plan(Way::Down, Fault::Stall, LARGE_BYTES / 2);
+    let child = start(&third, &["run", &slow]);
+    stop_by(child, &proxy, "-INT", 130);
 }
 
 #[test]
