@@ -13,6 +13,8 @@ use kiln_manifest::Span;
 use miette::{Diagnostic, LabeledSpan, NamedSource, Report, SourceCode};
 
 use crate::errors::{Class, Failure};
+use crate::progress;
+use crate::settings::Settings;
 use crate::text;
 use crate::words;
 
@@ -20,17 +22,30 @@ use crate::words;
 const MESSAGE_COLUMNS: usize = 300;
 
 /// The last lines of failed steps, collected from events.
-#[derive(Debug, Default)]
-pub(crate) struct LastLines(BTreeMap<String, Vec<String>>);
+#[derive(Debug)]
+pub(crate) struct LastLines {
+    /// Whether somebody has not seen them yet.
+    are_wanted: bool,
+    of_steps: BTreeMap<String, Vec<String>>,
+}
 
 impl LastLines {
+    /// Keeps lines unless the view that the settings ask for writes all of them anyway.
+    pub(crate) fn unless_shown(settings: &Settings) -> Self {
+        Self {
+            are_wanted: !progress::shows_all_output(settings),
+            of_steps: BTreeMap::new(),
+        }
+    }
+
     /// Keeps what `event` has of them.
     pub(crate) fn take_in(&mut self, event: &BuildEvent) {
         if let EventKind::Failed {
             step, last_lines, ..
         } = &event.kind
+            && self.are_wanted
         {
-            self.0.insert(step.to_string(), last_lines.clone());
+            self.of_steps.insert(step.to_string(), last_lines.clone());
         }
     }
 }
@@ -69,7 +84,7 @@ pub(crate) fn failure(graph: &BuildGraph, built: Build, last_lines: &LastLines) 
     let preface = parts
         .iter()
         .filter(|part| part.has_log())
-        .filter_map(|part| Some((&part.name, last_lines.0.get(&part.name)?)))
+        .filter_map(|part| Some((&part.name, last_lines.of_steps.get(&part.name)?)))
         .map(|(name, lines)| words::last_lines(name, lines))
         .collect();
     let report = match <[FailedPart; 1]>::try_from(parts) {

@@ -136,9 +136,27 @@ impl Drop for Progress {
     }
 }
 
-fn choose(settings: &Settings, telling: Telling) -> Option<Box<dyn View>> {
-    let stderr = || Box::new(io::stderr()) as Box<dyn Write + Send>;
-    let form = match settings.progress {
+/// What a library tells, as an event of the build in which it does.
+fn event_of(notice: &Notice) -> EventKind {
+    match notice {
+        Notice::Warning(message) => EventKind::Warning {
+            step: None,
+            message: message.clone(),
+        },
+        Notice::Detail(message) => EventKind::Detail {
+            message: message.clone(),
+        },
+    }
+}
+
+/// Whether every line that a step writes is on the screen as it comes.
+pub(crate) fn shows_all_output(settings: &Settings) -> bool {
+    form(settings) == ProgressForm::Plain && !settings.quiet
+}
+
+/// The form that is meant; never [`ProgressForm::Auto`].
+fn form(settings: &Settings) -> ProgressForm {
+    match settings.progress {
         ProgressForm::Auto if settings.stderr_is_terminal => ProgressForm::Tty,
         ProgressForm::Auto => ProgressForm::Plain,
         form @ (ProgressForm::Plain | ProgressForm::Json | ProgressForm::Tty) => form,

@@ -230,7 +230,7 @@ pub(crate) fn build_graph(
     telling: Telling,
 ) -> Outcome<Build> {
     let options = how.options(settings, graph)?;
-    let mut last_lines = LastLines::default();
+    let mut last_lines = LastLines::unless_shown(settings);
     let built = workbench::with_signals(workspace, || {
         let progress = Progress::start(settings, telling);
         let built = build(workspace, graph, &options, &mut |event| {

@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     };
     let workspace = workbench::workspace(settings, &project, entered, wishes)?;
     let options = BuildArgs::default().options(settings, &graph)?;
-    let mut last_lines = LastLines::default();
+    let mut last_lines = LastLines::unless_shown(settings);
     let pinned = workbench::with_signals(&workspace, || {
         let progress = Progress::start(settings, Telling::OnlyWork);
         let pinned = pin(&workspace, &graph, &options, &mut |event| {

@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     local::warn_of_one_owner(&entered.host, printer);
     let workspace = workbench::workspace(settings, &project, entered, wishes)?;
     let options = args.how.options(settings, &graph)?;
-    let mut last_lines = LastLines::default();
+    let mut last_lines = LastLines::unless_shown(settings);
     let verification = workbench::with_signals(&workspace, || {
         let progress = Progress::start(settings, Telling::Everything);
         let verification = verify(&workspace, &graph, &options, &mut |event| {

@@ -23,6 +23,21 @@ fn a_failing_step_shows_its_end_its_code_its_place_and_its_log() {
         "run = \"for i in $(seq 100); do echo line $i; done; echo to stderr >&2; exit 3\"",
         1,
     );
+    // Plain progress has shown it as it came, and `--quiet` has shown nothing.
+    assert_eq!(run.stderr.matches("line 100").count(), 1, "{}", run.shown());
+    let quiet = space.kiln(["build", "--quiet"]);
+    assert_eq!(
+        quiet.stderr.matches("line 100").count(),
+        1,
+        "{}",
+        quiet.shown()
+    );
+    assert_eq!(
+        quiet.stderr.matches("line 1\n").count(),
+        0,
+        "{}",
+        quiet.shown()
+    );
     run.assert_says("line 100")
         .assert_says("to stderr")
         .assert_says("3")
