@@ -108,6 +108,11 @@ pub enum EventKind {
         /// What, lower case, in one line.
         message: String,
     },
+    /// What only matters to whoever looks for a fault, and was asked for.
+    Detail {
+        /// What, lower case, in one line.
+        message: String,
+    },
     /// Its process failed, and a shell opens where it ran, on the terminal of the person who builds.
     ///
     /// The shell waits until this event is taken in; from then on the terminal is the shell's, until

@@ -151,6 +151,7 @@ fn take_in(outlooks: &mut BTreeMap<NodeName, Outlook>, event: BuildEvent) {
         | EventKind::Output { .. }
         | EventKind::Progress { .. }
         | EventKind::Warning { .. }
+        | EventKind::Detail { .. }
         | EventKind::ShellOpened { .. }
         | EventKind::ShellClosed { .. }
         | EventKind::Done { .. }

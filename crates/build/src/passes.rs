@@ -39,6 +39,7 @@ impl Second {
             | EventKind::Output { .. }
             | EventKind::Progress { .. }
             | EventKind::Warning { .. }
+            | EventKind::Detail { .. }
             | EventKind::Skipped { .. }
             | EventKind::Cancelled { .. }
             | EventKind::Image { .. }
@@ -102,7 +103,7 @@ impl<'s> Passes<'s> {
                 self.ends.push(event);
                 return;
             }
-            EventKind::Image { .. } | EventKind::Written { .. } => {
+            EventKind::Image { .. } | EventKind::Written { .. } | EventKind::Detail { .. } => {
                 (self.sink)(event);
                 return;
             }

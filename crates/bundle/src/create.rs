@@ -163,6 +163,9 @@ fn create_in(
         }
         _ => None,
     };
+    if let Some(process) = &spec.process {
+        rights::warn_of(process, namespaces.has(NamespaceKind::User))?;
+    }
     folder.save_spec(spec)?;
 
     let host = Host::discover()?;

@@ -71,6 +71,7 @@ pub fn exec(
         ));
     }
     let kinds = different(record.pid)?;
+    rights::warn_of(process, kinds.contains(ThreadNameSpaceType::USER))?;
     let group = match &options.cgroup {
         Some(below) => record.group.below(below)?,
         None => record.group.clone(),

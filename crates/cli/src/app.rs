@@ -8,6 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::errors::Outcome;
+use crate::notices;
 use crate::printer::Printer;
 use crate::settings::{Environment, Settings};
 use crate::verbs::{Verb, keeps_container_codes};
@@ -100,6 +101,7 @@ pub(crate) fn run() -> ExitCode {
         Ok(settings) => settings,
         Err(failure) => return Printer::plain().failure(&failure, own_codes),
     };
+    notices::listen(settings.listening, Box::new(Printer::teller(&settings)));
     let mut printer = Printer::new(&settings);
     match run_verb(cli, &settings, &mut printer) {
         Ok(code) => code,

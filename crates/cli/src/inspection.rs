@@ -6,6 +6,7 @@ use kiln_store::Store;
 use serde_json::{Value, json};
 
 use crate::listing;
+use crate::monitor_log::MONITOR_LOG;
 
 /// A time that is none.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -20,6 +21,7 @@ pub(crate) fn container(store: &Store, container: &StoredContainer) -> Value {
     } = container;
     let plan = &config.plan;
     let folder = store.containers().folder(&config.id);
+    let monitor_log = folder.join(MONITOR_LOG);
     let time = |time: Option<jiff::Timestamp>| {
         time.map_or_else(|| NEVER.to_owned(), |time| time.to_string())
     };
@@ -66,6 +68,7 @@ pub(crate) fn container(store: &Store, container: &StoredContainer) -> Value {
         "Image": config.image_id,
         "RestartCount": state.restarts,
         "LogPath": config.log.kept.then(|| folder.join("log.json")),
+        "MonitorLogPath": monitor_log.is_file().then_some(monitor_log),
         "Monitor": state.monitor.filter(|_| pid.is_some()),
         "HostConfig": {
             "AutoRemove": config.auto_remove,

@@ -13,6 +13,7 @@ use miette::{
 };
 
 use crate::errors::{Class, Failure, Outcome};
+use crate::notices::Notice;
 use crate::settings::Settings;
 
 /// Exit code of `run` for kiln's own failures, as docker has it.
@@ -105,6 +106,26 @@ impl Printer {
         self.error_line(&format!("{label}: {}", line.as_ref()));
     }
 
+    /// Tells what a library has to say, where no view does. Called from any thread.
+    pub(crate) fn teller(settings: &Settings) -> impl Fn(&Notice) + Send + Sync + use<> {
+        let colour = settings.colour_on_stderr;
+        // The terminal may be a container's, and then a line's end alone does not go back to its beginning.
+        let end = if settings.stderr_is_terminal {
+            "\r\n"
+        } else {
+            "\n"
+        };
+        move |notice| {
+            let (label, text) = match notice {
+                Notice::Warning(text) => (paint(colour, "warning", "\u{1b}[1;33m"), text),
+                Notice::Detail(text) => (paint(colour, "detail", "\u{1b}[2m"), text),
+            };
+            let line = format!("{label}: {text}{end}");
+            // In one piece, and if standard error is gone, so is whoever could be told so.
+            if io::stderr().lock().write_all(line.as_bytes()).is_err() {}
+        }
+    }
+
     /// Shows clap's own message, which is help or a usage error.
     pub(crate) fn usage(&mut self, error: &clap::Error, own_codes: bool) -> ExitCode {
         // A terminal that is gone cannot be told that it is gone.
@@ -192,11 +213,7 @@ impl Printer {
     }
 
     fn paint(&self, text: &str, colour: &str) -> String {
-        if self.colour {
-            format!("{colour}{text}\u{1b}[0m")
-        } else {
-            text.to_owned()
-        }
+        paint(self.colour, text, colour)
     }
 
     #[expect(
@@ -207,6 +224,14 @@ impl Printer {
         let mut stderr = io::stderr().lock();
         // Standard error is where failures are told; there is nobody to tell of its own.
         if writeln!(stderr, "{line}").is_err() {}
+    }
+}
+
+fn paint(is_coloured: bool, text: &str, colour: &str) -> String {
+    if is_coloured {
+        format!("{colour}{text}\u{1b}[0m")
+    } else {
+        text.to_owned()
     }
 }
 

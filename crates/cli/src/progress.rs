@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use kiln_build::{BuildEvent, EventKind};
 
 use crate::app::ProgressForm;
+use crate::notices::{Diversion, Notice};
 use crate::settings::Settings;
 
 /// Events that may wait for the view before the build waits for it.
@@ -73,6 +74,8 @@ trait View: Send {
 /// A running view; takes events until it is finished.
 #[derive(Debug)]
 pub(crate) struct Progress {
+    /// What libraries tell meanwhile goes to the view too. Dropped first: the view's thread ends when nobody can send.
+    diversion: Option<Diversion>,
     messages: Option<SyncSender<Message>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -90,13 +93,26 @@ impl Progress {
     pub(crate) fn start(settings: &Settings, telling: Telling) -> Self {
         let Some(view) = choose(settings, telling) else {
             return Self {
+                diversion: None,
                 messages: None,
                 thread: None,
             };
         };
         let (sender, receiver) = sync_channel(BACKLOG);
         let thread = thread::spawn(move || show(view, &receiver));
+        let started = Instant::now();
+        let notices = sender.clone();
+        let diversion = Diversion::to(move |notice| {
+            let event = BuildEvent {
+                at_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                kind: event_of(notice),
+            };
+            let message = Message { event, shown: None };
+            // A view that cannot write any more has ended, and with it whoever could be told.
+            if notices.send(message).is_err() {}
+        });
         Self {
+            diversion: Some(diversion),
             messages: Some(sender),
             thread: Some(thread),
         }
@@ -123,6 +139,7 @@ impl Progress {
     }
 
     fn stop(&mut self) {
+        self.diversion = None;
         self.messages = None;
         if let Some(thread) = self.thread.take() {
             thread.join().expect("views do not panic");
@@ -160,8 +177,12 @@ fn form(settings: &Settings) -> ProgressForm {
         ProgressForm::Auto if settings.stderr_is_terminal => ProgressForm::Tty,
         ProgressForm::Auto => ProgressForm::Plain,
         form @ (ProgressForm::Plain | ProgressForm::Json | ProgressForm::Tty) => form,
-    };
-    match form {
+    }
+}
+
+fn choose(settings: &Settings, telling: Telling) -> Option<Box<dyn View>> {
+    let stderr = || Box::new(io::stderr()) as Box<dyn Write + Send>;
+    match form(settings) {
         // Whoever reads events wants them, `--quiet` or not.
         ProgressForm::Json => Some(Box::new(json::Json::new(stderr()))),
         _ if settings.quiet => None,

@@ -19,6 +19,7 @@ use kiln_manifest::Overrides;
 
 use crate::app::{GlobalArgs, ProgressForm};
 use crate::errors::{Class, Failure, Outcome};
+use crate::notices::Listening;
 use crate::printer;
 use user_file::UserFile;
 
@@ -132,6 +133,8 @@ pub(crate) struct Settings {
     pub(crate) progress: ProgressForm,
     pub(crate) quiet: bool,
     pub(crate) verbose: bool,
+    /// `KILN_LOG`, else as `--quiet` and `--verbose` say: what is told of all that libraries say.
+    pub(crate) listening: Listening,
     pub(crate) stdin_is_terminal: bool,
     pub(crate) stdout_is_terminal: bool,
     pub(crate) stderr_is_terminal: bool,
@@ -176,6 +179,7 @@ impl Settings {
             progress: global.progress,
             quiet: global.quiet,
             verbose: global.verbose,
+            listening: listening(global, &environment)?,
             stdin_is_terminal,
             stdout_is_terminal,
             stderr_is_terminal,
@@ -299,7 +303,6 @@ fn working_folder() -> Outcome<PathBuf> {
     })
 }
 
-/// At least [`LEAST_JOBS`], more on a machine with more processors.
 /// Reads the value of `--jobs`.
 ///
 /// # Errors
@@ -308,6 +311,7 @@ pub(crate) fn jobs(text: &str) -> Result<NonZeroUsize, &'static str> {
     text.parse().or(Err("say a whole number from 1"))
 }
 
+/// At least [`LEAST_JOBS`], more on a machine with more processors.
 fn default_jobs() -> NonZeroUsize {
     thread::available_parallelism().map_or(LEAST_JOBS, |processors| processors.max(LEAST_JOBS))
 }
@@ -317,6 +321,21 @@ fn is_ci(environment: &Environment) -> bool {
     environment
         .text("CI")
         .is_some_and(|value| value != "false" && value != "0")
+}
+
+fn listening(global: &GlobalArgs, environment: &Environment) -> Outcome<Listening> {
+    match environment.text("KILN_LOG") {
+        Some(text) => Listening::parse(text).ok_or_else(|| {
+            Failure::message(
+                Class::User,
+                format!("`KILN_LOG` is `{text}`"),
+                Some("set it to `off`, `warn` or `debug`, or unset it".to_owned()),
+            )
+        }),
+        None if global.quiet => Ok(Listening::Off),
+        None if global.verbose => Ok(Listening::Details),
+        None => Ok(Listening::default()),
+    }
 }
 
 fn epoch(environment: &Environment) -> Outcome<Option<u64>> {

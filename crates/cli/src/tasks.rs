@@ -19,6 +19,8 @@ use kiln_sandbox::EnterOptions;
 use kiln_store::Store;
 
 use crate::errors::{Class, Failure, Outcome};
+use crate::monitor_log;
+use crate::notices::{self, Listening};
 use crate::printer::Printer;
 
 /// What time it is.
@@ -88,6 +90,8 @@ fn prepare(order: MonitorOrder, socket: OwnedFd) -> Result<Monitor, (MonitorErro
         Ok(store) => store,
         Err(error) => return Err((error.into(), socket)),
     };
+    let folder = store.containers().folder(&order.id);
+    notices::listen(Listening::Warnings, Box::new(monitor_log::teller(folder)));
     let scratch = store.mount_point();
     let host = match kiln_sandbox::enter(&EnterOptions {
         scratch,

@@ -163,7 +163,12 @@ impl Registry {
         for (number, place) in mirrors.iter().enumerate().skip(first) {
             match work(visit(place), number) {
                 Err(error) if !error.is_ours() => {
-                    tracing::warn!(mirror = place.authority, %error, "the mirror is of no help");
+                    // Told once for each mirror: every blob asks anew.
+                    let mirror = place.authority.as_str();
+                    tracing::warn!(
+                        once = mirror,
+                        "the mirror `{mirror}` is of no help: {error}"
+                    );
                 }
                 result => return result,
             }

@@ -114,7 +114,7 @@ impl Locked {
 impl Drop for Locked {
     fn drop(&mut self) {
         if let Err(error) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
-            tracing::warn!("cannot unlock: {error}");
+            tracing::warn!("a file of the store stays locked until kiln ends: {error}");
         }
     }
 }

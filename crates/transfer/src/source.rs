@@ -94,7 +94,7 @@ impl BlobSource for StoreSource<'_> {
         let known = self.session.store().places().of(&blob.digest);
         known.unwrap_or_else(|error| {
             // It only saves time; what is sent instead is the same.
-            tracing::warn!(%error, "cannot tell what other repositories have");
+            tracing::warn!("what other repositories have is not known and sent again: {error}");
             Vec::new()
         })
     }

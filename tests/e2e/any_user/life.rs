@@ -65,6 +65,25 @@ fn a_container_is_made_started_stopped_and_removed() {
 }
 
 #[test]
+fn what_a_monitor_warns_of_can_be_read() {
+    let space = ContainerSpace::new("");
+    space.background("web", &[], "while true; do sleep 0.05; done");
+    let before = space.inspect("web");
+    assert!(before["MonitorLogPath"].is_null(), "{before}");
+    // The list of events cannot be written any more.
+    let events = space.store().join("containers/events");
+    fs::remove_file(&events).expect("events were told");
+    fs::create_dir(&events).expect("something in their place");
+    host(Command::new("kill").args(["-KILL", &number(&before["State"]["Pid"])]));
+    space.wait_for_status("web", "Exited (137)");
+    fs::remove_dir(&events).expect("it is empty");
+    let after = space.inspect("web");
+    let log = after["MonitorLogPath"].as_str().expect("there is a log");
+    let said = fs::read_to_string(log).expect("a log");
+    assert!(said.contains("Z cannot note what happened: "), "{said}");
+}
+
+#[test]
 fn what_a_container_wrote_can_be_read_and_followed() {
     let space = ContainerSpace::new("");
     let script = "for i in 1 2 3; do echo out $i; echo err $i >&2; done; while [ ! -e /go ]; do sleep 0.05; done; \

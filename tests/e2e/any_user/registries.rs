@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::fixtures::{Registry, busybox_project};
-use crate::space::{TestSpace, host};
+use crate::space::{Run, TestSpace, host};
 
 const STEPS: &str = r#"
 [image.app.step.tree]
@@ -170,6 +170,61 @@ fn a_short_name_is_not_guessed_in_silence() {
             .starts_with("docker.io/library/tool:latest@sha256:")
     );
     assert_eq!(space.kiln_ok(["run", "tool"]).stdout, "text\n");
+}
+
+#[test]
+fn a_mirror_that_does_not_answer_is_warned_of_once() {
+    let image = busybox_project(STEPS);
+    image.kiln_ok(["build"]);
+    let space = TestSpace::new();
+    let registry = Registry::start(&space);
+    image.kiln_ok(["push", "app", &format!("{}/library/tool", registry.host())]);
+    let settings = space.path().join("home/.config/kiln");
+    std::fs::create_dir_all(&settings).expect("a folder for settings");
+    // Nobody listens there: it is no port for anybody.
+    let mirrors = format!(
+        "[registry.\"docker.io\"]\nmirrors = [\"127.0.0.1:1\", \"{}\"]\n",
+        registry.host()
+    );
+    std::fs::write(settings.join("config.toml"), mirrors).expect("settings");
+    let warning = "warning: the mirror `127.0.0.1:1` is of no help: ";
+    let pulled = space.kiln_ok(["pull", "tool"]);
+    let told = |run: &Run| run.stderr.matches("127.0.0.1:1`").count();
+    pulled.assert_says(warning);
+    assert_eq!(
+        pulled.stderr.matches(warning).count(),
+        1,
+        "{}",
+        pulled.shown()
+    );
+    let quiet = space.kiln_ok(["pull", "--quiet", "tool"]);
+    assert_eq!(told(&quiet), 0, "{}", quiet.shown());
+    let off = space.run(
+        space
+            .command()
+            .args(["pull", "tool"])
+            .env("KILN_LOG", "off"),
+    );
+    assert_eq!(told(&off), 0, "{}", off.shown());
+    let detailed = space.kiln_ok(["pull", "--verbose", "tool"]);
+    detailed.assert_says("detail: ").assert_says(warning);
+    let json = space.kiln_ok(["pull", "--progress", "json", "tool"]);
+    let mut lines = json.stderr.lines().filter(|line| line.starts_with('{'));
+    assert!(
+        lines.any(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            line["event"] == "warning" && line["message"].to_string().contains("127.0.0.1:1")
+        }),
+        "{}",
+        json.shown()
+    );
+    let wrong = space.run(
+        space
+            .command()
+            .args(["pull", "tool"])
+            .env("KILN_LOG", "loud"),
+    );
+    wrong.assert_code(1).assert_says("`KILN_LOG` is `loud`");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What a process may do: limits, capabilities, user, labels.
 
+use std::collections::BTreeSet;
+
 use kiln_sandbox::Capability;
 use kiln_sys::{Errno, own};
 use rustix::process::{Gid, Pid, Resource, Uid};
@@ -25,13 +27,8 @@ impl Sets {
         let bits = |names: &std::collections::BTreeSet<String>| {
             names
                 .iter()
-                .fold(0, |bits, name| match name.parse::<Capability>() {
-                    Ok(capability) => bits | 1 << capability.number(),
-                    Err(error) => {
-                        tracing::warn!("process.capabilities: {error}");
-                        bits
-                    }
-                })
+                .filter_map(|name| name.parse::<Capability>().ok())
+                .fold(0, |bits, capability| bits | 1 << capability.number())
         };
         Self {
             bounding: bits(&capabilities.bounding),
@@ -51,9 +48,6 @@ impl Sets {
             permitted,
             ambient,
         } = self;
-        if (permitted | effective) & !available != 0 {
-            tracing::warn!("process.capabilities: some are not available here and left out");
-        }
         let permitted = permitted & available;
         let inheritable = inheritable & available;
         Self {
@@ -64,6 +58,43 @@ impl Sets {
             ambient: ambient & permitted & inheritable,
         }
     }
+}
+
+/// Warns of what a process asks for and will not get. The process itself cannot: its standard error is the
+/// container's by then.
+pub(crate) fn warn_of(process: &Process, has_own_users: bool) -> Result<(), BundleError> {
+    if let Some(capabilities) = &process.capabilities {
+        let Capabilities {
+            bounding,
+            effective,
+            inheritable,
+            permitted,
+            ambient,
+        } = capabilities;
+        let all = [bounding, effective, inheritable, permitted, ambient];
+        let all: BTreeSet<&String> = all.into_iter().flatten().collect();
+        for name in all {
+            if let Err(error) = name.parse::<Capability>() {
+                tracing::warn!("process.capabilities: {error}, and left out");
+            }
+        }
+        let current = rustix::thread::capabilities(None)
+            .map_err(BundleError::kernel("reading capabilities"))?;
+        let wanted = Sets::of(capabilities);
+        let missing = (wanted.permitted | wanted.effective) & !current.permitted.bits();
+        // Who gets users of its own has every right over them.
+        if missing != 0 && !has_own_users {
+            tracing::warn!("process.capabilities: some are not available here, and left out");
+        }
+    }
+    if !process.selinux_label.is_empty() && !has_selinux() {
+        tracing::warn!("process.selinuxLabel: this kernel has no SELinux, and no label is set");
+    }
+    Ok(())
+}
+
+fn has_selinux() -> bool {
+    std::path::Path::new("/sys/fs/selinux/enforce").exists()
 }
 
 /// Sets the limits of another process, with the rights of this one.
@@ -119,14 +150,12 @@ pub(crate) fn label(process: &Process, procfs: &Procfs) -> Result<(), BundleErro
     }
     let label = &process.selinux_label;
     if !label.is_empty() {
-        if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        if has_selinux() {
             procfs
                 .write_own("attr/exec", label)
                 .map_err(BundleError::kernel(format!(
                     "setting the SELinux label `{label}`"
                 )))?;
-        } else {
-            tracing::warn!("process.selinuxLabel: this kernel has no SELinux");
         }
     }
     Ok(())

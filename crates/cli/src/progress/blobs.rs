@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::app::ProgressForm;
 use crate::local;
+use crate::notices::{Diversion, Notice};
 use crate::settings::Settings;
 use crate::text;
 
@@ -21,7 +22,11 @@ const JSON_PACE: Duration = Duration::from_millis(100);
 
 /// Shows blobs under way; told of them from any thread.
 #[derive(Debug)]
-pub(crate) struct BlobView(Form);
+pub(crate) struct BlobView {
+    form: Form,
+    /// What libraries tell meanwhile must not tear the bars, and be JSON among JSON.
+    _diversion: Option<Diversion>,
+}
 
 #[derive(Debug)]
 enum Form {
@@ -48,18 +53,27 @@ impl BlobView {
     /// Starts the view that the settings ask for.
     pub(crate) fn start(settings: &Settings) -> Self {
         let is_tty = settings.stderr_is_terminal;
-        Self(match settings.progress {
+        let form = match settings.progress {
             ProgressForm::Json => Form::Json(Mutex::default()),
             _ if settings.quiet => Form::Nothing,
             ProgressForm::Tty => Form::bars(),
             ProgressForm::Auto if is_tty => Form::bars(),
             ProgressForm::Auto | ProgressForm::Plain => Form::Plain,
-        })
+        };
+        let _diversion = match &form {
+            Form::Nothing | Form::Plain => None,
+            Form::Bars { all, .. } => {
+                let all = all.clone();
+                Some(Diversion::to(move |notice| stay(&all, &words_of(notice))))
+            }
+            Form::Json(_) => Some(Diversion::to(|notice| say(&line_of(notice)))),
+        };
+        Self { form, _diversion }
     }
 
     /// Takes in how far a blob is.
     pub(crate) fn report(&self, report: &BlobReport) {
-        match &self.0 {
+        match &self.form {
             Form::Nothing => {}
             Form::Bars { all, blobs } => {
                 let mut blobs = blobs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,9 +113,7 @@ fn draw(all: &MultiProgress, blobs: &mut BTreeMap<Digest, ProgressBar>, report: 
             bar.finish_and_clear();
             all.remove(&bar);
         }
-        // A terminal that is gone cannot be told that it is gone.
-        all.println(format!("✓ {}", finished(report)))
-            .unwrap_or_default();
+        stay(all, &format!("✓ {}", finished(report)));
         return;
     }
     let bar = blobs.entry(report.digest).or_insert_with(|| {
@@ -114,6 +126,28 @@ fn draw(all: &MultiProgress, blobs: &mut BTreeMap<Digest, ProgressBar>, report: 
         bar
     });
     bar.set_position(report.done_bytes);
+}
+
+/// Puts a line above the bars.
+fn stay(all: &MultiProgress, line: &str) {
+    // A terminal that is gone cannot be told that it is gone.
+    all.println(line).unwrap_or_default();
+}
+
+fn words_of(notice: &Notice) -> String {
+    match notice {
+        Notice::Warning(message) => format!("warning: {message}"),
+        Notice::Detail(message) => format!("detail: {message}"),
+    }
+}
+
+/// A notice for programs, as a build tells it.
+fn line_of(notice: &Notice) -> String {
+    let (event, message) = match notice {
+        Notice::Warning(message) => ("warning", message),
+        Notice::Detail(message) => ("detail", message),
+    };
+    json!({ "event": event, "message": message }).to_string()
 }
 
 fn finished(report: &BlobReport) -> String {

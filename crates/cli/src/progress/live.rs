@@ -351,6 +351,10 @@ impl<W: Write + Send> View for Live<W> {
                     None => self.stay(&format!("{label}: {message}")),
                 }
             }
+            EventKind::Detail { message } => {
+                let label = self.paint("detail", "2");
+                self.stay(&format!("{label}: {message}"));
+            }
             EventKind::ShellOpened {
                 step,
                 message,

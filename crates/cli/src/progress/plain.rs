@@ -108,6 +108,7 @@ impl<W: Write + Send> View for Plain<W> {
                 Some(step) => self.line(step, &format!("warning: {message}")),
                 None => writeln!(self.output, "warning: {message}"),
             },
+            EventKind::Detail { message } => writeln!(self.output, "detail: {message}"),
             EventKind::ShellOpened {
                 step,
                 message,

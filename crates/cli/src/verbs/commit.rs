@@ -147,7 +147,7 @@ impl Drop for Still {
         if let Some(group) = &self.0
             && let Err(error) = group.thaw()
         {
-            tracing::warn!("the container stands still: {error}");
+            tracing::warn!("the container stays paused: {error}");
         }
     }
 }

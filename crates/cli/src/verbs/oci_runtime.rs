@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{Subcommand, ValueEnum};
 use kiln_bundle::BundleError;
 
+use crate::notices::{self, Listening, Notice};
 use crate::printer::Printer;
 use crate::settings::Environment;
 use report::Report;
@@ -130,6 +131,7 @@ pub(crate) fn run(args: &Args, environment: &Environment) -> ExitCode {
             std::process::id()
         ));
     }
+    listen(args, &report);
     let outcome = seal(args, environment).and_then(|()| carry_out(args, environment, &report));
     match outcome {
         Ok(code) => code,
@@ -142,6 +144,21 @@ pub(crate) fn run(args: &Args, environment: &Environment) -> ExitCode {
             }
         }
     }
+}
+
+/// What libraries say goes where errors go.
+fn listen(args: &Args, report: &Report) {
+    let listening = if args.debug {
+        Listening::Details
+    } else {
+        Listening::Warnings
+    };
+    let report = report.clone();
+    let tell = move |notice: &Notice| match notice {
+        Notice::Warning(text) => report.warning(text),
+        Notice::Detail(text) => report.debug(text),
+    };
+    notices::listen(listening, Box::new(tell));
 }
 
 /// Before anything of a container can reach this process, it runs from a file that nobody can write.

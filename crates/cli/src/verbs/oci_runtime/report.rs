@@ -10,6 +10,7 @@ use super::LogFormat;
 use crate::printer::Printer;
 
 /// Where errors go.
+#[derive(Clone)]
 pub(super) struct Report {
     log: Option<PathBuf>,
     format: LogFormat,
