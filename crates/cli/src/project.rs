@@ -1,13 +1,15 @@
 //! Where the project is, and what its files say.
 
+use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use kiln_graph::BuildTarget;
+use kiln_graph::{BuildTarget, Cycle};
 use kiln_manifest::model::{ServiceImage, Target};
-use kiln_manifest::{BuildManifest, Overrides};
+use kiln_manifest::{BuildManifest, ManifestErrors, Overrides};
 use kiln_oci::{Platform, Reference};
+use miette::{Diagnostic, SourceCode};
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::settings::Settings;
@@ -82,7 +84,8 @@ impl Project {
             platforms: platforms.to_vec(),
             ..settings.overrides.clone()
         };
-        let manifest = BuildManifest::parse(&shown, &text, &overrides).map_err(Failure::user)?;
+        let manifest = BuildManifest::parse(&shown, &text, &overrides)
+            .map_err(|errors| Failure::user(Mistakes::of(errors)))?;
         Ok(Self { folder, manifest })
     }
 
@@ -222,6 +225,48 @@ impl Project {
             None => return Ok(None),
         };
         self.own_reference(&image).map(Some)
+    }
+}
+
+/// All that is wrong with a manifest: what its reader says, and references that lead in a circle.
+#[derive(Debug)]
+struct Mistakes {
+    errors: ManifestErrors,
+    cycles: Vec<Cycle>,
+}
+
+impl Mistakes {
+    fn of(errors: ManifestErrors) -> Self {
+        Self {
+            cycles: kiln_graph::outline_cycles(&errors.outline),
+            errors,
+        }
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { errors, cycles } = self;
+        match cycles.as_slice() {
+            [] => write!(formatter, "{errors}"),
+            [_] => write!(formatter, "{errors}, and references that lead in a circle"),
+            _ => write!(formatter, "{errors}, and references that lead in circles"),
+        }
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+impl Diagnostic for Mistakes {
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.errors.source_code()
+    }
+
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
+        let problems = self.errors.problems.iter();
+        let problems = problems.map(|problem| problem as &dyn Diagnostic);
+        let cycles = self.cycles.iter().map(|cycle| cycle as &dyn Diagnostic);
+        Some(Box::new(problems.chain(cycles)))
     }
 }
 

@@ -18,6 +18,7 @@ mod file_graph;
 mod inputs;
 mod lower;
 mod order;
+mod outline;
 mod render;
 mod sink;
 mod slot;
@@ -36,6 +37,7 @@ pub use file_graph::{EdgeKind, ImageName};
 pub use inputs::{
     BaseInputs, BuildInputs, FORMAT_VERSION, PackagePin, Resolver, StepInputs, url_file_name,
 };
+pub use outline::outline_cycles;
 pub use render::{Mark, RenderFormat, Tone};
 pub use sink::{CacheKey, Hasher, Sink, Text};
 pub use slot::{ImageKey, PlatformChoice, PlatformRequest, Slot};

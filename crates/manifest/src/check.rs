@@ -17,6 +17,7 @@ use crate::decode::{Map, Placed, Required};
 use crate::model::{
     Arg, BuildManifest, Cache, Project, Secret, SecretSource, SharedNetwork, Target, Volume,
 };
+use crate::outline::{Outline, OutlineReference};
 use crate::problem::Problem;
 use crate::span::{SourceText, Span, Spanned};
 use crate::suggest;
@@ -31,86 +32,111 @@ use names::Names;
 pub(crate) struct Checker<'a> {
     pub(crate) names: Names,
     pub(crate) problems: &'a mut Vec<Problem>,
+    pub(crate) references: Vec<OutlineReference>,
 }
 
-/// Checks the whole manifest. `None` if something required was broken, which was reported.
+/// Checks the whole manifest. No model if something required was broken, which was reported.
 pub(crate) fn manifest(
     written: written::Manifest,
     args: BTreeMap<Name, Arg>,
     source: SourceText,
     warn_unused: bool,
     problems: &mut Vec<Problem>,
-) -> Option<BuildManifest> {
+) -> (Option<BuildManifest>, Outline) {
     let names = Names::of(&written);
-    let mut checker = Checker { names, problems };
-    let written::Manifest {
-        at: _,
-        schema,
-        project,
-        args: read_before,
-        image,
-        volume,
-        network,
-        secret,
-        cache,
-        service,
-    } = written;
-    debug_assert!(
-        read_before.is_none_or(|args| args.is_empty),
-        "`[args]` is taken out of the document before the rest is decoded"
-    );
-    checker.no_target_outside_images(&project, &volume, &secret, &cache, &service);
-    let project = project.0.and_then(|project| checker.project(project));
-    let images = each(image, |name, image| checker.image(name, image));
-    let services = each(service, |name, service| checker.service(name, service));
-    let volumes = each(volume, |name, written::Volume { at: _ }| {
-        Some(Volume { name })
-    });
-    let networks = each(network, |name, network| {
-        let written::SharedNetwork {
-            at: _,
-            internal,
-            ipv6,
-            mtu,
-        } = network;
-        Some(SharedNetwork {
-            name,
-            internal: internal.is_some_and(|internal| internal.value),
-            ipv6: ipv6.is_some_and(|ipv6| ipv6.value),
-            mtu: mtu.map(|mtu| mtu.value),
-        })
-    });
-    let caches = each(cache, |name, written::Cache { at: _, max, export }| {
-        Some(Cache {
-            name,
-            max_bytes: max.map(|max| max.value.0),
-            export: export.is_some_and(|export| export.value),
-        })
-    });
-    let secrets = each(secret, |name, secret| checker.secret(name, secret));
-    if warn_unused {
-        checker.warn_unused();
-    }
-    if let (Some(images), Some(secrets)) = (&images, &secrets) {
-        checker.check_across_images(images);
-        checker.warn_of_secret_files(images, secrets);
-    }
-    let Required(Some(written::Schema)) = schema else {
-        return None;
+    let mut checker = Checker {
+        names,
+        problems,
+        references: Vec::new(),
     };
-    Some(BuildManifest {
-        source,
-        warnings: Vec::new(),
-        project: project?,
-        args,
-        images: images?,
-        targets: BTreeMap::new(),
-        volumes: volumes?,
-        networks: networks?,
-        secrets: secrets?,
-        caches: caches?,
-        services: services?,
-    })
+    let manifest = checker.manifest(written, args, source, warn_unused);
+    let Checker {
+        names, references, ..
+    } = checker;
+    let outline = Outline {
+        images: names.outline(),
+        references,
+    };
+    (manifest, outline)
+}
+
+impl Checker<'_> {
+    fn manifest(
+        &mut self,
+        written: written::Manifest,
+        args: BTreeMap<Name, Arg>,
+        source: SourceText,
+        warn_unused: bool,
+    ) -> Option<BuildManifest> {
+        let written::Manifest {
+            at: _,
+            schema,
+            project,
+            args: read_before,
+            image,
+            volume,
+            network,
+            secret,
+            cache,
+            service,
+        } = written;
+        debug_assert!(
+            read_before.is_none_or(|args| args.is_empty),
+            "`[args]` is taken out of the document before the rest is decoded"
+        );
+        self.no_target_outside_images(&project, &volume, &secret, &cache, &service);
+        let project = project.0.and_then(|project| self.project(project));
+        let images = each(image, |name, image| self.image(name, image));
+        let services = each(service, |name, service| self.service(name, service));
+        let volumes = each(volume, |name, written::Volume { at: _ }| {
+            Some(Volume { name })
+        });
+        let networks = each(network, |name, network| {
+            let written::SharedNetwork {
+                at: _,
+                internal,
+                ipv6,
+                mtu,
+            } = network;
+            Some(SharedNetwork {
+                name,
+                internal: internal.is_some_and(|internal| internal.value),
+                ipv6: ipv6.is_some_and(|ipv6| ipv6.value),
+                mtu: mtu.map(|mtu| mtu.value),
+            })
+        });
+        let caches = each(cache, |name, written::Cache { at: _, max, export }| {
+            Some(Cache {
+                name,
+                max_bytes: max.map(|max| max.value.0),
+                export: export.is_some_and(|export| export.value),
+            })
+        });
+        let secrets = each(secret, |name, secret| self.secret(name, secret));
+        if warn_unused {
+            self.warn_unused();
+        }
+        if let (Some(images), Some(secrets)) = (&images, &secrets) {
+            self.check_across_images(images);
+            self.warn_of_secret_files(images, secrets);
+        }
+        let Required(Some(written::Schema)) = schema else {
+            return None;
+        };
+        Some(BuildManifest {
+            source,
+            warnings: Vec::new(),
+            project: project?,
+            args,
+            images: images?,
+            targets: BTreeMap::new(),
+            volumes: volumes?,
+            networks: networks?,
+            secrets: secrets?,
+            caches: caches?,
+            services: services?,
+        })
+    }
 }
 
 /// Checks every entry; `None` if one of them is broken.

@@ -17,6 +17,7 @@ mod check;
 mod decode;
 pub mod lock;
 pub mod model;
+mod outline;
 mod parse;
 mod problem;
 mod reference;
@@ -29,6 +30,7 @@ mod variables;
 mod written;
 
 pub use model::BuildManifest;
+pub use outline::{Outline, OutlineKind, OutlinePart, OutlineReference};
 pub use parse::Overrides;
 pub use problem::{ManifestErrors, Problem};
 pub use reference::reference;

@@ -10,6 +10,7 @@ use toml::de::DeTable;
 use crate::check;
 use crate::decode::{Decode, Decoder, Map, OrString};
 use crate::model::{Arg, BuildManifest, Image};
+use crate::outline::Outline;
 use crate::problem::{ManifestErrors, Problem};
 use crate::span::{SourceText, Span};
 use crate::suggest;
@@ -62,7 +63,7 @@ impl BuildManifest {
         overrides: &Overrides,
     ) -> Result<Self, ManifestErrors> {
         let source: SourceText = Arc::new(NamedSource::new(file_name, text.to_owned()));
-        let (manifest, mut problems) = read(text, overrides, &source);
+        let (manifest, mut problems, outline) = read(text, overrides, &source);
         problems.sort_by_key(|problem| problem.place().map(|place| (place.offset(), place.len())));
         let has_errors = problems.iter().any(Problem::is_error);
         if has_errors {
@@ -86,6 +87,7 @@ impl BuildManifest {
             None => Err(ManifestErrors {
                 source_code: source,
                 problems,
+                outline,
             }),
         }
     }
@@ -95,13 +97,13 @@ fn read(
     text: &str,
     overrides: &Overrides,
     source: &SourceText,
-) -> (Option<BuildManifest>, Vec<Problem>) {
+) -> (Option<BuildManifest>, Vec<Problem>, Outline) {
     if text.len() > SIZE_LIMIT_BYTES {
         let problem = Problem::TooLarge {
             size_bytes: text.len(),
             limit_bytes: SIZE_LIMIT_BYTES,
         };
-        return (None, vec![problem]);
+        return (None, vec![problem], Outline::default());
     }
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut root = tree::table(document.get_ref());
@@ -112,7 +114,7 @@ fn read(
     let evaluate_for = |target: &Platform, warn_unused| {
         evaluate(merged.clone(), text, overrides, target, warn_unused, source)
     };
-    let (mut manifest, found) = evaluate_for(&overrides.host, warn_unused);
+    let (mut manifest, found, outline) = evaluate_for(&overrides.host, warn_unused);
     problems.extend(found);
     if let Some(manifest) = &mut manifest
         && manifest.images.values().any(Image::uses_target)
@@ -120,7 +122,7 @@ fn read(
         let mut targets = manifest.platforms(&overrides.platforms);
         targets.remove(&overrides.host);
         for target in targets {
-            let (of_target, found) = evaluate_for(&target, false);
+            let (of_target, found, _) = evaluate_for(&target, false);
             let new: Vec<Problem> = found
                 .into_iter()
                 .filter(|found| !problems.contains(found))
@@ -133,12 +135,12 @@ fn read(
     }
     check_the_rest(&root, &profiles, text, overrides, source, &mut problems);
     if errors.is_empty() {
-        return (manifest, problems);
+        return (manifest, problems, outline);
     }
     let syntax: Vec<Problem> = errors.iter().map(syntax_problem).collect();
     retain_what_is_no_fallout(&mut problems, &syntax, text);
     problems.extend(syntax);
-    (None, problems)
+    (None, problems, outline)
 }
 
 /// Applies variables, decodes and checks one merged document.
@@ -149,7 +151,7 @@ fn evaluate(
     target: &Platform,
     warn_unused: bool,
     source: &SourceText,
-) -> (Option<BuildManifest>, Vec<Problem>) {
+) -> (Option<BuildManifest>, Vec<Problem>, Outline) {
     let mut problems = Vec::new();
     let args = root.get_mut("args").and_then(|entry| {
         // `[args]` is read first and by itself, since all the rest depends on it.
@@ -177,10 +179,11 @@ fn evaluate(
     };
     let written = written::Manifest::decode(&root, &mut decoder);
     problems.append(&mut decoder.problems);
-    let manifest = written.and_then(|written| {
-        check::manifest(written, args, source.clone(), warn_unused, &mut problems)
-    });
-    (manifest, problems)
+    let (manifest, outline) = match written {
+        Some(written) => check::manifest(written, args, source.clone(), warn_unused, &mut problems),
+        None => (None, Outline::default()),
+    };
+    (manifest, problems, outline)
 }
 
 /// Gives each declared variable its value.
@@ -343,7 +346,7 @@ fn check_the_rest(
     if !overrides.profiles.is_empty() {
         // What a chosen profile replaces is looked at too, if it can be by itself.
         let host = &overrides.host;
-        let (_, found) = evaluate(root.clone(), text, overrides, host, false, source);
+        let (_, found, _) = evaluate(root.clone(), text, overrides, host, false, source);
         let hidden = found.into_iter().filter(is_local);
         let hidden = hidden.take(PROBLEM_LIMIT);
         let hidden: Vec<Problem> = hidden.filter(|found| !problems.contains(found)).collect();
@@ -355,7 +358,7 @@ fn check_the_rest(
         }
         let mut merged = root.clone();
         tree::merge(&mut merged, &profile.table, &mut Vec::new());
-        let (_, found) = evaluate(merged, text, overrides, &overrides.host, false, source);
+        let (_, found, _) = evaluate(merged, text, overrides, &overrides.host, false, source);
         let spans: BTreeSet<Span> = profile.spans.iter().copied().collect();
         for problem in found {
             let inside = problem.places().iter().any(|place| {

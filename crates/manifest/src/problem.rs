@@ -7,6 +7,7 @@
 use miette::{Diagnostic, Severity, SourceSpan};
 use thiserror::Error;
 
+use crate::outline::Outline;
 use crate::span::SourceText;
 
 /// All that is wrong with a manifest, in the order of the text. Warnings are among them.
@@ -24,6 +25,8 @@ pub struct ManifestErrors {
     /// What is wrong.
     #[related]
     pub problems: Vec<Problem>,
+    /// What refers to what as far as it could be read, for who looks for circles.
+    pub outline: Outline,
 }
 
 fn summary(problems: &[Problem]) -> String {

@@ -1,7 +1,7 @@
 //! `kiln check`: reads the manifest and says everything that is wrong with it.
 
 use kiln_graph::{BuildGraph, PlatformRequest};
-use kiln_manifest::ManifestErrors;
+use kiln_manifest::{ManifestErrors, Outline};
 use kiln_oci::Platform;
 use serde_json::json;
 
@@ -36,6 +36,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         printer.report(&ManifestErrors {
             source_code: manifest.source.clone(),
             problems: manifest.warnings.clone(),
+            outline: Outline::default(),
         });
     }
     if args.format == Format::Json {

@@ -8,6 +8,7 @@ use crate::check::Checker;
 use crate::check::names::Kind;
 use crate::decode::{List, Map};
 use crate::model::{Action, Base, Config, DebianBase, Image, OciBase, Platforms, Step};
+use crate::outline::{OutlineKind, OutlinePart, OutlineReference};
 use crate::problem::Problem;
 use crate::span::{Span, Spanned};
 use crate::value::{EnvName, Name, PlatformWord, Text};
@@ -171,7 +172,17 @@ impl Checker<'_> {
             });
             return None;
         }
-        self.resolve(Kind::Image, image)
+        self.resolve(Kind::Image, image)?;
+        // A service that starts from an image is needed by nobody.
+        if let Some(own) = own {
+            self.references.push(OutlineReference {
+                by: OutlinePart::Base(own.clone()),
+                needed: OutlinePart::Image(image.value.clone()),
+                kind: OutlineKind::From,
+                span: image.span,
+            });
+        }
+        Some(())
     }
 
     fn debian(&mut self, written: written::Debian) -> Base {

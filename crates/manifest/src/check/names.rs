@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::check::Checker;
 use crate::decode::Map;
 use crate::model::{Arg, ProducedBy};
+use crate::outline::{OutlineKind, OutlinePart, OutlineReference};
 use crate::problem::Problem;
 use crate::span::{Span, Spanned};
 use crate::suggest;
@@ -71,6 +72,15 @@ impl Names {
             caches: declared(&written.cache),
             used: BTreeSet::new(),
         }
+    }
+
+    /// The images with their steps. An image of which nothing is known has none.
+    pub(crate) fn outline(&self) -> BTreeMap<Name, BTreeSet<Name>> {
+        let steps = |image: &Name| self.steps.get(image).into_iter().flat_map(Declared::keys);
+        let images = self.images.keys();
+        images
+            .map(|image| (image.clone(), steps(image).cloned().collect()))
+            .collect()
     }
 
     fn kind(&self, kind: Kind) -> &Declared {
@@ -140,6 +150,17 @@ impl Checker<'_> {
             ProducedBy::Image(image) if image == own_image => ("image", image),
             ProducedBy::Step { image, step } if (image, step) == here => ("step", own_step),
             ProducedBy::Image(_) | ProducedBy::Step { .. } => {
+                self.references.push(OutlineReference {
+                    by: OutlinePart::Step(own_image.clone(), own_step.clone()),
+                    needed: match &found {
+                        ProducedBy::Image(image) => OutlinePart::Image(image.clone()),
+                        ProducedBy::Step { image, step } => {
+                            OutlinePart::Step(image.clone(), step.clone())
+                        }
+                    },
+                    kind: OutlineKind::Copy,
+                    span: source.span,
+                });
                 return Some(Spanned::new(found, source.span));
             }
         };

@@ -8,6 +8,7 @@ use crate::check::image::{plain, texts};
 use crate::check::names::Kind;
 use crate::decode::{List, Map, OrString};
 use crate::model::{Action, Command, Limits, Run, SecretTarget, SecretUse, Step};
+use crate::outline::{OutlineKind, OutlinePart, OutlineReference};
 use crate::problem::Problem;
 use crate::span::{Span, Spanned};
 use crate::suggest;
@@ -99,6 +100,12 @@ impl Checker<'_> {
                     help: "remove it from `needs`".to_owned(),
                 });
             } else if let Some((sibling, _)) = siblings.get_key_value(text) {
+                self.references.push(OutlineReference {
+                    by: OutlinePart::Step(image.clone(), step.clone()),
+                    needed: OutlinePart::Step(image.clone(), sibling.clone()),
+                    kind: OutlineKind::Needs,
+                    span: need.span,
+                });
                 needs.push(Spanned::new(sibling.clone(), need.span));
             } else if text.contains('.') || self.names.images.contains_key(text) {
                 let own = text.split_once('.').filter(|(first, rest)| {

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_manifest::Overrides;
-use kiln_manifest::{BuildManifest, ManifestErrors};
+use kiln_manifest::{BuildManifest, ManifestErrors, Outline};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 
 pub(crate) fn folder(name: &str) -> PathBuf {
@@ -103,6 +103,7 @@ fn invalid_manifests_are_refused_as_pinned() {
                 let source = manifest.source;
                 let problems = manifest.warnings;
                 let errors = ManifestErrors {
+                    outline: Outline::default(),
                     source_code: source,
                     problems,
                 };

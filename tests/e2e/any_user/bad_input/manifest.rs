@@ -66,6 +66,19 @@ fn references_that_lead_nowhere_or_in_a_circle() {
             ..CHECK
         },
         Row {
+            name: "circles beside other mistakes",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = { image = \"b\" }\n[image.a.step.one]\nneeds = [\"two\"]\nrun = \"true\"\ncolour = \"red\"\n[image.a.step.two]\nneeds = [\"one\"]\nrun = \"true\"\n[image.b]\nfrom = { image = \"a\" }\nlayers = 3\n",
+            says: &[
+                "the manifest has 2 errors, and references that lead in circles",
+                "unknown key `colour`",
+                "unknown key `layers`",
+                "image `a` → image `b`",
+                "`a.one` → `a.two`",
+                "kiln.toml:7",
+            ],
+            ..CHECK
+        },
+        Row {
             name: "images that start from each other",
             manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = { image = \"b\" }\n[image.b]\nfrom = { image = \"a\" }\n",
             says: &["circle"],
