@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
+use kiln_debian::sources::KNOWN_SUITES;
 use kiln_debian::{
     Architecture, ArchiveSet, Catalog, CatalogError, HostSources, Keyring, MirrorSettings, Outside,
     SnapshotTime,
@@ -82,12 +83,22 @@ impl DebianArchive {
                 } else {
                     FailureKind::Environment
                 };
-                Failure::new(kind, chain(&error))
+                Failure::new(kind, chain(&error)).with_help(help_about(&error))
             })?;
         let catalog = Arc::new(catalog);
         catalogs.insert(suite.clone(), Arc::clone(&catalog));
         Ok(catalog)
     }
+}
+
+/// What to do about a suite that nobody has.
+fn help_about(error: &CatalogError) -> Option<String> {
+    let CatalogError::UnknownSuite { suite, .. } = error else {
+        return None;
+    };
+    let near = kiln_manifest::nearest(suite, KNOWN_SUITES.iter().copied())?;
+    // Known, and the mirror does not have it all the same.
+    (near != suite).then(|| format!("did you mean `{near}`?"))
 }
 
 /// Reads a snapshot time of the manifest, which has checked it.

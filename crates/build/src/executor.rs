@@ -269,12 +269,30 @@ impl Failure {
         }
     }
 
+    /// The same failure with what to do about it, if somebody knows.
+    pub(crate) fn with_help(mut self, help: Option<String>) -> Self {
+        let message = self.summary.message.clone();
+        if help.is_some() {
+            self.diagnostic = Some(Box::new(Advised { message, help }));
+        }
+        self
+    }
+
     /// An error that has a message, and perhaps labels and help, of its own.
     pub fn of(kind: FailureKind, error: impl miette::Diagnostic + Send + Sync + 'static) -> Self {
         let mut failure = Self::new(kind, error.to_string());
         failure.diagnostic = Some(Box::new(error));
         failure
     }
+}
+
+/// A message with advice.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("{message}")]
+struct Advised {
+    message: String,
+    #[help]
+    help: Option<String>,
 }
 
 impl fmt::Display for Failure {

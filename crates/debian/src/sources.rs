@@ -20,6 +20,22 @@ pub use apt::{HostSources, HostSourcesError};
 /// time.
 pub const SNAPSHOT_ARCHIVE: &str = "https://snapshot.debian.org/archive";
 
+/// Names that suites of Debian go by: releases that are still supported or soon will be, and what they are.
+pub const KNOWN_SUITES: &[&str] = &[
+    "buster",
+    "bullseye",
+    "bookworm",
+    "trixie",
+    "forky",
+    "duke",
+    "sid",
+    "stable",
+    "testing",
+    "unstable",
+    "oldstable",
+    "oldoldstable",
+];
+
 /// What the manifest or the user's settings say of a mirror.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MirrorSettings {

@@ -36,3 +36,4 @@ pub use problem::{ManifestErrors, Problem};
 pub use reference::reference;
 pub use schema::schema;
 pub use span::{SourceText, Span, Spanned};
+pub use suggest::nearest;

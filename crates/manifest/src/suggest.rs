@@ -35,10 +35,7 @@ const ALIASES: [(&str, &str); 27] = [
 const CANDIDATES_LIMIT: usize = 1000;
 
 /// The candidate that is most like `text`, if one is like it at all.
-pub(crate) fn nearest<'a>(
-    text: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let candidates: Vec<&str> = candidates.into_iter().take(CANDIDATES_LIMIT).collect();
     let alias = ALIASES
         .iter()

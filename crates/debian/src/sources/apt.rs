@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::control;
+use crate::sources::KNOWN_SUITES;
 
 /// The roots of the Debian mirrors that the host uses.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,22 +34,6 @@ pub struct HostSourcesError {
 
 /// Largest source file read, in bytes.
 const FILE_BYTES: u64 = 1 << 20;
-
-/// Names that suites of Debian go by, beside the code name of the host's own release.
-const SUITES: &[&str] = &[
-    "buster",
-    "bullseye",
-    "bookworm",
-    "trixie",
-    "forky",
-    "duke",
-    "sid",
-    "stable",
-    "testing",
-    "unstable",
-    "oldstable",
-    "oldoldstable",
-];
 
 /// One source, as either form says it.
 struct Source {
@@ -184,7 +169,7 @@ impl HostSources {
                     &mut self.main,
                 )
             };
-            if !SUITES.contains(&name) && codename != Some(name) {
+            if !KNOWN_SUITES.contains(&name) && codename != Some(name) {
                 continue;
             }
             for address in &source.addresses {
