@@ -86,7 +86,7 @@ pub enum ProjectError {
         /// Where the pattern stands.
         #[label("nothing below `{base}` matches")]
         at: SourceSpan,
-        /// The folder that the pattern is relative to.
+        /// The folder that the pattern is relative to, as a whole path.
         base: String,
         /// What may be the reason.
         #[help]

@@ -171,8 +171,8 @@ impl ProjectFiles {
         let sets: Vec<_> = sets.into_iter().zip(selections).collect();
         type Selected<'a> = ((SetKey, (&'a FileSet, Selector)), Vec<usize>);
         let selected = |((key, (set, selector)), positions): &Selected<'_>| {
-            let result =
-                selected_files(source, set, selector, positions, &found, &contents.digests);
+            let result = selected_files(set, selector, positions, &found, &contents.digests);
+            let result = result.map_err(|pattern| no_match(project, source, set, pattern));
             Ok((key.clone(), result))
         };
         let single = |file: &&Spanned<ProjectPath>| {
@@ -266,14 +266,17 @@ fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
             .is_some_and(|rest| rest.first().is_none_or(|byte| *byte == b'/'))
 }
 
-fn selected_files(
-    source: &SourceText,
-    set: &FileSet,
+/// Puts together what a set selects.
+///
+/// # Errors
+/// The first pattern that selects nothing.
+fn selected_files<'a>(
+    set: &'a FileSet,
     selector: &Selector,
     positions: &[usize],
     found: &[Found],
     digests: &[Option<ContentDigest>],
-) -> Result<SelectedFiles, ProjectError> {
+) -> Result<SelectedFiles, &'a Spanned<Glob>> {
     let start = if selector.base.is_empty() {
         0
     } else {
@@ -285,13 +288,7 @@ fn selected_files(
         .collect();
     for glob in &set.include {
         if !selects_one(&glob.value, &paths) {
-            return Err(ProjectError::NoMatch {
-                pattern: glob.value.to_string(),
-                source_code: source.clone(),
-                at: glob.span.into(),
-                base: set.base.value.to_string(),
-                help: no_match_help(set),
-            });
+            return Err(glob);
         }
     }
     let entry = |&at: &usize| {
@@ -322,6 +319,26 @@ fn selected_files(
         sizes_bytes: positions.iter().map(size_bytes).collect(),
         digest,
     })
+}
+
+fn no_match(
+    project: &Project,
+    source: &SourceText,
+    set: &FileSet,
+    pattern: &Spanned<Glob>,
+) -> ProjectError {
+    // A bare `.` says nothing to who stands in another folder.
+    let base = match set.base.value.as_str() {
+        "." => project.path().to_owned(),
+        base => project.path().join(base),
+    };
+    ProjectError::NoMatch {
+        pattern: pattern.value.to_string(),
+        source_code: source.clone(),
+        at: pattern.span.into(),
+        base: base.display().to_string(),
+        help: no_match_help(set),
+    }
 }
 
 fn no_match_help(set: &FileSet) -> String {

@@ -313,9 +313,13 @@ fn a_pattern_without_a_match_is_shown_in_the_manifest() {
     let space = Space::new(&["a/file"]);
     for patterns in [&["a/**", "src/**"][..], &["a", "*.rs"], &["**", "!a"]] {
         let error = space.scan_set(&set(".", patterns)).unwrap_err();
-        let ProjectError::NoMatch { pattern, at, .. } = &error else {
+        let ProjectError::NoMatch {
+            pattern, at, base, ..
+        } = &error
+        else {
             panic!("{error}")
         };
+        assert_eq!(Path::new(base), space.project().path());
         assert!(patterns.contains(&pattern.as_str()) && pattern != "a");
         assert_eq!((at.offset(), at.len()), (2, 4));
         assert_eq!(error.code().unwrap().to_string(), "build::no_match");
