@@ -13,6 +13,10 @@ use super::{Resolver, number, yes_or_no};
 use crate::sink::Sink;
 use crate::tree::TreeDigest;
 
+/// What an `account` writes into an unchanged tree: 1 was `/etc/passwd` and `/etc/group` alone, 2 adds the line of
+/// `/etc/shadow`. Raised with every change of the lines, so that layers with other ones are not taken for its result.
+const ACCOUNT_DATABASES: u32 = 2;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ActionInputs {
     Base(BaseInputs),
@@ -240,6 +244,7 @@ impl ActionInputs {
                 groups,
             } => {
                 sink.field("action", b"account");
+                sink.field("databases", number(ACCOUNT_DATABASES).as_bytes());
                 sink.field("name", name.as_bytes());
                 sink.field("uid", number(uid).as_bytes());
                 sink.field("gid", number(gid).as_bytes());

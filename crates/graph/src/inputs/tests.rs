@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use kiln_manifest::model::{
-    Action, Command, Copy, CopySource, Destination, Folder, Limits, Link, Run, SecretTarget,
-    SecretUse, TextFile,
+    Account, Action, Command, Copy, CopySource, Destination, Folder, Limits, Link, Run,
+    SecretTarget, SecretUse, TextFile,
 };
 use kiln_manifest::value::{EnvName, Glob, Mode, ProjectPath, UserSpec};
 use proptest::prelude::*;
@@ -126,6 +126,24 @@ fn run_inputs(change: impl FnOnce(&mut Run)) -> StepInputs {
     let mut run = full_run();
     change(&mut run);
     inputs_of(Action::Run(Box::new(run)))
+}
+
+/// Layers of before accounts had a line in `/etc/shadow` were stored under a key without this field.
+#[test]
+fn what_an_account_writes_is_part_of_its_key() {
+    let account = Account {
+        name: spanned("web".to_owned()),
+        uid: 1,
+        gid: 1,
+        home: path("/"),
+        shell: path("/"),
+        groups: Vec::new(),
+    };
+    let text = inputs_of(Action::Account(account)).text();
+    assert!(
+        text.contains("action = account\ndatabases = 2\nname = web\n"),
+        "{text}"
+    );
 }
 
 #[test]
