@@ -2,6 +2,7 @@
 
 use kiln_graph::{BuildTarget, PlatformChoice, PlatformRequest};
 use kiln_manifest::model::{Platforms, ServiceImage};
+use kiln_manifest::value::target_platform;
 use kiln_oci::Platform;
 
 use crate::errors::{Class, Failure, Outcome};
@@ -67,15 +68,7 @@ pub(crate) fn once(platform: Platform) -> PlatformRequest {
 
 /// Reads a platform that images can be built for.
 fn parse(text: &str) -> Result<Platform, String> {
-    let platform: Platform = text
-        .parse()
-        .map_err(|error: kiln_oci::PlatformError| error.to_string())?;
-    if platform.os != "linux" || platform.machine().is_none() {
-        return Err(format!(
-            "`{text}` is not a platform that kiln builds for: write it like `linux/arm64`"
-        ));
-    }
-    Ok(platform)
+    target_platform(text).map_err(|error| format!("it {}; {}", error.reason, error.help))
 }
 
 impl Project {
@@ -127,7 +120,14 @@ mod tests {
     #[test]
     fn platforms_are_those_that_can_be_built_for() {
         assert_eq!(parse("linux/aarch64").unwrap().to_string(), "linux/arm64");
-        for wrong in ["arm64", "windows/amd64", "linux/z80", "host", "all"] {
+        for wrong in [
+            "arm64",
+            "windows/amd64",
+            "linux/z80",
+            "linux/arm/v9",
+            "host",
+            "all",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
         let args = PlatformArgs {

@@ -17,6 +17,7 @@ pub(crate) use place::{
     reference,
 };
 pub(crate) use platform::PlatformWord;
+pub use platform::target_platform;
 pub(crate) use remote::{
     ArchiveWord, GitReference, GitUrl, PackageName, Sha256, SnapshotTime, Url, is_snapshot_time,
 };
