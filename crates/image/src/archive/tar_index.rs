@@ -49,7 +49,6 @@ impl TarIndex {
             path: path.to_owned(),
             reason,
         };
-        let tar_error = |error: io::Error| broken(format!("it is not a tar: {error}"));
         let length = file
             .metadata()
             .map_err(|source| ImageError::Read {
@@ -59,11 +58,18 @@ impl TarIndex {
             .len();
         let mut members = BTreeMap::new();
         let mut archive = tar::Archive::new(&file);
-        for entry in archive.entries_with_seek().map_err(tar_error)? {
-            let entry = entry.map_err(tar_error)?;
+        // What the reader says of headers that are none says nothing to people, and has their bytes in it.
+        let not_a_tar = |_error: io::Error| broken("it is not a tar".to_owned());
+        let mut last: Option<String> = None;
+        for entry in archive.entries_with_seek().map_err(not_a_tar)? {
+            let entry = entry.map_err(|error| match &last {
+                Some(last) => broken(format!("it is damaged behind `{}`", shown(last))),
+                None => not_a_tar(error),
+            })?;
             let kind = entry.header().entry_type();
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let name = name.strip_prefix("./").unwrap_or(&name).to_owned();
+            last = Some(name.clone());
             let member = if kind.is_file() {
                 let (start, size_bytes) = (entry.raw_file_position(), entry.size());
                 if start.checked_add(size_bytes).is_none_or(|end| end > length) {

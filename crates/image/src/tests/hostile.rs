@@ -258,6 +258,13 @@ fn spoilt_archives_are_told() {
     };
     check("empty", b"", "neither `index.json` nor");
     check("text", &b"hello".repeat(400), "not a tar");
+    let mut spoilt = layer_tar(&[("index.json", b"{")]);
+    spoilt[1024..1536].fill(b'x');
+    check(
+        "damaged in the middle",
+        &spoilt,
+        "damaged behind `index.json`",
+    );
     check("cut in a blob", &good[..1700], "ends inside `blobs/sha256/");
     let cut = layer_tar(&[("index.json", &[b' '; 600])]);
     check("cut in a file", &cut[..700], "ends inside `index.json`");
