@@ -8,7 +8,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::fixtures::{Registry, busybox_project, rewrite_busybox_project};
+use crate::fixtures::own_registry::sha256;
+use crate::fixtures::{Registry, busybox_project, http, rewrite_busybox_project};
 use crate::space::{Run, TestSpace, host};
 
 const PASSWORD: &str = "correct horse";
@@ -106,8 +107,11 @@ fn put(registry: &Registry, repository: &str, tag: &str, manifest: &Value) {
     let mut stream = TcpStream::connect(registry.host()).expect("the registry");
     let request = format!(
         "PUT /v2/{repository}/manifests/{tag} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
-         Content-Type: application/vnd.oci.image.manifest.v1+json\r\nContent-Length: {}\r\n\r\n{body}",
+         Content-Type: {}\r\nContent-Length: {}\r\n\r\n{body}",
         registry.host(),
+        manifest["mediaType"]
+            .as_str()
+            .unwrap_or("application/vnd.oci.image.manifest.v1+json"),
         body.len()
     );
     stream.write_all(request.as_bytes()).expect("a request");
@@ -190,6 +194,22 @@ fn openssl_verifies_what_kiln_signs_and_kiln_takes_its_keys() {
         space.project().join("payload"),
     )
     .expect("a payload");
+    // What cosign looks at once the signature holds.
+    let signed = read(&space.project().join("payload"));
+    let critical = &signed["critical"];
+    assert_eq!(critical["type"], "cosign container image signature");
+    assert_eq!(
+        critical["image"]["docker-manifest-digest"],
+        format!("sha256:{}", hex(&pushed))
+    );
+    assert_eq!(
+        critical["identity"]["docker-reference"],
+        format!("{}/team/app", registry.host())
+    );
+    assert_eq!(
+        layer["mediaType"],
+        "application/vnd.dev.cosign.simplesigning.v1+json"
+    );
     let script = "openssl base64 -d -A -in signature.b64 -out signature && \
         openssl dgst -sha256 -verify kiln.pub -signature signature payload && \
         openssl ecparam -name prime256v1 -genkey -out sec1.pem && \
@@ -216,6 +236,120 @@ fn openssl_verifies_what_kiln_signs_and_kiln_takes_its_keys() {
         raw(&space, &list)["layers"].as_array().map(Vec::len),
         Some(2)
     );
+}
+
+/// Puts a blob into a repository, past all that kiln would do; returns its descriptor.
+fn put_blob(registry: &Registry, repository: &str, media_type: &str, bytes: &[u8]) -> Value {
+    let host = registry.host();
+    let digest = sha256(bytes);
+    let begun = http::request(
+        &host,
+        "POST",
+        &format!("/v2/{repository}/blobs/uploads/"),
+        &[],
+        b"",
+    )
+    .expect(202);
+    let place = begun.header("location").expect("a location");
+    let (_, place) = place.split_once(&host).expect("a place in the registry");
+    let path = format!("{place}&digest={digest}");
+    http::request(&host, "PUT", &path, &[], bytes).expect(201);
+    json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() })
+}
+
+/// Neither program of kiln has a part in these signatures: the layouts are cosign's, the key and the signature
+/// are openssl's.
+#[test]
+fn kiln_takes_what_openssl_signed_in_the_layouts_of_cosign() {
+    let (space, registry) = start();
+    let script = "openssl ecparam -name prime256v1 -genkey -out key.pem && \
+        openssl ec -in key.pem -pubout -out key.pub && \
+        openssl dgst -sha256 -sign key.pem -out signature payload && \
+        openssl base64 -A -in signature";
+    let sign = |payload: &Value| {
+        space.write("payload", payload.to_string());
+        let mut openssl = Command::new("sh");
+        openssl.args(["-ec", script]).current_dir(space.project());
+        host(&mut openssl)
+    };
+    for repository in ["team/tagged", "team/referring"] {
+        let name = format!("{}/{repository}:1", registry.host());
+        let pushed = space.kiln_ok(["push", "app", &name]);
+        let verify = || space.kiln(["verify-signature", "--key", "key.pub", &name]);
+        // As cosign writes it: `optional` is null without annotations.
+        let payload = json!({
+            "critical": {
+                "identity": { "docker-reference": format!("{}/{repository}", registry.host()) },
+                "image": { "docker-manifest-digest": format!("sha256:{}", hex(&pushed)) },
+                "type": "cosign container image signature",
+            },
+            "optional": null,
+        });
+        let signature = sign(&payload);
+        verify().assert_code(1).assert_says("has no signature");
+        let simple = "application/vnd.dev.cosign.simplesigning.v1+json";
+        let payload = payload.to_string();
+        let mut layer = put_blob(&registry, repository, simple, payload.as_bytes());
+        layer["annotations"] = json!({ "dev.cosignproject.cosign/signature": signature });
+        let manifest_type = "application/vnd.oci.image.manifest.v1+json";
+        let mut manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": manifest_type,
+            "layers": [layer],
+        });
+        if repository == "team/tagged" {
+            let config = json!({
+                "architecture": "", "os": "", "created": "0001-01-01T00:00:00Z", "config": {},
+                "history": [{ "created": "0001-01-01T00:00:00Z" }],
+                "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] },
+            })
+            .to_string();
+            let config_type = "application/vnd.oci.image.config.v1+json";
+            manifest["config"] = put_blob(&registry, repository, config_type, config.as_bytes());
+            let tag = format!("sha256-{}.sig", hex(&pushed));
+            put(&registry, repository, &tag, &manifest);
+        } else {
+            // cosign's way of OCI 1.1; this registry has no list of referrers, so that there is one under a tag.
+            let artifact = "application/vnd.dev.cosign.artifact.sig.v1+json";
+            manifest["config"] = put_blob(&registry, repository, artifact, b"{}");
+            let image = raw(&space, &name);
+            manifest["subject"] = json!({
+                "mediaType": image["mediaType"],
+                "digest": format!("sha256:{}", hex(&pushed)),
+                "size": image_bytes(&space, &name),
+            });
+            let body = manifest.to_string();
+            let digest = sha256(body.as_bytes());
+            put(&registry, repository, &digest, &manifest);
+            let index = json!({
+                "schemaVersion": 2,
+                "mediaType": "application/vnd.oci.image.index.v1+json",
+                "manifests": [{
+                    "mediaType": manifest_type, "digest": digest, "size": body.len(),
+                    "artifactType": artifact,
+                }],
+            });
+            let tag = format!("sha256-{}", hex(&pushed));
+            put(&registry, repository, &tag, &index);
+        }
+        let verified = verify();
+        verified.assert_code(0);
+        assert_eq!(verified.stdout, pushed.stdout);
+        let other = space.kiln(["verify-signature", "--key", "kiln.pub", &name]);
+        other.assert_code(1).assert_says("that `kiln.pub` verifies");
+    }
+}
+
+/// The size of a name's manifest.
+fn image_bytes(space: &TestSpace, name: &str) -> usize {
+    let inspect = ["inspect", "--raw", "--tls-verify=false"];
+    let raw = host(
+        Command::new("skopeo")
+            .args(inspect)
+            .arg(format!("docker://{name}"))
+            .env("HOME", space.path()),
+    );
+    raw.len()
 }
 
 #[test]
