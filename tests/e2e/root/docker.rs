@@ -56,6 +56,57 @@ fn docker_runs_what_kiln_saves_and_pushes_and_kiln_what_docker_does() {
 }
 
 #[test]
+fn podman_loads_what_kiln_saves_and_kiln_what_podman_does() {
+    if !is_root() {
+        return;
+    }
+    let space = busybox_project(
+        "[image.app.step.text]\nrun = \"echo text > /file\"\n[image.app.config]\ncmd = [\"cat\", \"/file\"]\n",
+    );
+    let name = "localhost/t/app:latest";
+    space.kiln_ok(["build"]);
+    let storage = space.path().join("podman");
+    let podman = |arguments: &[&str]| {
+        host(
+            Command::new("podman")
+                .arg("--root")
+                .arg(storage.join("root"))
+                .arg("--runroot")
+                .arg(short_folder(&space, "r"))
+                .args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"])
+                .args(["--events-backend", "none"])
+                .args(arguments)
+                .env("HOME", space.path())
+                .env("TMPDIR", space.path().join("tmp"))
+                .current_dir(space.project()),
+        )
+    };
+    // Podman's default is more than a container's root may have here.
+    let limits = [
+        "--ulimit=nofile=1000:1000",
+        "--ulimit=nproc=1000:1000",
+        "--network=none",
+    ];
+    for method in ["gzip", "zstd", "none"] {
+        let archive = format!("{method}.tar");
+        space.kiln_ok(["save", "--compress", method, "-o", &archive, name]);
+        let loaded = podman(&["load", "--quiet", "-i", &archive]);
+        assert!(loaded.contains(name), "{method}: {loaded}");
+        let ran = podman(&[&["run", "--rm"], &limits[..], &[name]].concat());
+        assert_eq!(ran, "text\n", "{method}");
+        for form in ["docker-archive", "oci-archive"] {
+            let archive = format!("{method}-{form}.tar");
+            podman(&["save", "--quiet", "--format", form, "-o", &archive, name]);
+            let archive = space.project().join(archive);
+            let other = TestSpace::new();
+            other.kiln_ok(["load".as_ref(), archive.as_os_str()]);
+            assert_eq!(other.kiln_ok(["run", name]).stdout, "text\n", "{form}");
+        }
+        podman(&["rmi", "--all", "--force"]);
+    }
+}
+
+#[test]
 fn docker_and_podman_take_the_image_for_their_platform_from_an_index() {
     if !is_root() {
         return;
