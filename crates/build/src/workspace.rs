@@ -69,7 +69,7 @@ pub struct Remote {
     pub http: kiln_http::Client,
     /// The client for registries.
     pub registry: kiln_client::Registry,
-    /// Stops its transfers.
+    /// Stops its transfers; follows [`Workspace::cancel`].
     pub cancel: kiln_http::Cancel,
 }
 

@@ -146,7 +146,10 @@ pub(crate) fn workspace(
         remote: Remote {
             http,
             registry,
-            cancel: kiln_http::Cancel::new(),
+            cancel: kiln_http::Cancel::watching({
+                let cancel = cancel.clone();
+                move || cancel.is_cancelled()
+            }),
         },
         cancel,
     })
@@ -216,9 +219,5 @@ pub(crate) fn read_secret(path: &PathBuf) -> Outcome<Option<Vec<u8>>> {
 /// # Errors
 /// Signals cannot be watched.
 pub(crate) fn with_signals<T>(workspace: &Workspace, work: impl FnOnce() -> T) -> Outcome<T> {
-    let stop = || {
-        workspace.cancel.cancel();
-        workspace.remote.cancel.cancel();
-    };
-    signals::with_signals(&stop, work)
+    signals::with_signals(&|| workspace.cancel.cancel(), work)
 }
