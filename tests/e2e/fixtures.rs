@@ -15,7 +15,7 @@ mod web;
 
 pub(crate) use bundle::Bundle;
 pub(crate) use containers::{ContainerSpace, wait_until};
-pub(crate) use project::{busybox_project, rewrite_busybox_project};
+pub(crate) use project::{busybox_project, rewrite_busybox_project, toolchain_project};
 pub(crate) use proxy::{Fault, Proxy, Way};
 pub(crate) use registry::Registry;
 pub(crate) use rootfs::{write_busybox_rootfs, write_foreign_rootfs};

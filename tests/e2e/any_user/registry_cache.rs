@@ -6,42 +6,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::events::Build;
-use crate::fixtures::{Registry, busybox_project, write_busybox_rootfs};
+use crate::fixtures::{Registry, busybox_project, toolchain_project, write_busybox_rootfs};
 use crate::space::{TestSpace, host};
-
-/// A toolchain of which the image only has what it made, and a step of the image itself.
-const MANIFEST: &str = r#"
-schema = 1
-[project]
-name = "t"
-default = "app"
-[image.tools]
-from = { rootfs = "rootfs.tar" }
-[image.tools.step.compile]
-files   = ["input.txt"]
-workdir = "/work"
-run     = "mkdir /out; cat input.txt > /out/program"
-[image.app]
-from = "scratch"
-[image.app.step.program]
-copy = [{ from = "tools.compile", path = "/out/program", to = "/program" }]
-[image.app.step.folder]
-mkdir = [{ path = "/data" }]
-"#;
 
 const NODES: [&str; 4] = ["app.folder", "app.program", "tools.compile", "tools:base"];
 
 fn project() -> TestSpace {
-    let space = TestSpace::with_manifest(MANIFEST);
-    write_busybox_rootfs(&space, "rootfs.tar");
-    space.write("input.txt", "one\n");
-    space
+    toolchain_project("one\n")
 }
 
 /// The same project on a machine with an empty store.
 fn elsewhere(space: &TestSpace) -> TestSpace {
     let other = TestSpace::new();
-    for file in ["kiln.toml", "rootfs.tar", "input.txt"] {
+    for file in ["kiln.toml", "rootfs.tar", "input"] {
         let from = space.project().join(file);
         fs::copy(from, other.project().join(file)).expect("a file of the project");
     }
@@ -127,7 +104,7 @@ fn a_step_that_runs_gets_the_layers_it_sees() {
     let (space, registry, _) = cached();
     let cache = cache(&registry);
     let other = elsewhere(&space);
-    other.write("input.txt", "two\n");
+    other.write("input", "two\n");
     let built = Build::ok(&other, &["--cache", &cache]);
     assert_eq!(built.ran(), ["app.program", "tools.compile"]);
     assert_eq!(hits_in(&built, &cache), ["app.folder", "tools:base"]);
@@ -149,7 +126,7 @@ fn explain_says_where_a_hit_is() {
     let words = format!("hit in {cache}");
     assert_eq!(there.matches(&words).count(), 4, "{there}");
     assert_eq!(layers_here(&other), 0);
-    other.write("input.txt", "two\n");
+    other.write("input", "two\n");
     let missed = other.kiln_ok(["explain", "--cache-from", &cache]).stdout;
     assert!(missed.contains("miss: the store has no result"), "{missed}");
 }
@@ -235,7 +212,7 @@ fn a_lost_layer_of_a_toolchain_is_made_again_when_it_is_needed() {
     let built = Build::ok(&other, &["--cache-from", &cache(&registry)]);
     assert_eq!(built.ran(), [""; 0]);
     let third = elsewhere(&space);
-    third.write("input.txt", "two\n");
+    third.write("input", "two\n");
     let built = Build::ok(&third, &["--cache-from", &cache(&registry)]);
     assert_eq!(
         built
@@ -381,18 +358,18 @@ fn an_exported_cache_mount_travels() {
         max    = "1MB"
         [cache.own]
         [image.app.step.compile]
-        files   = ["input.txt"]
+        files   = ["input"]
         workdir = "/work"
         caches  = { objects = "/objects", own = "/own" }
         run     = "cat /objects/a/mark /own/mark || true; mkdir -p /objects/a; echo warm > /objects/a/mark; echo cold > /own/mark"
     "#;
     let space = busybox_project(steps);
-    space.write("input.txt", "one\n");
+    space.write("input", "one\n");
     let registry = Registry::start(&space);
     let cache = cache(&registry);
     Build::ok(&space, &["--cache", &cache]);
     let other = elsewhere(&space);
-    other.write("input.txt", "two\n");
+    other.write("input", "two\n");
     let built = Build::ok(&other, &["--cache-from", &cache]);
     assert_eq!(warnings(&built), [""; 0]);
     let output = built.output("app.compile");
@@ -404,7 +381,7 @@ fn an_exported_cache_mount_travels() {
         "dd if=/dev/zero of=/objects/large bs=1M count=2; echo",
     );
     let third = busybox_project(&large);
-    third.write("input.txt", "one\n");
+    third.write("input", "one\n");
     let built = Build::ok(&third, &["--cache-to", &cache]);
     assert!(
         warnings(&built).iter().any(|it| it.contains("max")),
@@ -412,7 +389,7 @@ fn an_exported_cache_mount_travels() {
         built.run.shown()
     );
     let fourth = elsewhere(&other);
-    fourth.write("input.txt", "three\n");
+    fourth.write("input", "three\n");
     let built = Build::ok(&fourth, &["--cache-from", &cache]);
     assert!(built.output("app.compile").contains(&"warm".to_owned()));
 }

@@ -5,28 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::events::Build;
-use crate::fixtures::{Fault, Proxy, Registry, Way, write_busybox_rootfs};
+use crate::fixtures::{Fault, Proxy, Registry, Way, toolchain_project};
 use crate::space::{TestSpace, host};
-
-/// A layer of some megabytes that do not compress, and two small ones.
-const MANIFEST: &str = r#"
-schema = 1
-[project]
-name = "t"
-default = "app"
-[image.tools]
-from = { rootfs = "rootfs.tar" }
-[image.tools.step.compile]
-files   = ["input.bin"]
-workdir = "/work"
-run     = "mkdir /out; cat input.bin > /out/program"
-[image.app]
-from = "scratch"
-[image.app.step.program]
-copy = [{ from = "tools.compile", path = "/out/program", to = "/program" }]
-[image.app.step.folder]
-mkdir = [{ path = "/data" }]
-"#;
 
 /// The size of the large layer.
 const LARGE_BYTES: u64 = 6 << 20;
@@ -49,10 +29,7 @@ fn noise(seed: u64) -> Vec<u8> {
 }
 
 fn project(seed: u64) -> TestSpace {
-    let space = TestSpace::with_manifest(MANIFEST);
-    write_busybox_rootfs(&space, "rootfs.tar");
-    space.write("input.bin", noise(seed));
-    space
+    toolchain_project(noise(seed))
 }
 
 fn warnings(build: &Build) -> Vec<String> {
@@ -198,7 +175,7 @@ fn ctrl_c_while_a_cache_is_written_leaves_both_whole() {
 }
 
 #[test]
-fn ctrl_c_while_an_image_is_sent_or_fetched_ends_at_once() {
+fn a_signal_while_an_image_is_sent_or_fetched_ends_it_at_once_with_its_code() {
     let space = project(1);
     let registry = Registry::start(&space);
     space.kiln_ok(["build", "--quiet"]);
