@@ -80,6 +80,11 @@ impl Registry {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Where it listens, on the loopback device.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The folder of all that it was given.
     pub fn data(&self) -> PathBuf {
         self.folder.join("data")

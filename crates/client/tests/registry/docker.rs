@@ -1,11 +1,8 @@
 //! Debian's `docker-registry`, filled by skopeo: what other people's programs really do.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use kiln_client::{CredentialFiles, Error, Pulled, Registry, Settings};
 use kiln_http::{Cancel, Client, HostSettings};
@@ -20,18 +17,12 @@ const HTPASSWD: &str = "me:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPI
 
 /// A running registry; it ends when dropped.
 pub(crate) struct DockerRegistry {
-    process: Child,
+    // Before its folder, which goes after it.
+    _server: kiln_peers::Registry,
     pub(crate) port: u16,
     pub(crate) folder: tempfile::TempDir,
     /// What skopeo needs to be told to reach it.
     skopeo: Vec<String>,
-}
-
-impl Drop for DockerRegistry {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
 }
 
 /// Says why a test cannot run; `None` if it can.
@@ -46,46 +37,19 @@ impl DockerRegistry {
     /// Starts one with further lines in its `http` section and at the top level of its config.
     pub(crate) fn start(http: &str, top: &str, skopeo: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().display().to_string();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let config = format!(
-            "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {root}/data}}}}\n\
-             http:\n  addr: 127.0.0.1:{port}\n{http}{top}"
-        );
-        let path = folder.path().join("config.yml");
-        fs::write(&path, config.replace("FOLDER", &root)).unwrap();
         fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
-        let log = fs::File::create(folder.path().join("log")).unwrap();
-        let process = Command::new("/usr/bin/docker-registry")
-            .arg("serve")
-            .arg(&path)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut registry = Self {
-            process,
-            port,
+        let root = folder.path().display().to_string();
+        let further = format!("{http}{top}").replace("FOLDER", &root);
+        let server = kiln_peers::Registry::start(folder.path(), &further).unwrap();
+        Self {
+            port: server.port(),
+            _server: server,
             folder,
             skopeo: skopeo
                 .iter()
                 .map(|argument| (*argument).to_owned())
                 .collect(),
-        };
-        let started = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let ended = registry.process.try_wait().unwrap();
-            if ended.is_some() || started.elapsed() > Duration::from_secs(20) {
-                panic!("docker-registry did not start: {}", registry.log());
-            }
-            thread::sleep(Duration::from_millis(10));
         }
-        registry
     }
 
     pub(crate) fn log(&self) -> String {
