@@ -7,8 +7,10 @@
 mod docker;
 mod error;
 mod patience;
+mod postgres;
 mod registry;
 
 pub use docker::Docker;
 pub use error::PeerError;
+pub use postgres::{Ending, Postgres};
 pub use registry::Registry;

@@ -27,8 +27,16 @@ pub(crate) fn until_up(process: &mut Child, is_up: impl Fn() -> bool) -> bool {
 /// # Panics
 /// If it does not end, unless the thread panics already: whoever removes its folder would meet it there.
 pub(crate) fn end(process: &mut Child, program: &str) {
+    end_by(process, program, "TERM");
+}
+
+/// Asks a program to end, by a signal that is not the usual one, and waits for it.
+///
+/// # Panics
+/// As [`end`].
+pub(crate) fn end_by(process: &mut Child, program: &str, signal: &str) {
     let id = process.id().to_string();
-    let asked = Command::new("kill").arg(&id).status();
+    let asked = Command::new("kill").args(["-s", signal, &id]).status();
     let started = Instant::now();
     while started.elapsed() < LONGEST {
         if !matches!(process.try_wait(), Ok(None)) {

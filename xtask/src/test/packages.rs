@@ -20,6 +20,7 @@ pub(crate) const FOR_TESTS: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("passt", "pasta"),
     ("podman", "podman"),
+    ("postgresql", "pg_ctlcluster"),
     ("runc", "runc"),
     ("qemu-user-static", "qemu-aarch64-static"),
     ("skopeo", "skopeo"),
