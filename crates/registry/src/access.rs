@@ -111,7 +111,11 @@ pub(crate) struct Access {
 
 impl Access {
     /// Reads the accounts; `secret` signs bearer tokens.
-    pub(crate) fn open(index: &Index, config: &Config, secret: &[u8]) -> Result<Self, IndexError> {
+    pub(crate) async fn open(
+        index: &Index,
+        config: &Config,
+        secret: &[u8],
+    ) -> Result<Self, IndexError> {
         let public = Grants::pull(
             config
                 .access
@@ -128,13 +132,13 @@ impl Access {
             failures: Mutex::default(),
             turns: tokio::sync::Semaphore::new(2),
         };
-        access.reload(index)?;
+        access.reload(index).await?;
         Ok(access)
     }
 
     /// Reads the accounts again; whoever was remembered is asked again.
-    pub(crate) fn reload(&self, index: &Index) -> Result<(), IndexError> {
-        let (accounts, tokens) = index.read(|db| Ok((Account::all(db)?, Token::all(db)?)))?;
+    pub(crate) async fn reload(&self, index: &Index) -> Result<(), IndexError> {
+        let (accounts, tokens) = (index.accounts().await?, index.tokens().await?);
         let accounts = accounts
             .into_iter()
             .map(|account| {

@@ -29,6 +29,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::access::{Action, Caller};
+use crate::index::Moment;
 use crate::name::RepoName;
 use crate::registry::Registry;
 use body::Body;
@@ -55,6 +56,8 @@ pub(crate) struct Asked {
     pub(crate) query: Query,
     pub(crate) caller: Caller,
     pub(crate) peer: Peer,
+    /// How things stood after the request had come.
+    pub(crate) moment: Moment,
 }
 
 /// What the log says of a request.
@@ -130,11 +133,12 @@ async fn dispatch(
         query,
         caller: Caller::everybody(),
         peer,
+        moment: Moment::default(),
     };
     match route {
         Route::Token => return token::answer(asked, body, name).await,
         Route::Health => return own::health(),
-        Route::Ready => return own::ready(&asked),
+        Route::Ready => return own::ready(&asked).await,
         Route::Metrics => return own::metrics(&asked).await,
         Route::Base
         | Route::Catalog
@@ -145,13 +149,14 @@ async fn dispatch(
         | Route::Tags(_)
         | Route::Referrers(..) => {}
     }
+    asked.moment = registry.index.moment(route.repo()).await?;
     asked.caller = asked.identify().await?;
     *name = Arc::clone(&asked.caller.name);
     match route {
         Route::Base => lists::base(&asked),
-        Route::Catalog => lists::catalog(&asked),
-        Route::Tags(repo) => lists::tags(&asked, &repo),
-        Route::Referrers(repo, subject) => lists::referrers(&asked, &repo, &subject),
+        Route::Catalog => lists::catalog(&asked).await,
+        Route::Tags(repo) => lists::tags(&asked, &repo).await,
+        Route::Referrers(repo, subject) => lists::referrers(&asked, &repo, &subject).await,
         Route::Blob(repo, digest) => blobs::answer(&asked, &repo, &digest).await,
         Route::Manifest(repo, reference) => {
             manifests::answer(&asked, &repo, &reference, body).await

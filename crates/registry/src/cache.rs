@@ -1,8 +1,8 @@
 //! Answers that were given before, for as long as they are true.
 //!
-//! An entry is good while the index has not replaced or dropped anything since it was read; then
-//! all are forgotten. What exists is therefore only ever answered from the index. "There is none"
-//! is never kept: what arrives makes no other answer wrong.
+//! An entry is good while the index has not replaced or dropped anything of its repository since it
+//! was read, which a number says that the index hands out. What exists is therefore only ever
+//! answered from the index. "There is none" is never kept: what arrives makes no other answer wrong.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,12 +23,19 @@ pub(crate) enum Answer {
     Blob(Arc<BlobRow>),
 }
 
-#[derive(Debug, Default)]
-struct Shard {
+/// An answer and when it was read.
+#[derive(Debug)]
+struct Entry {
     epoch: u64,
     bytes: usize,
+    answer: Answer,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    bytes: usize,
     /// By repository and what was asked for, with a byte between that is in neither.
-    entries: BTreeMap<Box<str>, Answer>,
+    entries: BTreeMap<Box<str>, Entry>,
 }
 
 /// The answers.
@@ -57,34 +64,41 @@ impl Cache {
     pub(crate) fn get(&self, epoch: u64, repo: &str, what: &str) -> Option<Answer> {
         let key = key(repo, what);
         let shard = self.shard(&key);
-        if shard.epoch != epoch {
-            return None;
-        }
-        shard.entries.get(key.as_str()).cloned()
+        let entry = shard.entries.get(key.as_str())?;
+        (entry.epoch == epoch).then(|| entry.answer.clone())
     }
 
     /// Keeps an answer that was read after the index said `epoch`.
     pub(crate) fn put(&self, epoch: u64, repo: &str, what: &str, answer: Answer) {
         let key = key(repo, what);
-        let size = key.len()
+        let bytes = key.len()
             + match &answer {
                 Answer::Manifest(row) => row.body.len() + 256,
                 Answer::Blob(_) => 256,
             };
         let mut shard = self.shard(&key);
-        if shard.epoch > epoch {
-            return;
+        if let Some(old) = shard.entries.get(key.as_str()) {
+            if old.epoch > epoch {
+                return;
+            }
+            let bytes = old.bytes;
+            shard.bytes -= bytes;
+            shard.entries.remove(key.as_str());
         }
-        let is_full = shard.bytes + size > MOST_BYTES / SHARDS
+        let is_full = shard.bytes + bytes > MOST_BYTES / SHARDS
             || shard.entries.len() >= MOST_ENTRIES / SHARDS;
-        if shard.epoch < epoch || is_full {
+        if is_full {
             shard.entries.clear();
             shard.bytes = 0;
-            shard.epoch = epoch;
         }
-        if size <= MOST_BYTES / SHARDS {
-            shard.bytes += size;
-            shard.entries.insert(key.into(), answer);
+        if bytes <= MOST_BYTES / SHARDS {
+            shard.bytes += bytes;
+            let entry = Entry {
+                epoch,
+                bytes,
+                answer,
+            };
+            shard.entries.insert(key.into(), entry);
         }
     }
 }

@@ -5,43 +5,41 @@
 //!      ─< link ─> blob      who may read it                review: what may have become garbage
 //! ```
 //!
-//! SQLite, with one thread that writes ([`writer`]) and any number of readers. Whatever is
-//! acknowledged is in the journal and in the database, both synced ([`journal`]): the database
-//! can be made again from the journal and the names of the files.
+//! What the tables mean is written down once ([`db`], [`job`]), and kept in SQLite ([`sqlite`]).
 //!
 //! Knows nothing of HTTP or of files with bytes. Times are seconds since 1970 and handed in.
 
 pub(crate) mod accounts;
 pub(crate) mod change;
+mod db;
+mod job;
 pub(crate) mod journal;
 mod push;
 mod read;
+mod refill;
 mod schema;
+mod snapshot;
+mod sqlite;
 mod survey;
 mod sweep;
-mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::Connection;
-
+pub(crate) use db::Lock;
+pub(crate) use job::{Batch, Job};
 pub(crate) use push::{DeleteBlob, DeleteManifest, Mounted, NewManifest, PutManifest, Stored};
 pub(crate) use read::{BlobRow, ManifestRow, Totals};
+pub(crate) use refill::Copy;
 pub(crate) use schema::FORMAT;
 pub(crate) use sweep::Policy;
-pub(crate) use writer::Batch;
 
-use journal::Journal;
-use writer::Writer;
+use crate::name::RepoName;
+use db::Db;
+use sqlite::Sqlite;
 
 /// Seconds since 1970.
 pub(crate) type Seconds = i64;
-
-/// Readers kept open.
-const MOST_READERS: usize = 16;
 
 /// Why the index did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -91,75 +89,46 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     )
 }
 
+/// What is true of the index at one moment of a request, so that answers that were given before can
+/// be given again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Moment {
+    /// Another number if something of the repository was replaced or went away; see [`crate::cache`].
+    pub(crate) epoch: u64,
+}
+
 /// The open index.
 #[derive(Debug)]
-pub(crate) struct Index {
-    path: PathBuf,
-    writer: Writer,
-    readers: Mutex<Vec<Connection>>,
-    /// Grows whenever an answer that was given before could be another one now.
-    epoch: Arc<AtomicU64>,
-}
+pub(crate) struct Index(Sqlite);
 
 impl Index {
     /// Opens the index in a folder that this process owns, and makes an empty one if there is none.
     pub(crate) fn open(folder: &Path) -> Result<Self, IndexError> {
-        let path = folder.join("registry.db");
-        let connection = schema::open(&path)?;
-        let journal = Journal::open(&folder.join("journal"))?;
-        let epoch = Arc::new(AtomicU64::new(0));
-        Ok(Self {
-            writer: Writer::start(connection, journal, Arc::clone(&epoch))?,
-            readers: Mutex::new(Vec::new()),
-            path,
-            epoch,
-        })
+        Sqlite::open(folder).map(Self)
     }
 
-    /// A number that changes when something is replaced or goes away; see [`crate::cache`].
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
+    /// How things stand now.
+    pub(crate) async fn moment(&self, _repo: Option<&RepoName>) -> Result<Moment, IndexError> {
+        let epoch = self.0.epoch();
+        Ok(Moment { epoch })
     }
 
-    /// Reads from a snapshot. Takes microseconds; callers need not leave their task.
-    pub(crate) fn read<T>(
-        &self,
-        query: impl FnOnce(&Connection) -> Result<T, IndexError>,
-    ) -> Result<T, IndexError> {
-        let pooled = self.lock_readers().pop();
-        let connection = match pooled {
-            Some(connection) => connection,
-            None => schema::open_reader(&self.path)?,
-        };
-        let answer = query(&connection);
-        let mut readers = self.lock_readers();
-        if readers.len() < MOST_READERS {
-            readers.push(connection);
-        }
-        answer
-    }
-
-    fn lock_readers(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The database, for statements that change nothing. They take microseconds; callers need not leave their task.
+    fn reading(&self) -> Db<'_> {
+        self.0.reading()
     }
 
     /// Changes something; returns when it is on disk.
-    pub(crate) async fn write<T: Send + 'static>(
-        &self,
-        job: impl FnOnce(&mut Batch<'_>) -> Result<T, IndexError> + Send + 'static,
-    ) -> Result<T, IndexError> {
-        self.writer
+    async fn write<J: Job>(&self, job: J) -> Result<J::Output, IndexError> {
+        self.0
             .submit(job)?
             .await
             .map_err(|_closed| IndexError::Closed)?
     }
 
     /// The same for callers that may block.
-    pub(crate) fn write_blocking<T: Send + 'static>(
-        &self,
-        job: impl FnOnce(&mut Batch<'_>) -> Result<T, IndexError> + Send + 'static,
-    ) -> Result<T, IndexError> {
-        let answer = self.writer.submit(job)?;
+    fn write_blocking<J: Job>(&self, job: J) -> Result<J::Output, IndexError> {
+        let answer = self.0.submit(job)?;
         answer
             .blocking_recv()
             .map_err(|_closed| IndexError::Closed)?
@@ -168,8 +137,7 @@ impl Index {
     /// Writes what the journal must remember into one new file in place of all old ones. Blocks;
     /// others read and write meanwhile.
     pub(crate) fn compact_journal(&self) -> Result<(), IndexError> {
-        let (connection, last) = self.writer.rotate(&self.path)?;
-        journal::compact(&connection, &self.journal_folder(), last)
+        self.0.compact_journal()
     }
 
     /// Bytes of the journal.
@@ -179,16 +147,12 @@ impl Index {
 
     /// The folder of the journal.
     pub(crate) fn journal_folder(&self) -> PathBuf {
-        self.path.with_file_name("journal")
+        self.0.journal_folder()
     }
 
-    /// Copies the database as it is at one moment into a new file.
-    pub(crate) fn copy_to(&self, path: &Path) -> Result<(), IndexError> {
-        let target = path.to_string_lossy().into_owned();
-        self.read(|connection| {
-            connection.execute("VACUUM INTO ?1", [target])?;
-            Ok(())
-        })
+    /// Copies the index as it is at one moment into a folder: a database, and a journal that says all of it.
+    pub(crate) fn copy_to(&self, folder: &Path) -> Result<(), IndexError> {
+        self.0.copy_to(folder)
     }
 }
 

@@ -15,10 +15,10 @@ use crate::blobs::upload::Uploads;
 use crate::blobs::{BlobError, Blobs, make_folder};
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::index::accounts::kept_secret;
 use crate::index::{Index, IndexError, Policy, Seconds};
 use crate::metrics::Metrics;
 use crate::secret;
+use crate::upkeep::wait;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -126,13 +126,10 @@ impl Registry {
         let seed = u32::from_ne_bytes(secret::random::<4>());
         let blobs = Blobs::open(folder, seed)?;
         let index = Index::open(folder)?;
-        let secret = index.write_blocking(|batch| {
-            kept_secret(batch.connection, "secret", || {
-                secret::random::<32>().to_vec()
-            })
-        })?;
+        let secret = index.kept_secret("secret", secret::random::<32>().to_vec())?;
+        let access = wait(Access::open(&index, &config, &secret))?;
         Ok(Self {
-            access: Arc::new(Access::open(&index, &config, &secret)?),
+            access: Arc::new(access),
             uploads: Uploads::new(&secret),
             folder: folder.to_owned(),
             read_only: AtomicBool::new(config.read_only),

@@ -127,12 +127,13 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::index::Index;
+    use crate::upkeep::wait;
 
     fn access_of(folder: &std::path::Path, secret: &[u8]) -> Access {
         let config: Config =
             toml::from_str("[access]\nlogin = \"required\"\nanonymous-pull = [\"public/*\"]")
                 .unwrap();
-        Access::open(&Index::open(folder).unwrap(), &config, secret).unwrap()
+        wait(Access::open(&Index::open(folder).unwrap(), &config, secret)).unwrap()
     }
 
     #[test]

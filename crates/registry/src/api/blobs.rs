@@ -66,7 +66,8 @@ async fn read(asked: &Asked, repo: &RepoName, digest: &Digest) -> Answer {
                 asked
                     .registry
                     .index
-                    .blob(repo, digest)?
+                    .blob(repo, digest)
+                    .await?
                     .ok_or_else(unknown)?,
             );
             let file = asked.registry.blobs.open_blob(&blob.key)?;
@@ -104,12 +105,12 @@ async fn find(
     digest: &Digest,
 ) -> Result<Option<Arc<BlobRow>>, ApiError> {
     let registry = &asked.registry;
-    let epoch = registry.index.epoch();
+    let epoch = asked.moment.epoch;
     let kept = registry.cache.get(epoch, repo.as_str(), digest.as_str());
     let found = match kept {
         Some(cache::Answer::Blob(row)) => Some(row),
         Some(cache::Answer::Manifest(_)) | None => {
-            let row = registry.index.blob(repo, digest)?.map(Arc::new);
+            let row = registry.index.blob(repo, digest).await?.map(Arc::new);
             if let Some(row) = &row {
                 let answer = cache::Answer::Blob(Arc::clone(row));
                 registry

@@ -57,12 +57,12 @@ fn count(asked: &Asked) -> Result<Option<usize>, ApiError> {
 }
 
 /// The tags of a repository.
-pub(super) fn tags(asked: &Asked, repo: &RepoName) -> Answer {
+pub(super) async fn tags(asked: &Asked, repo: &RepoName) -> Answer {
     only_read(asked)?;
     asked.allow(Action::Pull, repo)?;
     let most = count(asked)?.unwrap_or(MOST_ITEMS);
     let last = asked.query.get("last").unwrap_or_default();
-    let found = asked.registry.index.tags(repo, last, most + 1)?;
+    let found = asked.registry.index.tags(repo, last, most + 1).await?;
     let mut tags = found.ok_or_else(|| ApiError::name_unknown(repo))?;
     let has_more = tags.len() > most;
     tags.truncate(most);
@@ -78,7 +78,7 @@ pub(super) fn tags(asked: &Asked, repo: &RepoName) -> Answer {
 }
 
 /// The repositories that the caller may read.
-pub(super) fn catalog(asked: &Asked) -> Answer {
+pub(super) async fn catalog(asked: &Asked) -> Answer {
     only_read(asked)?;
     if asked.registry.access.needs_login && !asked.caller.is_known() {
         return Err(asked.challenge(Some("registry:catalog:*".to_owned())));
@@ -87,7 +87,7 @@ pub(super) fn catalog(asked: &Asked) -> Answer {
     let mut last = asked.query.get("last").unwrap_or_default().to_owned();
     let mut names: Vec<String> = Vec::new();
     while names.len() <= most {
-        let page = asked.registry.index.repositories(&last, MOST_ITEMS)?;
+        let page = asked.registry.index.repositories(&last, MOST_ITEMS).await?;
         let Some(end) = page.last() else {
             break;
         };
@@ -116,7 +116,7 @@ fn header(text: &str) -> Result<http::HeaderValue, ApiError> {
 }
 
 /// What refers to a manifest, which need not be there.
-pub(super) fn referrers(asked: &Asked, repo: &RepoName, subject: &Digest) -> Answer {
+pub(super) async fn referrers(asked: &Asked, repo: &RepoName, subject: &Digest) -> Answer {
     only_read(asked)?;
     asked.allow(Action::Pull, repo)?;
     let filter = asked
@@ -132,7 +132,8 @@ pub(super) fn referrers(asked: &Asked, repo: &RepoName, subject: &Digest) -> Ans
         let page = asked
             .registry
             .index
-            .referrers(repo, subject, &last, MOST_REFERRERS)?;
+            .referrers(repo, subject, &last, MOST_REFERRERS)
+            .await?;
         let is_last = page.len() < MOST_REFERRERS;
         for entry in page {
             let size = serde_json::to_vec(&entry).map_or(0, |text| text.len());
@@ -152,7 +153,7 @@ pub(super) fn referrers(asked: &Asked, repo: &RepoName, subject: &Digest) -> Ans
         }
     }
     if !has_more {
-        add_fallback(asked, repo, subject, &mut entries, is_wanted)?;
+        add_fallback(asked, repo, subject, &mut entries, is_wanted).await?;
     }
     let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries });
     let mut head = plain(StatusCode::OK).header(CONTENT_TYPE, INDEX);
@@ -170,7 +171,7 @@ pub(super) fn referrers(asked: &Asked, repo: &RepoName, subject: &Digest) -> Ans
 }
 
 /// Adds what clients keep under the tag for registries that have no list of referrers.
-fn add_fallback(
+async fn add_fallback(
     asked: &Asked,
     repo: &RepoName,
     subject: &Digest,
@@ -181,13 +182,16 @@ fn add_fallback(
     let Ok(tag) = format!("{}-{hex}", subject.algorithm().name()).parse::<Tag>() else {
         return Ok(());
     };
-    let Some(row) = asked.registry.index.by_tag(repo, &tag)? else {
+    let Some(row) = asked.registry.index.by_tag(repo, &tag).await? else {
         return Ok(());
     };
     for entry in fallback_entries(&row.body) {
         let is_new = entries.iter().all(|other| other.digest != entry.digest);
         let is_there = match entry.digest.parse() {
-            Ok(digest) => asked.registry.index.by_digest(repo, &digest)?.is_some(),
+            Ok(digest) => {
+                let found = asked.registry.index.by_digest(repo, &digest).await?;
+                found.is_some()
+            }
             Err(_not_a_digest) => false,
         };
         if is_new && is_there && is_wanted(&entry) && entries.len() < 2 * MOST_REFERRERS {

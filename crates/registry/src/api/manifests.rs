@@ -32,7 +32,7 @@ pub(super) async fn answer(
     match asked.method {
         Method::GET | Method::HEAD => {
             asked.allow(Action::Pull, repo)?;
-            read(asked, repo, reference)
+            read(asked, repo, reference).await
         }
         Method::PUT => {
             asked.allow(Action::Push, repo)?;
@@ -56,8 +56,9 @@ impl Reference {
     }
 }
 
-fn read(asked: &Asked, repo: &RepoName, reference: &Reference) -> Answer {
-    let row = find(asked, repo, reference)?
+async fn read(asked: &Asked, repo: &RepoName, reference: &Reference) -> Answer {
+    let row = find(asked, repo, reference)
+        .await?
         .ok_or_else(|| ApiError::manifest_unknown(&reference.text()))?;
     let tag = format!("\"{}\"", row.digest);
     // A tag may stand for something else the next moment.
@@ -80,21 +81,21 @@ fn read(asked: &Asked, repo: &RepoName, reference: &Reference) -> Answer {
     finish(head, row.body.clone().into())
 }
 
-fn find(
+async fn find(
     asked: &Asked,
     repo: &RepoName,
     reference: &Reference,
 ) -> Result<Option<Arc<ManifestRow>>, ApiError> {
     let registry = &asked.registry;
-    let epoch = registry.index.epoch();
+    let epoch = asked.moment.epoch;
     // A digest may name a blob too, and a tag cannot look like this.
     let key = format!("/{}", reference.text());
     if let Some(cache::Answer::Manifest(row)) = registry.cache.get(epoch, repo.as_str(), &key) {
         return Ok(Some(row));
     }
     let row = match reference {
-        Reference::Tag(tag) => registry.index.by_tag(repo, tag)?,
-        Reference::Digest(digest) => registry.index.by_digest(repo, digest)?,
+        Reference::Tag(tag) => registry.index.by_tag(repo, tag).await?,
+        Reference::Digest(digest) => registry.index.by_digest(repo, digest).await?,
         Reference::Impossible(_) => None,
     };
     let row = row.map(Arc::new);

@@ -13,9 +13,9 @@ pub(super) fn health() -> Answer {
 }
 
 /// The registry can do its work.
-pub(super) fn ready(asked: &Asked) -> Answer {
+pub(super) async fn ready(asked: &Asked) -> Answer {
     let registry = &asked.registry;
-    registry.index.repositories("", 1)?;
+    registry.index.repositories("", 1).await?;
     let free_bytes = registry.blobs.room()?.free_bytes;
     json(&json!({
         "status": "ok",
@@ -38,7 +38,7 @@ pub(super) async fn metrics(asked: &Asked) -> Answer {
             return Err(ApiError::new(StatusCode::FORBIDDEN, "DENIED", message));
         }
     }
-    let totals = registry.index.totals()?;
+    let totals = registry.index.totals().await?;
     let text = registry.metrics.render(
         &totals,
         registry.uploads.count(),

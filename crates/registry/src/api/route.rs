@@ -84,6 +84,24 @@ impl Kind {
 }
 
 impl Route {
+    /// The repository it is about.
+    pub(crate) fn repo(&self) -> Option<&RepoName> {
+        match self {
+            Self::Blob(repo, _)
+            | Self::Uploads(repo)
+            | Self::Upload(repo, _)
+            | Self::Manifest(repo, _)
+            | Self::Tags(repo)
+            | Self::Referrers(repo, _) => Some(repo),
+            Self::Base
+            | Self::Catalog
+            | Self::Token
+            | Self::Health
+            | Self::Ready
+            | Self::Metrics => None,
+        }
+    }
+
     /// Its kind.
     pub(crate) fn kind(&self) -> Kind {
         match self {

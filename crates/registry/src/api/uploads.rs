@@ -175,7 +175,9 @@ async fn commit(asked: &Asked, repo: &RepoName, digest: Digest, turn: Turn) -> A
     }
     let now = registry.now();
     // What is there need not be written once more; the lease is taken in the same moment.
-    if registry.index.has_bytes(&digest)? && registry.index.link_blob(repo, &digest, now).await? {
+    if registry.index.has_bytes(&digest).await?
+        && registry.index.link_blob(repo, &digest, now).await?
+    {
         registry.uploads.cancel(turn)?;
         return created(repo, &digest);
     }

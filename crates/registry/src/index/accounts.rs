@@ -1,9 +1,10 @@
 //! Accounts and their tokens, as rows.
 
-use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::{IndexError, Seconds};
+use super::change::Change;
+use super::db::{Db, values};
+use super::{Batch, Index, IndexError, Job, Seconds};
 
 /// Somebody who may log in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,100 +34,172 @@ pub(crate) struct Token {
 }
 
 impl Account {
-    pub(super) fn put(&self, db: &Connection) -> Result<(), IndexError> {
-        db.execute(
-            "INSERT OR REPLACE INTO account (name, password, admin, grants, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![self.name, self.password, self.admin, self.grants, self.created_at],
-        )?;
+    pub(super) async fn put(&self, batch: &mut Batch<'_>) -> Result<(), IndexError> {
+        batch.changes_accounts();
+        batch
+            .db
+            .execute(
+                "INSERT INTO account (name, password, admin, grants, created_at) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (name) DO UPDATE SET password = excluded.password, admin = excluded.admin,
+                     grants = excluded.grants, created_at = excluded.created_at",
+                values![
+                    &self.name,
+                    self.password.as_deref(),
+                    self.admin,
+                    &self.grants,
+                    self.created_at
+                ],
+            )
+            .await?;
         Ok(())
     }
 
-    pub(super) fn delete(db: &Connection, name: &str) -> Result<(), IndexError> {
-        db.execute("DELETE FROM account WHERE name = ?1", [name])?;
-        db.execute("DELETE FROM token WHERE account = ?1", [name])?;
+    pub(super) async fn delete(batch: &mut Batch<'_>, name: &str) -> Result<(), IndexError> {
+        batch.changes_accounts();
+        for sql in [
+            "DELETE FROM account WHERE name = ?1",
+            "DELETE FROM token WHERE account = ?1",
+        ] {
+            batch.db.execute(sql, values![name]).await?;
+        }
         Ok(())
     }
 
     /// All accounts, by name.
-    pub(crate) fn all(db: &Connection) -> Result<Vec<Self>, IndexError> {
-        let mut statement = db.prepare_cached(
-            "SELECT name, password, admin, grants, created_at FROM account ORDER BY name",
-        )?;
-        let read = |row: &Row<'_>| {
-            Ok(Self {
-                name: row.get(0)?,
-                password: row.get(1)?,
-                admin: row.get(2)?,
-                grants: row.get(3)?,
-                created_at: row.get(4)?,
+    pub(super) async fn all(db: Db<'_>) -> Result<Vec<Self>, IndexError> {
+        let rows = db
+            .rows(
+                "SELECT name, password, admin, grants, created_at FROM account ORDER BY name",
+                values![],
+            )
+            .await?;
+        rows.into_iter()
+            .map(|mut row| {
+                Ok(Self {
+                    name: row.text(0)?,
+                    password: row.maybe_text(1)?,
+                    admin: row.int(2)? != 0,
+                    grants: row.text(3)?,
+                    created_at: row.int(4)?,
+                })
             })
-        };
-        Ok(statement.query_map([], read)?.collect::<Result<_, _>>()?)
+            .collect()
     }
 }
 
 impl Token {
-    pub(super) fn put(&self, db: &Connection) -> Result<(), IndexError> {
-        db.execute(
-            "INSERT OR REPLACE INTO token (id, account, name, hash, grants, expires_at, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            params![
-                self.id,
-                self.account,
-                self.name,
-                self.hash,
-                self.grants,
-                self.expires_at,
-                self.created_at
-            ],
-        )?;
+    pub(super) async fn put(&self, batch: &mut Batch<'_>) -> Result<(), IndexError> {
+        batch.changes_accounts();
+        batch
+            .db
+            .execute(
+                "INSERT INTO token (id, account, name, hash, grants, expires_at, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (id) DO UPDATE SET account = excluded.account, name = excluded.name,
+                     hash = excluded.hash, grants = excluded.grants,
+                     expires_at = excluded.expires_at, created_at = excluded.created_at",
+                values![
+                    &self.id,
+                    &self.account,
+                    &self.name,
+                    &self.hash,
+                    self.grants.as_deref(),
+                    self.expires_at,
+                    self.created_at
+                ],
+            )
+            .await?;
         Ok(())
     }
 
-    pub(super) fn delete(db: &Connection, id: &str) -> Result<(), IndexError> {
-        db.execute("DELETE FROM token WHERE id = ?1", [id])?;
+    pub(super) async fn delete(batch: &mut Batch<'_>, id: &str) -> Result<(), IndexError> {
+        batch.changes_accounts();
+        let sql = "DELETE FROM token WHERE id = ?1";
+        batch.db.execute(sql, values![id]).await?;
         Ok(())
     }
 
     /// All tokens, by account and name.
-    pub(crate) fn all(db: &Connection) -> Result<Vec<Self>, IndexError> {
-        let mut statement = db.prepare_cached(
-            "SELECT id, account, name, hash, grants, expires_at, created_at FROM token ORDER BY account, name, id",
-        )?;
-        let read = |row: &Row<'_>| {
-            Ok(Self {
-                id: row.get(0)?,
-                account: row.get(1)?,
-                name: row.get(2)?,
-                hash: row.get(3)?,
-                grants: row.get(4)?,
-                expires_at: row.get(5)?,
-                created_at: row.get(6)?,
+    pub(super) async fn all(db: Db<'_>) -> Result<Vec<Self>, IndexError> {
+        let rows = db
+            .rows(
+                "SELECT id, account, name, hash, grants, expires_at, created_at FROM token
+                 ORDER BY account, name, id",
+                values![],
+            )
+            .await?;
+        rows.into_iter()
+            .map(|mut row| {
+                Ok(Self {
+                    id: row.text(0)?,
+                    account: row.text(1)?,
+                    name: row.text(2)?,
+                    hash: row.text(3)?,
+                    grants: row.maybe_text(4)?,
+                    expires_at: row.maybe_int(5)?,
+                    created_at: row.int(6)?,
+                })
             })
-        };
-        Ok(statement.query_map([], read)?.collect::<Result<_, _>>()?)
+            .collect()
     }
 }
 
-/// A secret that outlives restarts, made by `make` when there is none yet.
-pub(crate) fn kept_secret(
-    db: &Connection,
-    key: &str,
-    make: impl FnOnce() -> Vec<u8>,
-) -> Result<Vec<u8>, IndexError> {
-    use rusqlite::OptionalExtension as _;
-    let found = db
-        .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| {
-            row.get(0)
-        })
-        .optional()?;
-    if let Some(secret) = found {
-        return Ok(secret);
+impl Index {
+    /// All accounts, by name.
+    pub(crate) async fn accounts(&self) -> Result<Vec<Account>, IndexError> {
+        Account::all(self.reading()).await
     }
-    let secret = make();
-    db.execute(
-        "INSERT INTO meta (key, value) VALUES (?1, ?2)",
-        params![key, secret],
-    )?;
-    Ok(secret)
+
+    /// All tokens, by account and name.
+    pub(crate) async fn tokens(&self) -> Result<Vec<Token>, IndexError> {
+        Token::all(self.reading()).await
+    }
+
+    /// Changes accounts or tokens. Blocks.
+    pub(crate) fn change_account(&self, change: Change) -> Result<(), IndexError> {
+        self.write_blocking(ChangeAccount { change })
+    }
+
+    /// A secret that outlives restarts and that all who use the index share; `fresh` if there is none yet. Blocks.
+    pub(crate) fn kept_secret(
+        &self,
+        name: &'static str,
+        fresh: Vec<u8>,
+    ) -> Result<Vec<u8>, IndexError> {
+        self.write_blocking(KeptSecret { name, fresh })
+    }
+}
+
+struct ChangeAccount {
+    change: Change,
+}
+
+impl Job for ChangeAccount {
+    type Output = ();
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<(), IndexError> {
+        batch.change(self.change.clone()).await
+    }
+}
+
+struct KeptSecret {
+    name: &'static str,
+    fresh: Vec<u8>,
+}
+
+impl Job for KeptSecret {
+    type Output = Vec<u8>;
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<Vec<u8>, IndexError> {
+        batch
+            .db
+            .execute(
+                "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO NOTHING",
+                values![self.name, self.fresh.as_slice()],
+            )
+            .await?;
+        let sql = "SELECT value FROM meta WHERE key = ?1";
+        let row = batch.db.row(sql, values![self.name]).await?;
+        row.ok_or(IndexError::Closed)?.bytes(0)
+    }
 }

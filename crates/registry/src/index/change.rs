@@ -4,11 +4,11 @@
 //! again; so what the journal says and what the tables say are one thing.
 
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
 use super::accounts::{Account, Token};
-use super::{IndexError, Seconds};
+use super::db::{Db, Lock, values};
+use super::{Batch, IndexError, Seconds};
 use crate::document::{ChildKind, Document, Referrer};
 
 /// A line of the journal.
@@ -102,8 +102,9 @@ impl Change {
         }
     }
 
-    /// Makes the change; says whether something that could be read before is replaced or gone.
-    pub(crate) fn apply(&self, db: &Connection) -> Result<bool, IndexError> {
+    /// Makes the change.
+    pub(crate) async fn apply(&self, batch: &mut Batch<'_>) -> Result<(), IndexError> {
+        let db = batch.db;
         match self {
             Self::Manifest {
                 repo,
@@ -114,61 +115,79 @@ impl Change {
                 at,
                 by,
             } => {
-                let repo = ensure_repo(db, repo, *at)?;
-                put_manifest(db, repo, digest, media_type, body, *at, by)?;
-                let mut replaces = false;
+                let repo = ensure_repo(db, repo, Lock::Change, *at).await?;
+                put_manifest(db, repo, digest, media_type, body, *at, by).await?;
                 for tag in tags {
-                    replaces |= point_tag(db, repo, tag, digest, *at, by)?;
+                    point_tag(batch, repo, tag, digest, *at, by).await?;
                 }
-                Ok(replaces)
+                Ok(())
             }
-            Self::Untag { repo, tag, at, by } => match find_repo(db, repo)? {
-                Some(repo) => untag(db, repo, tag, *at, by).map(|()| true),
-                None => Ok(false),
+            Self::Untag { repo, tag, at, by } => match own_repo(db, repo).await? {
+                Some(repo) => untag(batch, repo, tag, *at, by).await,
+                None => Ok(()),
             },
             Self::Delete {
                 repo,
                 digest,
                 at,
                 by,
-            } => match find_repo(db, repo)? {
-                Some(repo) => delete(db, repo, digest, *at, by).map(|()| true),
-                None => Ok(false),
+            } => match own_repo(db, repo).await? {
+                Some(repo) => delete(batch, repo, digest, *at, by).await,
+                None => Ok(()),
             },
-            Self::Restore { repo, digest, at } => match find_repo(db, repo)? {
-                Some(repo) => restore(db, repo, digest, *at).map(|()| true),
-                None => Ok(false),
+            Self::Restore { repo, digest, at } => match own_repo(db, repo).await? {
+                Some(repo) => restore(batch, repo, digest, *at).await,
+                None => Ok(()),
             },
-            Self::Forget { repo, digest } => match find_repo(db, repo)? {
-                Some(repo) => forget(db, repo, digest).map(|()| true),
-                None => Ok(false),
+            Self::Forget { repo, digest } => match own_repo(db, repo).await? {
+                Some(repo) => forget(batch, repo, digest).await,
+                None => Ok(()),
             },
-            Self::Account(account) => account.put(db).map(|()| false),
-            Self::NoAccount { name } => Account::delete(db, name).map(|()| false),
-            Self::Token(token) => token.put(db).map(|()| false),
-            Self::NoToken { id } => Token::delete(db, id).map(|()| false),
+            Self::Account(account) => account.put(batch).await,
+            Self::NoAccount { name } => Account::delete(batch, name).await,
+            Self::Token(token) => token.put(batch).await,
+            Self::NoToken { id } => Token::delete(batch, id).await,
         }
     }
 }
 
+const REPO: &str = "SELECT id FROM repo WHERE name = ?1";
+
 /// The number of a repository, if it exists.
-pub(crate) fn find_repo(db: &Connection, name: &str) -> Result<Option<i64>, IndexError> {
-    let mut statement = db.prepare_cached("SELECT id FROM repo WHERE name = ?1")?;
-    Ok(statement.query_row([name], |row| row.get(0)).optional()?)
+pub(crate) async fn find_repo(db: Db<'_>, name: &str) -> Result<Option<i64>, IndexError> {
+    let row = db.row(REPO, values![name]).await?;
+    row.map(|row| row.int(0)).transpose()
 }
 
-/// The number of a repository, which exists then.
-pub(super) fn ensure_repo(db: &Connection, name: &str, at: Seconds) -> Result<i64, IndexError> {
-    if let Some(id) = find_repo(db, name)? {
-        return Ok(id);
+/// The number of a repository, if it exists, for one transaction at a time: whatever changes its tags or
+/// manifests, or relies on what they are, begins with this.
+pub(super) async fn own_repo(db: Db<'_>, name: &str) -> Result<Option<i64>, IndexError> {
+    let rows = db.locked(Lock::Change, REPO, values![name]).await?;
+    rows.first().map(|row| row.int(0)).transpose()
+}
+
+/// The number of a repository, which exists then, and until the transaction ends.
+pub(super) async fn ensure_repo(
+    db: Db<'_>,
+    name: &str,
+    lock: Lock,
+    at: Seconds,
+) -> Result<i64, IndexError> {
+    loop {
+        if let Some(row) = db.locked(lock, REPO, values![name]).await?.first() {
+            return row.int(0);
+        }
+        // Somebody else may be quicker.
+        db.execute(
+            "INSERT INTO repo (name, created_at) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING",
+            values![name, at],
+        )
+        .await?;
     }
-    db.prepare_cached("INSERT INTO repo (name, created_at) VALUES (?1, ?2)")?
-        .execute(params![name, at])?;
-    Ok(db.last_insert_rowid())
 }
 
-fn put_manifest(
-    db: &Connection,
+async fn put_manifest(
+    db: Db<'_>,
     repo: i64,
     digest: &str,
     media_type: &str,
@@ -189,155 +208,214 @@ fn put_manifest(
         serde_json::to_string(&entry).expect("a referrer has only text keys")
     });
     let subject = document.subject.as_ref().map(|subject| subject.as_str());
-    db.prepare_cached(
+    db.execute(
         "INSERT INTO manifest (repo, digest, media_type, body, subject, referrer, pushed_at, pushed_by, loose_since)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?7)
          ON CONFLICT (repo, digest) DO UPDATE SET media_type = excluded.media_type,
              referrer = excluded.referrer, pushed_at = excluded.pushed_at,
              pushed_by = excluded.pushed_by, loose_since = excluded.loose_since, deleted_at = NULL",
-    )?
-    .execute(params![repo, digest, media_type, body, subject, referrer, at, by])?;
+        values![repo, digest, media_type, body, subject, referrer.as_deref(), at, by],
+    )
+    .await?;
     for child in &document.children {
         let kind = match child.kind {
             ChildKind::Blob => 0,
             ChildKind::Manifest => 1,
-            ChildKind::Either => i64::from(has_manifest(db, repo, child.digest.as_str())?),
+            ChildKind::Either => i64::from(has_manifest(db, repo, child.digest.as_str()).await?),
         };
-        db.prepare_cached(
-            "INSERT OR IGNORE INTO ref (repo, parent, child, kind) VALUES (?1, ?2, ?3, ?4)",
-        )?
-        .execute(params![repo, digest, child.digest.as_str(), kind])?;
+        db.execute(
+            "INSERT INTO ref (repo, parent, child, kind) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (repo, parent, child) DO NOTHING",
+            values![repo, digest, child.digest.as_str(), kind],
+        )
+        .await?;
         if kind == 0 {
-            link(db, repo, child.digest.as_str(), at)?;
+            link(db, repo, child.digest.as_str(), at).await?;
         }
     }
     Ok(())
 }
 
 /// Whether a repository has a manifest that is not in the trash.
-pub(super) fn has_manifest(db: &Connection, repo: i64, digest: &str) -> Result<bool, IndexError> {
-    let mut statement = db.prepare_cached(
+pub(super) async fn has_manifest(db: Db<'_>, repo: i64, digest: &str) -> Result<bool, IndexError> {
+    db.exists(
         "SELECT 1 FROM manifest WHERE repo = ?1 AND digest = ?2 AND deleted_at IS NULL",
-    )?;
-    Ok(statement.exists(params![repo, digest])?)
+        values![repo, digest],
+    )
+    .await
 }
 
 /// Gives a repository a blob that is there, or notes that it still has it.
-pub(super) fn link(
-    db: &Connection,
+pub(super) async fn link(
+    db: Db<'_>,
     repo: i64,
     digest: &str,
     at: Seconds,
 ) -> Result<(), IndexError> {
-    db.prepare_cached(
+    db.execute(
         "INSERT INTO link (repo, digest, at)
-         SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?2 AND deleting = 0)
-         ON CONFLICT (repo, digest) DO UPDATE SET at = max(at, excluded.at)",
-    )?
-    .execute(params![repo, digest, at])?;
+         SELECT CAST(?1 AS BIGINT), CAST(?2 AS TEXT), CAST(?3 AS BIGINT)
+         WHERE EXISTS (SELECT 1 FROM blob WHERE digest = ?2 AND deleting = 0)
+         ON CONFLICT (repo, digest) DO UPDATE
+             SET at = CASE WHEN link.at < excluded.at THEN excluded.at ELSE link.at END",
+        values![repo, digest, at],
+    )
+    .await?;
     Ok(())
 }
 
-/// Points a tag at a manifest; says whether it pointed at another one.
-fn point_tag(
-    db: &Connection,
+/// Points a tag at a manifest.
+async fn point_tag(
+    batch: &mut Batch<'_>,
     repo: i64,
     tag: &str,
     digest: &str,
     at: Seconds,
     by: &str,
-) -> Result<bool, IndexError> {
-    let old = tagged(db, repo, tag)?;
-    db.prepare_cached(
-        "INSERT INTO tag (repo, name, digest, updated_at, updated_by) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (repo, name) DO UPDATE SET digest = excluded.digest,
-             updated_at = excluded.updated_at, updated_by = excluded.updated_by",
-    )?
-    .execute(params![repo, tag, digest, at, by])?;
-    match old {
-        Some(old) if old != digest => loosen(db, repo, &old, at).map(|()| true),
-        _ => Ok(false),
+) -> Result<(), IndexError> {
+    let old = tagged(batch.db, repo, tag).await?;
+    batch
+        .db
+        .execute(
+            "INSERT INTO tag (repo, name, digest, updated_at, updated_by) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (repo, name) DO UPDATE SET digest = excluded.digest,
+                 updated_at = excluded.updated_at, updated_by = excluded.updated_by",
+            values![repo, tag, digest, at, by],
+        )
+        .await?;
+    if let Some(old) = old
+        && old != digest
+    {
+        batch.replaces(repo);
+        loosen(batch.db, repo, &old, at).await?;
     }
-}
-
-/// What a tag points at.
-pub(super) fn tagged(db: &Connection, repo: i64, tag: &str) -> Result<Option<String>, IndexError> {
-    let mut statement =
-        db.prepare_cached("SELECT digest FROM tag WHERE repo = ?1 AND name = ?2")?;
-    Ok(statement
-        .query_row(params![repo, tag], |row| row.get(0))
-        .optional()?)
-}
-
-/// Notes that a tag left a manifest.
-fn loosen(db: &Connection, repo: i64, digest: &str, at: Seconds) -> Result<(), IndexError> {
-    db.prepare_cached("UPDATE manifest SET loose_since = ?3 WHERE repo = ?1 AND digest = ?2")?
-        .execute(params![repo, digest, at])?;
     Ok(())
 }
 
-fn untag(db: &Connection, repo: i64, tag: &str, at: Seconds, by: &str) -> Result<(), IndexError> {
-    let Some(digest) = tagged(db, repo, tag)? else {
-        return Ok(());
-    };
-    db.prepare_cached(
-        "INSERT OR REPLACE INTO trash (repo, name, digest, deleted_at, deleted_by) VALUES (?1, ?2, ?3, ?4, ?5)",
-    )?
-    .execute(params![repo, tag, digest, at, by])?;
-    db.prepare_cached("DELETE FROM tag WHERE repo = ?1 AND name = ?2")?
-        .execute(params![repo, tag])?;
-    loosen(db, repo, &digest, at)
+/// What a tag points at.
+pub(super) async fn tagged(db: Db<'_>, repo: i64, tag: &str) -> Result<Option<String>, IndexError> {
+    let row = db
+        .row(
+            "SELECT digest FROM tag WHERE repo = ?1 AND name = ?2",
+            values![repo, tag],
+        )
+        .await?;
+    row.map(|mut row| row.text(0)).transpose()
 }
 
-fn delete(
-    db: &Connection,
+/// Notes that a tag left a manifest.
+async fn loosen(db: Db<'_>, repo: i64, digest: &str, at: Seconds) -> Result<(), IndexError> {
+    db.execute(
+        "UPDATE manifest SET loose_since = ?3 WHERE repo = ?1 AND digest = ?2",
+        values![repo, digest, at],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn untag(
+    batch: &mut Batch<'_>,
+    repo: i64,
+    tag: &str,
+    at: Seconds,
+    by: &str,
+) -> Result<(), IndexError> {
+    let db = batch.db;
+    batch.replaces(repo);
+    let Some(digest) = tagged(db, repo, tag).await? else {
+        return Ok(());
+    };
+    db.execute(
+        "INSERT INTO trash (repo, name, digest, deleted_at, deleted_by) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (repo, name) DO UPDATE SET digest = excluded.digest,
+             deleted_at = excluded.deleted_at, deleted_by = excluded.deleted_by",
+        values![repo, tag, &digest, at, by],
+    )
+    .await?;
+    db.execute(
+        "DELETE FROM tag WHERE repo = ?1 AND name = ?2",
+        values![repo, tag],
+    )
+    .await?;
+    loosen(db, repo, &digest, at).await
+}
+
+async fn delete(
+    batch: &mut Batch<'_>,
     repo: i64,
     digest: &str,
     at: Seconds,
     by: &str,
 ) -> Result<(), IndexError> {
-    db.prepare_cached(
-        "INSERT OR REPLACE INTO trash (repo, name, digest, deleted_at, deleted_by)
-         SELECT repo, name, digest, ?3, ?4 FROM tag WHERE repo = ?1 AND digest = ?2",
-    )?
-    .execute(params![repo, digest, at, by])?;
-    db.prepare_cached("DELETE FROM tag WHERE repo = ?1 AND digest = ?2")?
-        .execute(params![repo, digest])?;
-    db.prepare_cached("UPDATE manifest SET deleted_at = ?3 WHERE repo = ?1 AND digest = ?2")?
-        .execute(params![repo, digest, at])?;
+    batch.replaces(repo);
+    let db = batch.db;
+    db.execute(
+        "INSERT INTO trash (repo, name, digest, deleted_at, deleted_by)
+         SELECT repo, name, digest, CAST(?3 AS BIGINT), CAST(?4 AS TEXT) FROM tag
+         WHERE repo = ?1 AND digest = ?2
+         ON CONFLICT (repo, name) DO UPDATE SET digest = excluded.digest,
+             deleted_at = excluded.deleted_at, deleted_by = excluded.deleted_by",
+        values![repo, digest, at, by],
+    )
+    .await?;
+    db.execute(
+        "DELETE FROM tag WHERE repo = ?1 AND digest = ?2",
+        values![repo, digest],
+    )
+    .await?;
+    db.execute(
+        "UPDATE manifest SET deleted_at = ?3 WHERE repo = ?1 AND digest = ?2",
+        values![repo, digest, at],
+    )
+    .await?;
     Ok(())
 }
 
-fn restore(db: &Connection, repo: i64, digest: &str, at: Seconds) -> Result<(), IndexError> {
-    db.prepare_cached(
+async fn restore(
+    batch: &mut Batch<'_>,
+    repo: i64,
+    digest: &str,
+    at: Seconds,
+) -> Result<(), IndexError> {
+    batch.replaces(repo);
+    let db = batch.db;
+    db.execute(
         "UPDATE manifest SET deleted_at = NULL, loose_since = ?3 WHERE repo = ?1 AND digest = ?2",
-    )?
-    .execute(params![repo, digest, at])?;
-    let mut children =
-        db.prepare_cached("SELECT child FROM ref WHERE repo = ?1 AND parent = ?2 AND kind = 0")?;
-    let blobs: Vec<String> = children
-        .query_map(params![repo, digest], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    for blob in blobs {
-        link(db, repo, &blob, at)?;
+        values![repo, digest, at],
+    )
+    .await?;
+    let blobs = db
+        .rows(
+            "SELECT child FROM ref WHERE repo = ?1 AND parent = ?2 AND kind = 0",
+            values![repo, digest],
+        )
+        .await?;
+    for mut blob in blobs {
+        link(db, repo, &blob.text(0)?, at).await?;
     }
     Ok(())
 }
 
 /// Drops a manifest and what it needed; the blobs among that are looked at later.
-fn forget(db: &Connection, repo: i64, digest: &str) -> Result<(), IndexError> {
-    db.prepare_cached(
-        "INSERT OR IGNORE INTO review (repo, digest, at)
-         SELECT repo, child, 0 FROM ref WHERE repo = ?1 AND parent = ?2 AND kind = 0",
-    )?
-    .execute(params![repo, digest])?;
+async fn forget(batch: &mut Batch<'_>, repo: i64, digest: &str) -> Result<(), IndexError> {
+    batch.replaces(repo);
+    let db = batch.db;
+    // A collection that has one of these before it must wait until the references below are gone: hence
+    // an update of what is there, which takes the row.
+    db.execute(
+        "INSERT INTO review (repo, digest, at)
+         SELECT repo, child, 0 FROM ref WHERE repo = ?1 AND parent = ?2 AND kind = 0
+         ON CONFLICT (repo, digest) DO UPDATE SET at = review.at",
+        values![repo, digest],
+    )
+    .await?;
     for sql in [
         "DELETE FROM ref WHERE repo = ?1 AND parent = ?2",
         "DELETE FROM manifest WHERE repo = ?1 AND digest = ?2",
         "DELETE FROM trash WHERE repo = ?1 AND digest = ?2",
         "DELETE FROM tag WHERE repo = ?1 AND digest = ?2",
     ] {
-        db.prepare_cached(sql)?.execute(params![repo, digest])?;
+        db.execute(sql, values![repo, digest]).await?;
     }
     Ok(())
 }

@@ -13,11 +13,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
-
 use super::IndexError;
-use super::accounts::{Account, Token};
 use super::change::Change;
+use super::db::Db;
+use super::snapshot::Snapshot;
+use crate::upkeep::wait;
 
 /// The journal's last file, open for appending.
 #[derive(Debug)]
@@ -186,24 +186,19 @@ pub(crate) fn replay(
 }
 
 /// Writes what a snapshot of the database holds in place of the journal's files up to `last`.
-pub(crate) fn compact(db: &Connection, folder: &Path, last: u64) -> Result<(), IndexError> {
+pub(super) fn compact(db: Db<'_>, folder: &Path, last: u64) -> Result<(), IndexError> {
     let target = path(folder, last);
     let draft = target.with_extension("tmp");
     let failed = |error| IndexError::io(&draft, error);
     let mut out = BufWriter::new(File::create(&draft).map_err(failed)?);
-    let mut line = Vec::new();
-    let mut write = |change: &Change| {
-        line.clear();
-        change.write_line(&mut line);
-        out.write_all(&line).map_err(failed)
-    };
-    for account in Account::all(db)? {
-        write(&Change::Account(account))?;
+    let (mut snapshot, mut lines) = (Snapshot::of(db), Vec::new());
+    while let Some(changes) = wait(snapshot.next())? {
+        lines.clear();
+        for change in changes {
+            change.write_line(&mut lines);
+        }
+        out.write_all(&lines).map_err(failed)?;
     }
-    for token in Token::all(db)? {
-        write(&Change::Token(token))?;
-    }
-    each_manifest(db, &mut write)?;
     let file = out
         .into_inner()
         .map_err(|error| failed(error.into_error()))?;
@@ -216,60 +211,6 @@ pub(crate) fn compact(db: &Connection, folder: &Path, last: u64) -> Result<(), I
         }
     }
     sync_folder(folder)
-}
-
-/// Every manifest with its tags in the order of their arrival, then what of that is in the trash.
-fn each_manifest(
-    db: &Connection,
-    write: &mut impl FnMut(&Change) -> Result<(), IndexError>,
-) -> Result<(), IndexError> {
-    let mut manifests = db.prepare(
-        "SELECT repo.name, m.digest, m.media_type, m.body, m.pushed_at, m.pushed_by, m.deleted_at, m.repo
-         FROM manifest m JOIN repo ON repo.id = m.repo ORDER BY m.id",
-    )?;
-    let mut tags = db.prepare("SELECT name FROM tag WHERE repo = ?1 AND digest = ?2")?;
-    let mut trash = db.prepare(
-        "SELECT name, deleted_at, deleted_by FROM trash WHERE repo = ?1 AND digest = ?2
-         AND NOT EXISTS (SELECT 1 FROM tag WHERE tag.repo = trash.repo AND tag.name = trash.name)",
-    )?;
-    let mut rows = manifests.query([])?;
-    while let Some(row) = rows.next()? {
-        let (repo, digest): (String, String) = (row.get(0)?, row.get(1)?);
-        let id: i64 = row.get(7)?;
-        let names = |row: &rusqlite::Row<'_>| row.get(0);
-        let mut all: Vec<String> = tags
-            .query_map((id, &digest), names)?
-            .collect::<Result<_, _>>()?;
-        let deleted: Vec<(String, i64, String)> = trash
-            .query_map((id, &digest), |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?
-            .collect::<Result<_, _>>()?;
-        all.extend(deleted.iter().map(|(tag, _, _)| tag.clone()));
-        write(&Change::Manifest {
-            repo: repo.clone(),
-            digest: digest.clone(),
-            media_type: row.get(2)?,
-            body: row.get(3)?,
-            tags: all,
-            at: row.get(4)?,
-            by: row.get(5)?,
-        })?;
-        for (tag, at, by) in deleted {
-            let repo = repo.clone();
-            write(&Change::Untag { repo, tag, at, by })?;
-        }
-        if let Some(at) = row.get(6)? {
-            let by = String::new();
-            write(&Change::Delete {
-                repo,
-                digest,
-                at,
-                by,
-            })?;
-        }
-    }
-    Ok(())
 }
 
 /// Makes names in a folder durable.

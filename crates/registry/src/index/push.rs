@@ -3,11 +3,14 @@
 //! Every reference to a blob is made in the transaction that has looked at, and touched, the live
 //! row of that blob. Garbage collection takes a row from live to deleting in such a transaction too
 //! ([`super::sweep`]), so no reference can ever be to a copy that is going away.
+//!
+//! Where transactions run beside each other they take rows in this order: the repository's, those
+//! of blobs by their digests, then links, references and reviews. Whoever changes tags or manifests
+//! has the repository's row for itself, so what is read after that stays true.
 
-use rusqlite::{OptionalExtension as _, params};
-
-use super::change::{Change, ensure_repo, find_repo, has_manifest, link, tagged};
-use super::{Batch, Index, IndexError, Seconds};
+use super::change::{Change, ensure_repo, find_repo, has_manifest, link, own_repo, tagged};
+use super::db::{Lock, values};
+use super::{Batch, Index, IndexError, Job, Seconds};
 use crate::digest::Digest;
 use crate::document::{ChildKind, Document};
 use crate::name::{RepoName, Tag};
@@ -82,19 +85,12 @@ impl Index {
         now: Seconds,
     ) -> Result<Stored, IndexError> {
         let (repo, digest) = (repo.clone(), digest.clone());
-        self.write(move |batch| {
-            let db = batch.connection;
-            let stored = if touch(batch, &digest, now)? {
-                Stored::Already
-            } else {
-                db.prepare_cached(
-                    "INSERT INTO blob (key, digest, size, touched_at, created_at) VALUES (?1, ?2, ?3, ?4, ?4)",
-                )?
-                .execute(params![key, digest.as_str(), i64::try_from(size).unwrap_or(i64::MAX), now])?;
-                Stored::New
-            };
-            give(batch, &repo, &digest, now)?;
-            Ok(stored)
+        self.write(CommitBlob {
+            repo,
+            digest,
+            size,
+            key,
+            now,
         })
         .await
     }
@@ -107,14 +103,7 @@ impl Index {
         now: Seconds,
     ) -> Result<bool, IndexError> {
         let (repo, digest) = (repo.clone(), digest.clone());
-        self.write(move |batch| {
-            if !touch(batch, &digest, now)? {
-                return Ok(false);
-            }
-            give(batch, &repo, &digest, now)?;
-            Ok(true)
-        })
-        .await
+        self.write(LinkBlob { repo, digest, now }).await
     }
 
     /// Gives a repository a blob of another one: of `from`, or of any that the caller may read.
@@ -123,27 +112,15 @@ impl Index {
         repo: &RepoName,
         digest: &Digest,
         from: Option<&RepoName>,
-        may_read: impl Fn(&str) -> bool + Send + 'static,
+        may_read: impl Fn(&str) -> bool + Send + Sync + 'static,
         now: Seconds,
     ) -> Result<Mounted, IndexError> {
-        let (repo, digest) = (repo.clone(), digest.clone());
-        let from = from.map(|from| from.as_str().to_owned());
-        self.write(move |batch| {
-            let db = batch.connection;
-            let mut statement = db.prepare_cached(
-                "SELECT repo.name FROM link JOIN repo ON repo.id = link.repo
-                 WHERE link.digest = ?1 AND (?2 IS NULL OR repo.name = ?2) LIMIT ?3",
-            )?;
-            let sources: Vec<String> = statement
-                .query_map(params![digest.as_str(), from, MOST_SOURCES], |row| {
-                    row.get(0)
-                })?
-                .collect::<Result<_, _>>()?;
-            if !sources.iter().any(|source| may_read(source)) || !touch(batch, &digest, now)? {
-                return Ok(Mounted::No);
-            }
-            give(batch, &repo, &digest, now)?;
-            Ok(Mounted::Yes)
+        self.write(Mount {
+            repo: repo.clone(),
+            digest: digest.clone(),
+            from: from.cloned(),
+            may_read,
+            now,
         })
         .await
     }
@@ -156,17 +133,7 @@ impl Index {
         now: Seconds,
     ) -> Result<bool, IndexError> {
         let (repo, digest) = (repo.clone(), digest.clone());
-        self.write(move |batch| {
-            let db = batch.connection;
-            let Some(repo) = find_repo(db, repo.as_str())? else {
-                return Ok(false);
-            };
-            let linked = db
-                .prepare_cached("UPDATE link SET at = max(at, ?3) WHERE repo = ?1 AND digest = ?2")?
-                .execute(params![repo, digest.as_str(), now])?;
-            Ok(linked > 0 && touch(batch, &digest, now)?)
-        })
-        .await
+        self.write(RenewBlob { repo, digest, now }).await
     }
 
     /// Puts a manifest and points tags at it.
@@ -175,23 +142,7 @@ impl Index {
         new: NewManifest,
         now: Seconds,
     ) -> Result<PutManifest, IndexError> {
-        self.write(move |batch| {
-            let missing = missing_children(batch, &new, now)?;
-            if !missing.is_empty() && !new.may_miss {
-                return Ok(PutManifest::Missing(missing));
-            }
-            batch.change(Change::Manifest {
-                repo: new.repo.as_str().to_owned(),
-                digest: new.digest.as_str().to_owned(),
-                media_type: new.document.media_type,
-                body: new.body,
-                tags: new.tags.iter().map(|tag| tag.as_str().to_owned()).collect(),
-                at: now,
-                by: new.by,
-            })?;
-            Ok(PutManifest::Done)
-        })
-        .await
+        self.write(PutJob { new, now }).await
     }
 
     /// Moves a tag to the trash; `false` if there is none.
@@ -202,25 +153,11 @@ impl Index {
         by: &str,
         now: Seconds,
     ) -> Result<bool, IndexError> {
-        let (repo, tag, by) = (
-            repo.as_str().to_owned(),
-            tag.as_str().to_owned(),
-            by.to_owned(),
-        );
-        self.write(move |batch| {
-            let Some(id) = find_repo(batch.connection, &repo)? else {
-                return Ok(false);
-            };
-            if tagged(batch.connection, id, &tag)?.is_none() {
-                return Ok(false);
-            }
-            batch.change(Change::Untag {
-                repo,
-                tag,
-                at: now,
-                by,
-            })?;
-            Ok(true)
+        self.write(Untag {
+            repo: repo.clone(),
+            tag: tag.clone(),
+            by: by.to_owned(),
+            now,
         })
         .await
     }
@@ -233,26 +170,11 @@ impl Index {
         by: &str,
         now: Seconds,
     ) -> Result<DeleteManifest, IndexError> {
-        let (repo, by) = (repo.as_str().to_owned(), by.to_owned());
-        let digest = digest.as_str().to_owned();
-        self.write(move |batch| {
-            let db = batch.connection;
-            let Some(id) = find_repo(db, &repo)? else {
-                return Ok(DeleteManifest::Unknown);
-            };
-            if !has_manifest(db, id, &digest)? {
-                return Ok(DeleteManifest::Unknown);
-            }
-            if let Some(parent) = needed_by(batch, id, &digest, 1)? {
-                return Ok(DeleteManifest::Needed(parent));
-            }
-            batch.change(Change::Delete {
-                repo,
-                digest,
-                at: now,
-                by,
-            })?;
-            Ok(DeleteManifest::Done)
+        self.write(DeleteManifestJob {
+            repo: repo.clone(),
+            digest: digest.clone(),
+            by: by.to_owned(),
+            now,
         })
         .await
     }
@@ -265,74 +187,328 @@ impl Index {
         now: Seconds,
     ) -> Result<DeleteBlob, IndexError> {
         let (repo, digest) = (repo.clone(), digest.clone());
-        self.write(move |batch| {
-            let db = batch.connection;
-            let Some(repo) = find_repo(db, repo.as_str())? else {
-                return Ok(DeleteBlob::Unknown);
-            };
-            if let Some(parent) = needed_by(batch, repo, digest.as_str(), 0)? {
-                return Ok(DeleteBlob::Needed(parent));
-            }
-            let gone = db
-                .prepare_cached("DELETE FROM link WHERE repo = ?1 AND digest = ?2")?
-                .execute(params![repo, digest.as_str()])?;
-            if gone == 0 {
-                return Ok(DeleteBlob::Unknown);
-            }
-            batch.replaces();
-            review(batch, 0, &digest, now)?;
-            Ok(DeleteBlob::Done)
-        })
-        .await
+        self.write(DeleteBlobJob { repo, digest, now }).await
     }
 }
 
+struct CommitBlob {
+    repo: RepoName,
+    digest: Digest,
+    size: u64,
+    key: String,
+    now: Seconds,
+}
+
+impl Job for CommitBlob {
+    type Output = Stored;
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<Stored, IndexError> {
+        let repo = ensure_repo(batch.db, self.repo.as_str(), Lock::Share, self.now).await?;
+        let size = i64::try_from(self.size).unwrap_or(i64::MAX);
+        // One statement, because another commit of the same bytes may be under way.
+        let row = batch
+            .db
+            .row(
+                "INSERT INTO blob (key, digest, size, touched_at, created_at) VALUES (?1, ?2, ?3, ?4, ?4)
+                 ON CONFLICT (digest) WHERE deleting = 0 DO UPDATE SET touched_at = CASE
+                     WHEN blob.touched_at < excluded.touched_at THEN excluded.touched_at ELSE blob.touched_at END
+                 RETURNING key",
+                values![&self.key, self.digest.as_str(), size, self.now],
+            )
+            .await?;
+        let live = row.map(|mut row| row.text(0)).transpose()?;
+        give(batch, repo, &self.digest, self.now).await?;
+        Ok(if live.as_ref() == Some(&self.key) {
+            Stored::New
+        } else {
+            Stored::Already
+        })
+    }
+}
+
+struct LinkBlob {
+    repo: RepoName,
+    digest: Digest,
+    now: Seconds,
+}
+
+impl Job for LinkBlob {
+    type Output = bool;
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<bool, IndexError> {
+        if !touch(batch, &self.digest, self.now).await? {
+            return Ok(false);
+        }
+        let repo = ensure_repo(batch.db, self.repo.as_str(), Lock::Share, self.now).await?;
+        give(batch, repo, &self.digest, self.now).await?;
+        Ok(true)
+    }
+}
+
+struct Mount<F> {
+    repo: RepoName,
+    digest: Digest,
+    from: Option<RepoName>,
+    may_read: F,
+    now: Seconds,
+}
+
+impl<F: Fn(&str) -> bool + Send + Sync + 'static> Job for Mount<F> {
+    type Output = Mounted;
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<Mounted, IndexError> {
+        let from = self.from.as_ref().map(RepoName::as_str);
+        let rows = batch
+            .db
+            .rows(
+                "SELECT repo.name FROM link JOIN repo ON repo.id = link.repo
+                 WHERE link.digest = ?1 AND (CAST(?2 AS TEXT) IS NULL OR repo.name = ?2) LIMIT ?3",
+                values![self.digest.as_str(), from, MOST_SOURCES],
+            )
+            .await?;
+        let mut may_read = false;
+        for mut row in rows {
+            may_read |= (self.may_read)(&row.text(0)?);
+        }
+        if !may_read || !touch(batch, &self.digest, self.now).await? {
+            return Ok(Mounted::No);
+        }
+        let repo = ensure_repo(batch.db, self.repo.as_str(), Lock::Share, self.now).await?;
+        give(batch, repo, &self.digest, self.now).await?;
+        Ok(Mounted::Yes)
+    }
+}
+
+struct RenewBlob {
+    repo: RepoName,
+    digest: Digest,
+    now: Seconds,
+}
+
+impl Job for RenewBlob {
+    type Output = bool;
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<bool, IndexError> {
+        let Some(repo) = find_repo(batch.db, self.repo.as_str()).await? else {
+            return Ok(false);
+        };
+        if !touch(batch, &self.digest, self.now).await? {
+            return Ok(false);
+        }
+        let linked = batch
+            .db
+            .execute(
+                "UPDATE link SET at = CASE WHEN at < ?3 THEN ?3 ELSE at END WHERE repo = ?1 AND digest = ?2",
+                values![repo, self.digest.as_str(), self.now],
+            )
+            .await?;
+        Ok(linked > 0)
+    }
+}
+
+struct PutJob {
+    new: NewManifest,
+    now: Seconds,
+}
+
+impl Job for PutJob {
+    type Output = PutManifest;
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<PutManifest, IndexError> {
+        let new = &self.new;
+        let repo = own_repo(batch.db, new.repo.as_str()).await?;
+        let missing = missing_children(batch, repo, new, self.now).await?;
+        if !missing.is_empty() && !new.may_miss {
+            return Ok(PutManifest::Missing(missing));
+        }
+        for digest in &missing {
+            // A copy that is there is linked below, so nobody may take it away meanwhile.
+            touch(batch, digest, self.now).await?;
+        }
+        batch
+            .change(Change::Manifest {
+                repo: new.repo.as_str().to_owned(),
+                digest: new.digest.as_str().to_owned(),
+                media_type: new.document.media_type.clone(),
+                body: new.body.clone(),
+                tags: new.tags.iter().map(|tag| tag.as_str().to_owned()).collect(),
+                at: self.now,
+                by: new.by.clone(),
+            })
+            .await?;
+        Ok(PutManifest::Done)
+    }
+}
+
+struct Untag {
+    repo: RepoName,
+    tag: Tag,
+    by: String,
+    now: Seconds,
+}
+
+impl Job for Untag {
+    type Output = bool;
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<bool, IndexError> {
+        let (repo, tag) = (self.repo.as_str(), self.tag.as_str());
+        let Some(id) = own_repo(batch.db, repo).await? else {
+            return Ok(false);
+        };
+        if tagged(batch.db, id, tag).await?.is_none() {
+            return Ok(false);
+        }
+        batch
+            .change(Change::Untag {
+                repo: repo.to_owned(),
+                tag: tag.to_owned(),
+                at: self.now,
+                by: self.by.clone(),
+            })
+            .await?;
+        Ok(true)
+    }
+}
+
+struct DeleteManifestJob {
+    repo: RepoName,
+    digest: Digest,
+    by: String,
+    now: Seconds,
+}
+
+impl Job for DeleteManifestJob {
+    type Output = DeleteManifest;
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<DeleteManifest, IndexError> {
+        let (repo, digest) = (self.repo.as_str(), self.digest.as_str());
+        let Some(id) = own_repo(batch.db, repo).await? else {
+            return Ok(DeleteManifest::Unknown);
+        };
+        if !has_manifest(batch.db, id, digest).await? {
+            return Ok(DeleteManifest::Unknown);
+        }
+        if let Some(parent) = needed_by(batch, id, digest, 1).await? {
+            return Ok(DeleteManifest::Needed(parent));
+        }
+        batch
+            .change(Change::Delete {
+                repo: repo.to_owned(),
+                digest: digest.to_owned(),
+                at: self.now,
+                by: self.by.clone(),
+            })
+            .await?;
+        Ok(DeleteManifest::Done)
+    }
+}
+
+struct DeleteBlobJob {
+    repo: RepoName,
+    digest: Digest,
+    now: Seconds,
+}
+
+impl Job for DeleteBlobJob {
+    type Output = DeleteBlob;
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<DeleteBlob, IndexError> {
+        let digest = self.digest.as_str();
+        let Some(repo) = own_repo(batch.db, self.repo.as_str()).await? else {
+            return Ok(DeleteBlob::Unknown);
+        };
+        own_blob(batch, digest).await?;
+        if let Some(parent) = needed_by(batch, repo, digest, 0).await? {
+            return Ok(DeleteBlob::Needed(parent));
+        }
+        let gone = batch
+            .db
+            .execute(
+                "DELETE FROM link WHERE repo = ?1 AND digest = ?2",
+                values![repo, digest],
+            )
+            .await?;
+        if gone == 0 {
+            return Ok(DeleteBlob::Unknown);
+        }
+        batch.replaces(repo);
+        review(batch, 0, &self.digest, self.now).await?;
+        Ok(DeleteBlob::Done)
+    }
+}
+
+/// Takes the live copy of a blob, if there is one, until the transaction ends.
+pub(super) async fn own_blob(batch: &Batch<'_>, digest: &str) -> Result<(), IndexError> {
+    batch
+        .db
+        .locked(
+            Lock::Change,
+            "SELECT key FROM blob WHERE digest = ?1 AND deleting = 0",
+            values![digest],
+        )
+        .await?;
+    Ok(())
+}
+
 /// Says that a blob is relied on; `false` if no live copy of it is there.
-fn touch(batch: &Batch<'_>, digest: &Digest, now: Seconds) -> Result<bool, IndexError> {
-    let mut statement = batch.connection.prepare_cached(
-        "UPDATE blob SET touched_at = max(touched_at, ?2) WHERE digest = ?1 AND deleting = 0",
-    )?;
-    Ok(statement.execute(params![digest.as_str(), now])? > 0)
+async fn touch(batch: &Batch<'_>, digest: &Digest, now: Seconds) -> Result<bool, IndexError> {
+    let touched = batch
+        .db
+        .execute(
+            "UPDATE blob SET touched_at = CASE WHEN touched_at < ?2 THEN ?2 ELSE touched_at END
+             WHERE digest = ?1 AND deleting = 0",
+            values![digest.as_str(), now],
+        )
+        .await?;
+    Ok(touched > 0)
 }
 
 /// Lets a repository have a blob of which there is a live copy.
-fn give(
+async fn give(
     batch: &Batch<'_>,
-    repo: &RepoName,
+    repo: i64,
     digest: &Digest,
     now: Seconds,
 ) -> Result<(), IndexError> {
-    let repo = ensure_repo(batch.connection, repo.as_str(), now)?;
-    link(batch.connection, repo, digest.as_str(), now)?;
-    review(batch, repo, digest, now)
+    link(batch.db, repo, digest.as_str(), now).await?;
+    review(batch, repo, digest, now).await
 }
 
 /// Asks garbage collection to look at a blob one day.
-fn review(batch: &Batch<'_>, repo: i64, digest: &Digest, at: Seconds) -> Result<(), IndexError> {
+async fn review(
+    batch: &Batch<'_>,
+    repo: i64,
+    digest: &Digest,
+    at: Seconds,
+) -> Result<(), IndexError> {
     batch
-        .connection
-        .prepare_cached("INSERT OR REPLACE INTO review (repo, digest, at) VALUES (?1, ?2, ?3)")?
-        .execute(params![repo, digest.as_str(), at])?;
+        .db
+        .execute(
+            "INSERT INTO review (repo, digest, at) VALUES (?1, ?2, ?3)
+             ON CONFLICT (repo, digest) DO UPDATE SET at = excluded.at",
+            values![repo, digest.as_str(), at],
+        )
+        .await?;
     Ok(())
 }
 
 /// Touches what a manifest needs, in the order of digests, and says what of it is missing.
-fn missing_children(
+async fn missing_children(
     batch: &Batch<'_>,
+    repo: Option<i64>,
     new: &NewManifest,
     now: Seconds,
 ) -> Result<Vec<Digest>, IndexError> {
-    let repo = find_repo(batch.connection, new.repo.as_str())?;
     let mut missing = Vec::new();
     for child in &new.document.children {
         let digest = child.digest.as_str();
         let is_there = match (repo, child.kind) {
             (None, _) => false,
-            (Some(repo), ChildKind::Manifest) => has_manifest(batch.connection, repo, digest)?,
-            (Some(repo), ChildKind::Blob) => has_blob(batch, repo, &child.digest, now)?,
+            (Some(repo), ChildKind::Manifest) => has_manifest(batch.db, repo, digest).await?,
+            (Some(repo), ChildKind::Blob) => has_blob(batch, repo, &child.digest, now).await?,
             (Some(repo), ChildKind::Either) => {
-                has_manifest(batch.connection, repo, digest)?
-                    || has_blob(batch, repo, &child.digest, now)?
+                has_manifest(batch.db, repo, digest).await?
+                    || has_blob(batch, repo, &child.digest, now).await?
             }
         };
         if !is_there {
@@ -342,31 +518,37 @@ fn missing_children(
     Ok(missing)
 }
 
-fn has_blob(
+async fn has_blob(
     batch: &Batch<'_>,
     repo: i64,
     digest: &Digest,
     now: Seconds,
 ) -> Result<bool, IndexError> {
-    let mut statement = batch
-        .connection
-        .prepare_cached("SELECT 1 FROM link WHERE repo = ?1 AND digest = ?2")?;
     // What another repository has is not this one's: else its name would be enough to read it.
-    Ok(statement.exists(params![repo, digest.as_str()])? && touch(batch, digest, now)?)
+    let linked = batch
+        .db
+        .exists(
+            "SELECT 1 FROM link WHERE repo = ?1 AND digest = ?2",
+            values![repo, digest.as_str()],
+        )
+        .await?;
+    Ok(linked && touch(batch, digest, now).await?)
 }
 
 /// A manifest that is not in the trash and needs this one or this blob.
-fn needed_by(
+async fn needed_by(
     batch: &Batch<'_>,
     repo: i64,
     child: &str,
     kind: i64,
 ) -> Result<Option<String>, IndexError> {
-    let mut statement = batch.connection.prepare_cached(
-        "SELECT ref.parent FROM ref JOIN manifest m ON m.repo = ref.repo AND m.digest = ref.parent
-         WHERE ref.child = ?2 AND ref.repo = ?1 AND ref.kind = ?3 AND m.deleted_at IS NULL LIMIT 1",
-    )?;
-    Ok(statement
-        .query_row(params![repo, child, kind], |row| row.get(0))
-        .optional()?)
+    let row = batch
+        .db
+        .row(
+            "SELECT ref.parent FROM ref JOIN manifest m ON m.repo = ref.repo AND m.digest = ref.parent
+             WHERE ref.child = ?2 AND ref.repo = ?1 AND ref.kind = ?3 AND m.deleted_at IS NULL LIMIT 1",
+            values![repo, child, kind],
+        )
+        .await?;
+    row.map(|mut row| row.text(0)).transpose()
 }

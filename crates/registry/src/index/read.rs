@@ -1,9 +1,9 @@
 //! What clients ask.
 
 use bytes::Bytes;
-use rusqlite::{OptionalExtension as _, params};
 
 use super::change::find_repo;
+use super::db::values;
 use super::{Index, IndexError, Seconds};
 use crate::digest::Digest;
 use crate::document::Referrer;
@@ -39,7 +39,7 @@ pub(crate) struct Totals {
 
 impl Index {
     /// The manifest that a tag points at.
-    pub(crate) fn by_tag(
+    pub(crate) async fn by_tag(
         &self,
         repo: &RepoName,
         tag: &Tag,
@@ -52,10 +52,11 @@ impl Index {
             repo,
             tag.as_str(),
         )
+        .await
     }
 
     /// The manifest with a digest.
-    pub(crate) fn by_digest(
+    pub(crate) async fn by_digest(
         &self,
         repo: &RepoName,
         digest: &Digest,
@@ -67,148 +68,147 @@ impl Index {
             repo,
             digest.as_str(),
         )
+        .await
     }
 
-    fn manifest(
+    async fn manifest(
         &self,
-        sql: &str,
+        sql: &'static str,
         repo: &RepoName,
         reference: &str,
     ) -> Result<Option<ManifestRow>, IndexError> {
-        self.read(|db| {
-            let mut statement = db.prepare_cached(sql)?;
-            let found: Option<(String, String, Vec<u8>)> = statement
-                .query_row([repo.as_str(), reference], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-                })
-                .optional()?;
-            let Some((digest, media_type, body)) = found else {
-                return Ok(None);
-            };
-            Ok(Some(ManifestRow {
-                digest: parsed(&digest)?,
-                media_type,
-                body: body.into(),
-            }))
-        })
+        let db = self.reading();
+        let Some(mut row) = db.row(sql, values![repo.as_str(), reference]).await? else {
+            return Ok(None);
+        };
+        Ok(Some(ManifestRow {
+            digest: parsed(&row.text(0)?)?,
+            media_type: row.text(1)?,
+            body: row.bytes(2)?.into(),
+        }))
     }
 
     /// A blob of a repository.
-    pub(crate) fn blob(
+    pub(crate) async fn blob(
         &self,
         repo: &RepoName,
         digest: &Digest,
     ) -> Result<Option<BlobRow>, IndexError> {
-        self.read(|db| {
-            let mut statement = db.prepare_cached(
-                "SELECT b.key, b.size, l.at FROM repo
-                 JOIN link l ON l.repo = repo.id
-                 JOIN blob b ON b.digest = l.digest AND b.deleting = 0
-                 WHERE repo.name = ?1 AND l.digest = ?2",
-            )?;
-            let read = |row: &rusqlite::Row<'_>| {
-                Ok(BlobRow {
-                    key: row.get(0)?,
-                    size: unsigned(row.get(1)?),
-                    linked_at: row.get(2)?,
-                })
-            };
-            Ok(statement
-                .query_row([repo.as_str(), digest.as_str()], read)
-                .optional()?)
-        })
+        let sql = "SELECT b.key, b.size, l.at FROM repo
+             JOIN link l ON l.repo = repo.id
+             JOIN blob b ON b.digest = l.digest AND b.deleting = 0
+             WHERE repo.name = ?1 AND l.digest = ?2";
+        let db = self.reading();
+        let values = values![repo.as_str(), digest.as_str()];
+        let Some(mut row) = db.row(sql, values).await? else {
+            return Ok(None);
+        };
+        Ok(Some(BlobRow {
+            key: row.text(0)?,
+            size: unsigned(row.int(1)?),
+            linked_at: row.int(2)?,
+        }))
     }
 
     /// Whether a live copy of a blob is there, whoever has it.
-    pub(crate) fn has_bytes(&self, digest: &Digest) -> Result<bool, IndexError> {
-        self.read(|db| {
-            let sql = "SELECT 1 FROM blob WHERE digest = ?1 AND deleting = 0";
-            Ok(db.prepare_cached(sql)?.exists([digest.as_str()])?)
-        })
+    pub(crate) async fn has_bytes(&self, digest: &Digest) -> Result<bool, IndexError> {
+        self.reading()
+            .exists(
+                "SELECT 1 FROM blob WHERE digest = ?1 AND deleting = 0",
+                values![digest.as_str()],
+            )
+            .await
     }
 
     /// Tags after `last` in the order of their bytes; `None` if there is no such repository.
-    pub(crate) fn tags(
+    pub(crate) async fn tags(
         &self,
         repo: &RepoName,
         last: &str,
         most: usize,
     ) -> Result<Option<Vec<String>>, IndexError> {
-        self.read(|db| {
-            let Some(repo) = find_repo(db, repo.as_str())? else {
-                return Ok(None);
-            };
-            let mut statement = db.prepare_cached(
+        let db = self.reading();
+        let Some(repo) = find_repo(db, repo.as_str()).await? else {
+            return Ok(None);
+        };
+        let rows = db
+            .rows(
                 "SELECT name FROM tag WHERE repo = ?1 AND name > ?2 ORDER BY name LIMIT ?3",
-            )?;
-            let rows = statement.query_map(params![repo, last, limit(most)], |row| row.get(0))?;
-            Ok(Some(rows.collect::<Result<_, _>>()?))
-        })
+                values![repo, last, limit(most)],
+            )
+            .await?;
+        rows.into_iter()
+            .map(|mut row| row.text(0))
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 
     /// Repositories with manifests after `last` in the order of their bytes.
-    pub(crate) fn repositories(&self, last: &str, most: usize) -> Result<Vec<String>, IndexError> {
-        self.read(|db| {
-            let mut statement = db.prepare_cached(
+    pub(crate) async fn repositories(
+        &self,
+        last: &str,
+        most: usize,
+    ) -> Result<Vec<String>, IndexError> {
+        let rows = self
+            .reading()
+            .rows(
                 "SELECT name FROM repo WHERE name > ?1 AND EXISTS
                      (SELECT 1 FROM manifest m WHERE m.repo = repo.id AND m.deleted_at IS NULL)
                  ORDER BY name LIMIT ?2",
-            )?;
-            let rows = statement.query_map(params![last, limit(most)], |row| row.get(0))?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
+                values![last, limit(most)],
+            )
+            .await?;
+        rows.into_iter().map(|mut row| row.text(0)).collect()
     }
 
     /// What refers to a manifest, in the order of digests after `last`.
-    pub(crate) fn referrers(
+    pub(crate) async fn referrers(
         &self,
         repo: &RepoName,
         subject: &Digest,
         last: &str,
         most: usize,
     ) -> Result<Vec<Referrer>, IndexError> {
-        self.read(|db| {
-            let mut statement = db.prepare_cached(
+        let rows = self
+            .reading()
+            .rows(
                 "SELECT m.referrer FROM repo JOIN manifest m ON m.repo = repo.id
                  WHERE repo.name = ?1 AND m.subject = ?2 AND m.digest > ?3
                      AND m.deleted_at IS NULL AND m.referrer IS NOT NULL
                  ORDER BY m.digest LIMIT ?4",
-            )?;
-            let rows = statement.query_map(
-                params![repo.as_str(), subject.as_str(), last, limit(most)],
-                |row| row.get::<_, String>(0),
-            )?;
-            let mut referrers = Vec::new();
-            for text in rows {
-                let text = text?;
-                let entry = serde_json::from_str(&text)
-                    .map_err(|error| IndexError::Row(format!("a referrer: {error}")))?;
-                referrers.push(entry);
-            }
-            Ok(referrers)
-        })
+                values![repo.as_str(), subject.as_str(), last, limit(most)],
+            )
+            .await?;
+        let mut referrers = Vec::new();
+        for mut row in rows {
+            let entry = serde_json::from_str(&row.text(0)?)
+                .map_err(|error| IndexError::Row(format!("a referrer: {error}")))?;
+            referrers.push(entry);
+        }
+        Ok(referrers)
     }
 
     /// Sums over everything. Reads all rows.
-    pub(crate) fn totals(&self) -> Result<Totals, IndexError> {
-        self.read(|db| {
-            let one = |sql: &str| -> Result<u64, IndexError> {
-                Ok(unsigned(
-                    db.prepare_cached(sql)?.query_row([], |row| row.get(0))?,
-                ))
-            };
-            Ok(Totals {
-                repositories: one("SELECT count(*) FROM repo")?,
-                manifests: one("SELECT count(*) FROM manifest WHERE deleted_at IS NULL")?,
-                tags: one("SELECT count(*) FROM tag")?,
-                blobs: one("SELECT count(*) FROM blob")?,
-                blob_bytes: one("SELECT coalesce(sum(size), 0) FROM blob")?,
-            })
+    pub(crate) async fn totals(&self) -> Result<Totals, IndexError> {
+        Ok(Totals {
+            repositories: self.count("SELECT count(*) FROM repo").await?,
+            manifests: self
+                .count("SELECT count(*) FROM manifest WHERE deleted_at IS NULL")
+                .await?,
+            tags: self.count("SELECT count(*) FROM tag").await?,
+            blobs: self.count("SELECT count(*) FROM blob").await?,
+            blob_bytes: self
+                .count("SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM blob")
+                .await?,
         })
+    }
+
+    async fn count(&self, sql: &'static str) -> Result<u64, IndexError> {
+        self.reading().number(sql, values![]).await.map(unsigned)
     }
 }
 
-fn limit(most: usize) -> i64 {
+pub(super) fn limit(most: usize) -> i64 {
     i64::try_from(most).unwrap_or(i64::MAX)
 }
 

@@ -1,16 +1,9 @@
 //! The tables.
 
-use std::path::Path;
-use std::time::Duration;
-
-use rusqlite::{Connection, OpenFlags};
-
-use super::IndexError;
-
-/// The format of the database; another one is another format of the data folder.
+/// The format of the tables; another one is another format of the data folder.
 pub(crate) const FORMAT: i64 = 1;
 
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE repo (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL);
 
@@ -73,33 +66,3 @@ CREATE TABLE token (
     grants TEXT, expires_at INTEGER, created_at INTEGER NOT NULL
 ) WITHOUT ROWID;
 ";
-
-/// Opens the connection that writes, and makes the tables.
-pub(super) fn open(path: &Path) -> Result<Connection, IndexError> {
-    let connection = Connection::open(path)?;
-    connection.busy_timeout(Duration::from_secs(10))?;
-    connection.execute_batch(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;
-         PRAGMA cache_size = -8192; PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 33554432;",
-    )?;
-    connection.set_prepared_statement_cache_capacity(64);
-    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    match found {
-        FORMAT => {}
-        0 => connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;"
-        ))?,
-        found => return Err(IndexError::Format { found }),
-    }
-    Ok(connection)
-}
-
-/// Opens a connection that only reads.
-pub(super) fn open_reader(path: &Path) -> Result<Connection, IndexError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(Duration::from_secs(10))?;
-    connection.execute_batch("PRAGMA cache_size = -1024;")?;
-    connection.set_prepared_statement_cache_capacity(32);
-    Ok(connection)
-}

@@ -11,13 +11,18 @@
 //! One transaction takes the lock, then looks, then decides; writers take the same lock before
 //! they refer to a blob. A copy that is `deleting` is never live again and its key never used again,
 //! so whoever deletes the file cannot delete anything that came later, however late it is.
+//!
+//! What a statement finds before it has the lock is only a suggestion, and looked at again. All of
+//! this blocks.
 
-use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
-use super::change::{Change, find_repo};
+use super::change::{Change, own_repo};
+use super::db::{Db, values};
+use super::push::own_blob;
 use super::read::unsigned;
-use super::{Batch, Index, IndexError, Seconds};
+use super::{Batch, Index, IndexError, Job, Lock, Seconds};
+use crate::upkeep::wait;
 
 /// How many rows one transaction looks at: pushes wait for no more.
 const AT_ONCE: i64 = 500;
@@ -57,142 +62,79 @@ impl Policy {
     }
 }
 
+/// A manifest of a repository.
+type Named = (String, String);
+
 impl Index {
     /// Moves some manifests that lost their tags long ago to the trash; returns how many.
     pub(crate) fn sweep_untagged(&self, policy: Policy) -> Result<usize, IndexError> {
-        let Some(after) = policy.untagged else {
-            return Ok(0);
-        };
-        self.write_blocking(move |batch| {
-            let rows = untagged(batch.connection, policy.now - after)?;
-            let count = rows.len();
-            for (repo, digest) in rows {
-                let (at, by) = (policy.now, "gc".to_owned());
-                batch.change(Change::Delete {
-                    repo,
-                    digest,
-                    at,
-                    by,
-                })?;
-            }
-            Ok(count)
-        })
+        match policy.untagged {
+            Some(after) => self.write_blocking(SweepUntagged { policy, after }),
+            None => Ok(0),
+        }
     }
 
     /// Forgets some of what was deleted long ago; returns how many manifests.
     pub(crate) fn sweep_trash(&self, policy: Policy) -> Result<usize, IndexError> {
-        self.write_blocking(move |batch| {
-            let before = policy.now - policy.trash;
-            let rows = pairs(
-                batch.connection,
-                "SELECT repo.name, m.digest FROM manifest m JOIN repo ON repo.id = m.repo
-                 WHERE m.deleted_at <= ?1 LIMIT ?2",
-                before,
-            )?;
-            let count = rows.len();
-            for (repo, digest) in rows {
-                batch.change(Change::Forget { repo, digest })?;
-            }
-            batch
-                .connection
-                .prepare_cached("DELETE FROM trash WHERE deleted_at <= ?1")?
-                .execute([before])?;
-            Ok(count)
-        })
+        self.write_blocking(SweepTrash { policy })
     }
 
     /// Looks at some blobs that may have become garbage; returns how many were looked at, and marks
     /// the copies nobody needs as deleting.
     pub(crate) fn sweep_blobs(&self, policy: Policy) -> Result<usize, IndexError> {
-        self.write_blocking(move |batch| {
-            let due = policy.due();
-            let rows: Vec<(i64, String)> = {
-                let mut statement = batch.connection.prepare_cached(
-                    "SELECT repo, digest FROM review WHERE at <= ?1 ORDER BY at LIMIT ?2",
-                )?;
-                statement
-                    .query_map(params![due, AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?)))?
-                    .collect::<Result<_, _>>()?
-            };
-            for (repo, digest) in &rows {
-                review(batch, *repo, digest, due)?;
-            }
-            Ok(rows.len())
-        })
+        self.write_blocking(SweepBlobs { policy })
     }
 
     /// Some of the copies that are to be removed from disk.
     pub(crate) fn doomed(&self) -> Result<Vec<Doomed>, IndexError> {
-        self.read(|db| {
-            let mut statement =
-                db.prepare_cached("SELECT key, size FROM blob WHERE deleting = 1 LIMIT ?1")?;
-            let read = |row: &rusqlite::Row<'_>| {
+        let rows = wait(self.reading().rows(
+            "SELECT key, size FROM blob WHERE deleting = 1 LIMIT ?1",
+            values![AT_ONCE],
+        ))?;
+        rows.into_iter()
+            .map(|mut row| {
                 Ok(Doomed {
-                    key: row.get(0)?,
-                    size: unsigned(row.get(1)?),
+                    key: row.text(0)?,
+                    size: unsigned(row.int(1)?),
                 })
-            };
-            Ok(statement
-                .query_map([AT_ONCE], read)?
-                .collect::<Result<_, _>>()?)
-        })
+            })
+            .collect()
     }
 
     /// Forgets copies that are not on disk any more.
     pub(crate) fn bury(&self, keys: Vec<String>) -> Result<(), IndexError> {
-        self.write_blocking(move |batch| {
-            for key in &keys {
-                batch
-                    .connection
-                    .prepare_cached("DELETE FROM blob WHERE key = ?1 AND deleting = 1")?
-                    .execute([key])?;
-            }
-            Ok(())
-        })
+        self.write_blocking(Bury { keys })
     }
 
     /// Drops repositories in which nothing is left.
     pub(crate) fn sweep_repositories(&self, policy: Policy) -> Result<usize, IndexError> {
-        self.write_blocking(move |batch| {
-            let gone = batch.connection.execute(
-                "DELETE FROM repo WHERE created_at <= ?1
-                     AND NOT EXISTS (SELECT 1 FROM manifest m WHERE m.repo = repo.id)
-                     AND NOT EXISTS (SELECT 1 FROM link l WHERE l.repo = repo.id)
-                     AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.repo = repo.id)",
-                [policy.now - policy.grace],
-            )?;
-            batch.replaces();
-            Ok(gone)
-        })
+        self.write_blocking(SweepRepositories { policy })
     }
 
     /// What the sweeps would do, without doing it.
     pub(crate) fn overview(&self, policy: Policy) -> Result<Overview, IndexError> {
         // A query of its own: a sweep that is undone again would keep writers waiting.
-        self.read(|db| {
-            let (due, gone) = (policy.due(), policy.now - policy.trash);
-            let manifests: i64 = db.query_row(
-                "SELECT count(*) FROM manifest WHERE deleted_at <= ?1",
-                [gone],
-                |row| row.get(0),
-            )?;
-            let (blobs, bytes): (i64, i64) = db.query_row(
-                "SELECT count(*), coalesce(sum(size), 0) FROM blob b WHERE deleting = 1 OR (
-                     touched_at <= ?1
-                     AND NOT EXISTS (SELECT 1 FROM link l WHERE l.digest = b.digest AND (l.at > ?1 OR EXISTS (
-                         SELECT 1 FROM ref r JOIN manifest m ON m.repo = r.repo AND m.digest = r.parent
-                         WHERE r.child = l.digest AND r.repo = l.repo
-                             AND (m.deleted_at IS NULL OR m.deleted_at > ?2))))
-                     AND NOT EXISTS (SELECT 1 FROM ref r JOIN manifest m ON m.repo = r.repo AND m.digest = r.parent
-                         WHERE r.child = b.digest AND (m.deleted_at IS NULL OR m.deleted_at > ?2)))",
-                [due, gone],
-                |row| Ok((row.get(0)?, row.get(1)?)),
-            )?;
-            Ok(Overview {
-                manifests: unsigned(manifests),
-                blobs: unsigned(blobs),
-                bytes: unsigned(bytes),
-            })
+        let (due, gone) = (policy.due(), policy.now - policy.trash);
+        let manifests = wait(self.reading().number(
+            "SELECT count(*) FROM manifest WHERE deleted_at <= ?1",
+            values![gone],
+        ))?;
+        let row = wait(self.reading().row(
+            "SELECT count(*), CAST(coalesce(sum(size), 0) AS BIGINT) FROM blob b WHERE deleting = 1 OR (
+                 touched_at <= ?1
+                 AND NOT EXISTS (SELECT 1 FROM link l WHERE l.digest = b.digest AND (l.at > ?1 OR EXISTS (
+                     SELECT 1 FROM ref r JOIN manifest m ON m.repo = r.repo AND m.digest = r.parent
+                     WHERE r.child = l.digest AND r.repo = l.repo
+                         AND (m.deleted_at IS NULL OR m.deleted_at > ?2))))
+                 AND NOT EXISTS (SELECT 1 FROM ref r JOIN manifest m ON m.repo = r.repo AND m.digest = r.parent
+                     WHERE r.child = b.digest AND (m.deleted_at IS NULL OR m.deleted_at > ?2)))",
+            values![due, gone],
+        ))?;
+        let row = row.ok_or_else(|| IndexError::Row("a sum of nothing".to_owned()))?;
+        Ok(Overview {
+            manifests: unsigned(manifests),
+            blobs: unsigned(row.int(0)?),
+            bytes: unsigned(row.int(1)?),
         })
     }
 
@@ -204,124 +146,321 @@ impl Index {
         now: Seconds,
         by: String,
     ) -> Result<Option<String>, IndexError> {
-        self.write_blocking(move |batch| {
-            let Some(id) = find_repo(batch.connection, &repo)? else {
-                return Ok(None);
-            };
-            let (digest, tags) = if reference.contains(':') {
-                (reference.clone(), Vec::new())
-            } else {
-                let sql = "SELECT digest FROM trash WHERE repo = ?1 AND name = ?2";
-                let mut statement = batch.connection.prepare_cached(sql)?;
-                let mut rows = statement.query(params![id, reference])?;
-                match rows.next()? {
-                    Some(row) => (row.get::<_, String>(0)?, vec![reference.clone()]),
-                    None => return Ok(None),
-                }
-            };
-            let found: Option<(String, Vec<u8>, Option<Seconds>)> = {
-                use rusqlite::OptionalExtension as _;
-                batch
-                    .connection
-                    .prepare_cached(
-                        "SELECT media_type, body, deleted_at FROM manifest WHERE repo = ?1 AND digest = ?2",
-                    )?
-                    .query_row(params![id, digest], |row| {
-                        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-                    })
-                    .optional()?
-            };
-            let Some((media_type, body, deleted_at)) = found else {
-                return Ok(None);
-            };
-            if deleted_at.is_none() && tags.is_empty() {
-                return Ok(None);
-            }
-            let (at, restored) = (now, digest.clone());
-            batch.change(Change::Restore { repo: repo.clone(), digest: digest.clone(), at })?;
-            if !tags.is_empty() {
-                batch
-                    .connection
-                    .execute("DELETE FROM trash WHERE repo = ?1 AND name = ?2", params![id, reference])?;
-                batch.change(Change::Manifest { repo, digest, media_type, body, tags, at, by })?;
-            }
-            Ok(Some(restored))
+        self.write_blocking(Undelete {
+            repo,
+            reference,
+            now,
+            by,
         })
     }
 }
 
-/// Decides about one blob of one repository, or, for repository 0, about the copy.
-fn review(batch: &mut Batch<'_>, repo: i64, digest: &str, due: Seconds) -> Result<(), IndexError> {
-    let db = batch.connection;
-    db.prepare_cached("DELETE FROM review WHERE repo = ?1 AND digest = ?2")?
-        .execute(params![repo, digest])?;
+struct SweepUntagged {
+    policy: Policy,
+    after: Seconds,
+}
+
+impl Job for SweepUntagged {
+    type Output = usize;
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<usize, IndexError> {
+        /// Manifests that nothing holds; one in particular if the third parameter is a repository.
+        const UNTAGGED: &str = "SELECT repo.name, m.digest FROM manifest m JOIN repo ON repo.id = m.repo
+             WHERE m.loose_since <= ?1 AND m.deleted_at IS NULL
+                 AND (CAST(?3 AS BIGINT) = 0 OR (m.repo = ?3 AND m.digest = ?4))
+                 AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.repo = m.repo AND t.digest = m.digest)
+                 AND NOT EXISTS (SELECT 1 FROM ref r JOIN manifest p ON p.repo = r.repo AND p.digest = r.parent
+                     WHERE r.repo = m.repo AND r.child = m.digest AND p.deleted_at IS NULL)
+                 AND NOT EXISTS (SELECT 1 FROM manifest s
+                     WHERE s.repo = m.repo AND s.digest = m.subject AND s.deleted_at IS NULL)
+             LIMIT ?2";
+        let (db, before) = (batch.db, self.policy.now - self.after);
+        let suggested = named(db, UNTAGGED, values![before, AT_ONCE, 0_i64, ""]).await?;
+        let mut count = 0;
+        for (repo, digest) in suggested {
+            let Some(id) = own_repo(db, &repo).await? else {
+                continue;
+            };
+            if !db
+                .exists(UNTAGGED, values![before, 1_i64, id, &digest])
+                .await?
+            {
+                continue;
+            }
+            let (at, by) = (self.policy.now, "gc".to_owned());
+            let change = Change::Delete {
+                repo,
+                digest,
+                at,
+                by,
+            };
+            batch.change(change).await?;
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+struct SweepTrash {
+    policy: Policy,
+}
+
+impl Job for SweepTrash {
+    type Output = usize;
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<usize, IndexError> {
+        let (db, before) = (batch.db, self.policy.now - self.policy.trash);
+        let suggested = named(
+            db,
+            "SELECT repo.name, m.digest FROM manifest m JOIN repo ON repo.id = m.repo
+             WHERE m.deleted_at <= ?1 LIMIT ?2",
+            values![before, AT_ONCE],
+        )
+        .await?;
+        let mut count = 0;
+        for (repo, digest) in suggested {
+            let Some(id) = own_repo(db, &repo).await? else {
+                continue;
+            };
+            let sql = "SELECT 1 FROM manifest WHERE repo = ?1 AND digest = ?2 AND deleted_at <= ?3";
+            if !db.exists(sql, values![id, &digest, before]).await? {
+                continue;
+            }
+            batch.change(Change::Forget { repo, digest }).await?;
+            count += 1;
+        }
+        db.execute("DELETE FROM trash WHERE deleted_at <= ?1", values![before])
+            .await?;
+        Ok(count)
+    }
+}
+
+struct SweepBlobs {
+    policy: Policy,
+}
+
+impl Job for SweepBlobs {
+    type Output = usize;
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<usize, IndexError> {
+        let due = self.policy.due();
+        let rows = batch
+            .db
+            .rows(
+                "SELECT digest, repo FROM review WHERE at <= ?1 ORDER BY at LIMIT ?2",
+                values![due, AT_ONCE],
+            )
+            .await?;
+        let mut suggested: Vec<(String, i64)> = rows
+            .into_iter()
+            .map(|mut row| Ok((row.text(0)?, row.int(1)?)))
+            .collect::<Result<_, IndexError>>()?;
+        suggested.sort();
+        let mut owned = None;
+        for (digest, repo) in &suggested {
+            if owned != Some(digest) {
+                own_blob(batch, digest).await?;
+                owned = Some(digest);
+            }
+            review(batch, *repo, digest, due).await?;
+        }
+        Ok(suggested.len())
+    }
+}
+
+struct Bury {
+    keys: Vec<String>,
+}
+
+impl Job for Bury {
+    type Output = ();
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<(), IndexError> {
+        for key in &self.keys {
+            let sql = "DELETE FROM blob WHERE key = ?1 AND deleting = 1";
+            batch.db.execute(sql, values![key]).await?;
+        }
+        Ok(())
+    }
+}
+
+struct SweepRepositories {
+    policy: Policy,
+}
+
+impl Job for SweepRepositories {
+    type Output = usize;
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<usize, IndexError> {
+        /// Repositories that are empty; one in particular if the second parameter is one.
+        const EMPTY: &str = "SELECT id FROM repo WHERE created_at <= ?1
+                 AND (CAST(?2 AS BIGINT) = 0 OR id = ?2)
+                 AND NOT EXISTS (SELECT 1 FROM manifest m WHERE m.repo = repo.id)
+                 AND NOT EXISTS (SELECT 1 FROM link l WHERE l.repo = repo.id)
+                 AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.repo = repo.id)";
+        let (db, before) = (batch.db, self.policy.now - self.policy.grace);
+        let mut count = 0;
+        for row in db
+            .locked(Lock::Remove, EMPTY, values![before, 0_i64])
+            .await?
+        {
+            let id = row.int(0)?;
+            if db.exists(EMPTY, values![before, id]).await? {
+                db.execute("DELETE FROM repo WHERE id = ?1", values![id])
+                    .await?;
+                count += 1;
+            }
+        }
+        if count > 0 {
+            batch.collects();
+        }
+        Ok(count)
+    }
+}
+
+struct Undelete {
+    repo: String,
+    reference: String,
+    now: Seconds,
+    by: String,
+}
+
+impl Job for Undelete {
+    type Output = Option<String>;
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<Option<String>, IndexError> {
+        let (db, reference) = (batch.db, &self.reference);
+        let Some(id) = own_repo(db, &self.repo).await? else {
+            return Ok(None);
+        };
+        let (digest, tags) = if reference.contains(':') {
+            (reference.clone(), Vec::new())
+        } else {
+            let sql = "SELECT digest FROM trash WHERE repo = ?1 AND name = ?2";
+            match db.row(sql, values![id, reference]).await? {
+                Some(mut row) => (row.text(0)?, vec![reference.clone()]),
+                None => return Ok(None),
+            }
+        };
+        let sql =
+            "SELECT media_type, body, deleted_at FROM manifest WHERE repo = ?1 AND digest = ?2";
+        let Some(mut found) = db.row(sql, values![id, &digest]).await? else {
+            return Ok(None);
+        };
+        if found.maybe_int(2)?.is_none() && tags.is_empty() {
+            return Ok(None);
+        }
+        let (repo, at) = (self.repo.clone(), self.now);
+        batch
+            .change(Change::Restore {
+                repo: repo.clone(),
+                digest: digest.clone(),
+                at,
+            })
+            .await?;
+        if !tags.is_empty() {
+            db.execute(
+                "DELETE FROM trash WHERE repo = ?1 AND name = ?2",
+                values![id, reference],
+            )
+            .await?;
+            batch
+                .change(Change::Manifest {
+                    repo,
+                    digest: digest.clone(),
+                    media_type: found.text(0)?,
+                    body: found.bytes(1)?,
+                    tags,
+                    at,
+                    by: self.by.clone(),
+                })
+                .await?;
+        }
+        Ok(Some(digest))
+    }
+}
+
+/// Decides about one blob of one repository, or, for repository 0, about the copy, which the
+/// transaction has for itself.
+async fn review(
+    batch: &mut Batch<'_>,
+    repo: i64,
+    digest: &str,
+    due: Seconds,
+) -> Result<(), IndexError> {
+    let db = batch.db;
+    db.execute(
+        "DELETE FROM review WHERE repo = ?1 AND digest = ?2",
+        values![repo, digest],
+    )
+    .await?;
     if repo != 0 {
-        let is_needed = db
-            .prepare_cached("SELECT 1 FROM ref WHERE child = ?2 AND repo = ?1")?
-            .exists(params![repo, digest])?;
-        if is_needed {
+        let sql = "SELECT 1 FROM ref WHERE child = ?2 AND repo = ?1 LIMIT 1";
+        if db.exists(sql, values![repo, digest]).await? {
             return Ok(());
         }
         let loose = db
-            .prepare_cached("DELETE FROM link WHERE repo = ?1 AND digest = ?2 AND at <= ?3")?
-            .execute(params![repo, digest, due])?;
+            .execute(
+                "DELETE FROM link WHERE repo = ?1 AND digest = ?2 AND at <= ?3",
+                values![repo, digest, due],
+            )
+            .await?;
         if loose == 0 {
             // Somebody was told of it since; or it is not linked, and the copy may be garbage.
             let later = db
-                .prepare_cached(
+                .execute(
                     "INSERT INTO review (repo, digest, at) SELECT repo, digest, at FROM link
-                     WHERE repo = ?1 AND digest = ?2",
-                )?
-                .execute(params![repo, digest])?;
+                     WHERE repo = ?1 AND digest = ?2
+                     ON CONFLICT (repo, digest) DO UPDATE SET at = excluded.at",
+                    values![repo, digest],
+                )
+                .await?;
             if later > 0 {
                 return Ok(());
             }
         }
-        batch.replaces();
+        batch.collects();
     }
     let is_used = db
-        .prepare_cached(
-            "SELECT 1 FROM link WHERE digest = ?1 UNION ALL SELECT 1 FROM ref WHERE child = ?1",
-        )?
-        .exists([digest])?;
+        .exists(
+            "SELECT 1 FROM link WHERE digest = ?1 UNION ALL SELECT 1 FROM ref WHERE child = ?1 LIMIT 1",
+            values![digest],
+        )
+        .await?;
     if is_used {
         return Ok(());
     }
     let doomed = db
-        .prepare_cached(
+        .execute(
             "UPDATE blob SET deleting = 1 WHERE digest = ?1 AND deleting = 0 AND touched_at <= ?2",
-        )?
-        .execute(params![digest, due])?;
+            values![digest, due],
+        )
+        .await?;
     if doomed == 0 {
         // It may be up for review already, when it was deleted from another repository.
-        db.prepare_cached(
-            "INSERT OR REPLACE INTO review (repo, digest, at) SELECT 0, digest, touched_at FROM blob
-             WHERE digest = ?1 AND deleting = 0",
-        )?
-        .execute([digest])?;
+        db.execute(
+            "INSERT INTO review (repo, digest, at) SELECT 0, digest, touched_at FROM blob
+             WHERE digest = ?1 AND deleting = 0
+             ON CONFLICT (repo, digest) DO UPDATE SET at = excluded.at",
+            values![digest],
+        )
+        .await?;
     }
     Ok(())
 }
 
-fn untagged(db: &Connection, before: Seconds) -> Result<Vec<(String, String)>, IndexError> {
-    pairs(
-        db,
-        "SELECT repo.name, m.digest FROM manifest m JOIN repo ON repo.id = m.repo
-         WHERE m.loose_since <= ?1 AND m.deleted_at IS NULL
-             AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.repo = m.repo AND t.digest = m.digest)
-             AND NOT EXISTS (SELECT 1 FROM ref r JOIN manifest p ON p.repo = r.repo AND p.digest = r.parent
-                 WHERE r.repo = m.repo AND r.child = m.digest AND p.deleted_at IS NULL)
-             AND NOT EXISTS (SELECT 1 FROM manifest s
-                 WHERE s.repo = m.repo AND s.digest = m.subject AND s.deleted_at IS NULL)
-         LIMIT ?2",
-        before,
-    )
-}
-
-fn pairs(db: &Connection, sql: &str, before: Seconds) -> Result<Vec<(String, String)>, IndexError> {
-    let mut statement = db.prepare_cached(sql)?;
-    let rows = statement.query_map(params![before, AT_ONCE], |row| {
-        Ok((row.get(0)?, row.get(1)?))
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+/// Manifests in the order in which their repositories are to be locked.
+async fn named(
+    db: Db<'_>,
+    sql: &'static str,
+    values: &[super::db::Value<'_>],
+) -> Result<Vec<Named>, IndexError> {
+    let rows = db.rows(sql, values).await?;
+    let named: Result<Vec<Named>, IndexError> = rows
+        .into_iter()
+        .map(|mut row| Ok((row.text(0)?, row.text(1)?)))
+        .collect();
+    let mut named = named?;
+    named.sort();
+    Ok(named)
 }

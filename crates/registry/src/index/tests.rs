@@ -193,7 +193,9 @@ impl World {
                 blob: which,
             } => {
                 let digest = blob(which);
-                if self.index().blob(&repo(number), &digest).unwrap().is_some()
+                if wait(self.index().blob(&repo(number), &digest))
+                    .unwrap()
+                    .is_some()
                     && wait(self.index().renew_blob(&repo(number), &digest, self.now)).unwrap()
                 {
                     self.lease(number, &digest);
@@ -331,13 +333,11 @@ impl World {
     fn check(&self) {
         for ((number, digest), parts) in &self.promised {
             let repo = repo(*number);
-            let row = self
-                .index()
-                .by_digest(&repo, &digest.parse().unwrap())
-                .unwrap();
+            let digest_there = digest.parse().unwrap();
+            let row = wait(self.index().by_digest(&repo, &digest_there)).unwrap();
             assert!(row.is_some(), "{repo} lost {digest}");
             for part in parts {
-                let blob = self.index().blob(&repo, part).unwrap();
+                let blob = wait(self.index().blob(&repo, part)).unwrap();
                 let blob = blob.unwrap_or_else(|| panic!("{repo}@{digest} lost {part}"));
                 assert!(self.files.contains(&blob.key), "the file of {part} is gone");
             }
@@ -419,7 +419,7 @@ fn a_blob_may_be_up_for_review_on_two_accounts() {
 fn an_index_of_another_format_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     drop(Index::open(folder.path()).unwrap());
-    let db = Connection::open(folder.path().join("registry.db")).unwrap();
+    let db = rusqlite::Connection::open(folder.path().join("registry.db")).unwrap();
     db.execute_batch("PRAGMA user_version = 99").unwrap();
     drop(db);
     assert!(matches!(
@@ -452,40 +452,42 @@ fn a_line_that_was_being_written_is_cut_off() {
     assert_eq!(world.promised.len(), 2);
 }
 
+/// Writes a row, and fails afterwards if it is told to.
+struct Note {
+    key: &'static str,
+    fails: bool,
+}
+
+impl Job for Note {
+    type Output = ();
+
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<(), IndexError> {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2)";
+        batch
+            .db
+            .execute(sql, db::values![self.key, b"x".as_slice()])
+            .await?;
+        if self.fails {
+            return Err(IndexError::Row("no".to_owned()));
+        }
+        Ok(())
+    }
+}
+
 #[test]
 fn jobs_of_one_transaction_fail_alone() {
     let world = World::new();
     let index = world.index();
-    let (good, bad) = std::thread::scope(|scope| {
-        let good = scope.spawn(|| {
-            index.write_blocking(|batch| {
-                std::thread::sleep(std::time::Duration::from_millis(50));
-                batch
-                    .connection
-                    .execute("INSERT INTO meta VALUES ('good', 'x')", [])?;
-                Ok(())
-            })
-        });
-        let bad = scope.spawn(|| {
-            index.write_blocking(|batch| {
-                batch
-                    .connection
-                    .execute("INSERT INTO meta VALUES ('bad', 'x')", [])?;
-                Err::<(), _>(IndexError::Row("no".to_owned()))
-            })
-        });
-        (good.join().unwrap(), bad.join().unwrap())
+    let note = |key, fails| index.write_blocking(Note { key, fails });
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| note("first", false));
+        let bad = scope.spawn(|| note("bad", true));
+        let last = scope.spawn(|| note("last", false));
+        assert!(first.join().unwrap().is_ok());
+        assert!(bad.join().unwrap().is_err());
+        assert!(last.join().unwrap().is_ok());
     });
-    assert!(good.is_ok());
-    assert!(bad.is_err());
-    let count: i64 = index
-        .read(|db| {
-            Ok(db.query_row(
-                "SELECT count(*) FROM meta WHERE key IN ('good', 'bad')",
-                [],
-                |row| row.get(0),
-            )?)
-        })
-        .unwrap();
-    assert_eq!(count, 1);
+    let sql = "SELECT count(*) FROM meta WHERE key IN ('first', 'bad', 'last')";
+    assert_eq!(wait(index.reading().number(sql, db::values![])).unwrap(), 2);
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::wait;
 use crate::access::Grants;
 use crate::access::login::{hash_password, new_token};
 use crate::control::Command;
@@ -44,7 +45,7 @@ pub(crate) fn perform(registry: &Registry, command: &Command) -> Result<Value, R
             Ok(json!({ "name": name }))
         }
         Command::Users => {
-            let accounts = registry.index.read(Account::all)?;
+            let accounts = wait(registry.index.accounts())?;
             Ok(accounts.iter().map(shown).collect())
         }
         Command::NewToken {
@@ -54,7 +55,7 @@ pub(crate) fn perform(registry: &Registry, command: &Command) -> Result<Value, R
             life,
         } => new_token_for(registry, user, name, grants, *life),
         Command::RemoveToken { id } => {
-            let tokens = registry.index.read(Token::all)?;
+            let tokens = wait(registry.index.tokens())?;
             if !tokens.iter().any(|token| token.id == *id) {
                 return Err(refused(format!("there is no token {id}")));
             }
@@ -62,7 +63,7 @@ pub(crate) fn perform(registry: &Registry, command: &Command) -> Result<Value, R
             Ok(json!({ "id": id }))
         }
         Command::Tokens => {
-            let tokens = registry.index.read(Token::all)?;
+            let tokens = wait(registry.index.tokens())?;
             Ok(tokens
                 .iter()
                 .map(|token| {
@@ -86,14 +87,12 @@ pub(crate) fn perform(registry: &Registry, command: &Command) -> Result<Value, R
 }
 
 fn make(registry: &Registry, change: Change) -> Result<(), IndexError> {
-    registry
-        .index
-        .write_blocking(move |batch| batch.change(change))?;
-    registry.access.reload(&registry.index)
+    registry.index.change_account(change)?;
+    wait(registry.access.reload(&registry.index))
 }
 
 fn find(registry: &Registry, name: &str) -> Result<Option<Account>, IndexError> {
-    let accounts = registry.index.read(Account::all)?;
+    let accounts = wait(registry.index.accounts())?;
     Ok(accounts.into_iter().find(|account| account.name == name))
 }
 

@@ -8,11 +8,11 @@ use std::io;
 use std::path::Path;
 use std::sync::PoisonError;
 
-use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
+use super::check::each_blob;
 use crate::blobs::{BlobError, Blobs, make_folder, sync_folder};
-use crate::index::{Index, IndexError, journal};
+use crate::index::{Index, journal};
 use crate::registry::{Registry, RegistryError};
 
 /// What was copied.
@@ -31,24 +31,17 @@ pub(crate) fn backup(registry: &Registry, to: &Path) -> Result<Copied, RegistryE
         .unwrap_or_else(PoisonError::into_inner);
     need_empty(to)?;
     let target = Blobs::open(to, 0)?;
-    let database = to.join("registry.db");
-    registry.index.copy_to(&database)?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
-    let copy = Connection::open_with_flags(&database, flags).map_err(IndexError::from)?;
     make_folder(&to.join("journal"))?;
-    journal::compact(&copy, &to.join("journal"), 1)?;
+    registry.index.copy_to(to)?;
+    let copy = Index::open(to)?;
     let mut copied = Copied::default();
-    let mut statement = copy
-        .prepare("SELECT key, size FROM blob WHERE deleting = 0")
-        .map_err(IndexError::from)?;
-    let mut rows = statement.query([]).map_err(IndexError::from)?;
-    while let Some(row) = rows.next().map_err(IndexError::from)? {
-        let key: String = row.get(0).map_err(IndexError::from)?;
-        let size: i64 = row.get(1).map_err(IndexError::from)?;
-        link_or_copy(&registry.blobs.path(&key), &target.path(&key))?;
+    each_blob(&copy, |key, _, size| {
+        link_or_copy(&registry.blobs.path(key), &target.path(key))?;
         copied.blobs += 1;
-        copied.bytes += u64::try_from(size).unwrap_or(0);
-    }
+        copied.bytes += size;
+        Ok(())
+    })?;
+    drop(copy);
     sync_all(to)?;
     Ok(copied)
 }

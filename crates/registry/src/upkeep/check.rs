@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::blobs::BlobError;
 use crate::digest::{Digest, Hasher};
-use crate::index::journal;
+use crate::index::{Index, journal};
 use crate::registry::{Registry, RegistryError};
 
 /// Rows that are read at once.
@@ -46,7 +46,7 @@ pub(crate) fn check(registry: &Registry) -> Result<Found, RegistryError> {
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     let mut found = Found::default();
-    each_blob(registry, |key, digest, size| {
+    each_blob(&registry.index, |key, digest, size| {
         found.blobs += 1;
         found.bytes += size;
         let path = registry.blobs.path(key);
@@ -97,7 +97,7 @@ pub(crate) fn check(registry: &Registry) -> Result<Found, RegistryError> {
 pub(crate) fn scrub(registry: &Registry) -> Result<Found, RegistryError> {
     let mut found = Found::default();
     let mut damaged = Vec::new();
-    each_blob(registry, |key, digest, size| {
+    each_blob(&registry.index, |key, digest, size| {
         found.blobs += 1;
         found.bytes += size;
         match hash(registry, key, digest, size) {
@@ -155,12 +155,12 @@ fn hash(registry: &Registry, key: &str, digest: &Digest, size: u64) -> io::Resul
 
 /// Calls `each` for every live blob: key, digest, size.
 pub(crate) fn each_blob(
-    registry: &Registry,
+    index: &Index,
     mut each: impl FnMut(&str, &Digest, u64) -> Result<(), BlobError>,
 ) -> Result<(), RegistryError> {
     let mut last = String::new();
     loop {
-        let page = registry.index.live_blobs(&last, AT_ONCE)?;
+        let page = index.live_blobs(&last, AT_ONCE)?;
         let Some((end, _, _)) = page.last() else {
             return Ok(());
         };

@@ -66,35 +66,20 @@ pub(crate) fn export(
             let digest: Digest = text
                 .parse()
                 .map_err(|error| RegistryError::Refused(format!("{error}")))?;
-            found.extend(
-                registry
-                    .index
-                    .by_digest(&repo, &digest)?
-                    .map(|row| (None, row)),
-            );
+            let row = wait(registry.index.by_digest(&repo, &digest))?;
+            found.extend(row.map(|row| (None, row)));
         }
         Some(text) => {
             let tag = parsed_tag(text)?;
-            found.extend(
-                registry
-                    .index
-                    .by_tag(&repo, &tag)?
-                    .map(|row| (Some(tag), row)),
-            );
+            let row = wait(registry.index.by_tag(&repo, &tag))?;
+            found.extend(row.map(|row| (Some(tag), row)));
         }
         None => {
-            for name in registry
-                .index
-                .tags(&repo, "", 1_000_000)?
-                .unwrap_or_default()
-            {
+            let tags = wait(registry.index.tags(&repo, "", 1_000_000))?;
+            for name in tags.unwrap_or_default() {
                 let tag = parsed_tag(&name)?;
-                found.extend(
-                    registry
-                        .index
-                        .by_tag(&repo, &tag)?
-                        .map(|row| (Some(tag), row)),
-                );
+                let row = wait(registry.index.by_tag(&repo, &tag))?;
+                found.extend(row.map(|row| (Some(tag), row)));
             }
         }
     }
@@ -164,7 +149,7 @@ impl Export<'_> {
             let manifest = match child.kind {
                 ChildKind::Blob => None,
                 ChildKind::Manifest | ChildKind::Either => {
-                    index.by_digest(&self.repo, &child.digest)?
+                    wait(index.by_digest(&self.repo, &child.digest))?
                 }
             };
             match manifest {
@@ -181,7 +166,7 @@ impl Export<'_> {
         if !self.done.insert(digest.clone()) {
             return Ok(());
         }
-        let Some(row) = self.registry.index.blob(&self.repo, digest)? else {
+        let Some(row) = wait(self.registry.index.blob(&self.repo, digest))? else {
             return refused(format!("{} does not have {digest}", self.repo));
         };
         link_or_copy(

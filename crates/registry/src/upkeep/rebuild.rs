@@ -6,8 +6,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::blobs::Blobs;
-use crate::index::{Index, journal};
+use crate::index::{Copy, Index, journal};
 use crate::registry::{Registry, RegistryError, take_lock};
+
+/// Rows that are written at once.
+const AT_ONCE: usize = 1000;
 
 /// What was found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -39,43 +42,33 @@ pub fn rebuild(folder: &Path, now: i64) -> Result<Rebuilt, RegistryError> {
     let mut rebuilt = Rebuilt::default();
     // Its own journal stays empty: the one of the folder says it all.
     let index = Index::open(&draft)?;
-    let mut files = Vec::new();
+    let mut copies = Vec::new();
     blobs.each(|file| {
-        files.push(file);
+        copies.push(Copy {
+            key: file.key,
+            digest: file.digest,
+            size: file.size,
+            committed_at: file.committed_at,
+        });
         Ok(())
     })?;
-    rebuilt.blobs = files.len() as u64;
-    let journal_folder = folder.join("journal");
-    rebuilt.changes = index.write_blocking(move |batch| {
-        // Of several copies of a blob the last one counts.
-        files.sort_by_key(|file| std::cmp::Reverse(file.committed_at));
-        for file in &files {
-            batch
-                .connection
-                .prepare_cached(
-                    "INSERT OR IGNORE INTO blob (key, digest, size, touched_at, created_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5)",
-                )?
-                .execute(rusqlite::params![
-                    file.key,
-                    file.digest.as_str(),
-                    i64::try_from(file.size).unwrap_or(i64::MAX),
-                    now,
-                    file.committed_at
-                ])?;
+    rebuilt.blobs = copies.len() as u64;
+    // Of several copies of a blob the last one counts.
+    copies.sort_by_key(|copy| std::cmp::Reverse(copy.committed_at));
+    for part in copies.chunks(AT_ONCE) {
+        index.refill_blobs(part.to_vec(), now)?;
+    }
+    let mut changes = Vec::new();
+    journal::replay(&folder.join("journal"), |change| {
+        rebuilt.changes += 1;
+        changes.push(change);
+        if changes.len() < AT_ONCE {
+            return Ok(());
         }
-        let mut count = 0;
-        journal::replay(&journal_folder, |change| {
-            count += 1;
-            change.apply(batch.connection).map(drop)
-        })?;
-        // What the journal does not know of may be garbage, after the usual time.
-        batch.connection.execute(
-            "INSERT OR IGNORE INTO review (repo, digest, at) SELECT 0, digest, ?1 FROM blob",
-            [now],
-        )?;
-        Ok(count)
+        index.refill(std::mem::take(&mut changes))
     })?;
+    index.refill(changes)?;
+    index.end_refill(now)?;
     drop(index);
     rebuilt.old = exchange(folder, &draft, now)?;
     Ok(rebuilt)

@@ -4,42 +4,23 @@
 //! A job that fails is undone alone. Nobody is answered before everything is on disk.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::change::Change;
-use super::journal::Journal;
-use super::{IndexError, schema};
+use super::open_reader;
+use crate::index::db::Db;
+use crate::index::journal::Journal;
+use crate::index::{Batch, IndexError, Job};
 
 /// The most jobs in one transaction.
 const MOST_JOBS: usize = 256;
-
-/// What a job may do: change the database, and say what the journal must remember.
-#[derive(Debug)]
-pub(crate) struct Batch<'a> {
-    pub(crate) connection: &'a Connection,
-    changes: Vec<Change>,
-    replaces: bool,
-}
-
-impl Batch<'_> {
-    /// Makes a change that must outlive the database.
-    pub(crate) fn change(&mut self, change: Change) -> Result<(), IndexError> {
-        self.replaces |= change.apply(self.connection)?;
-        self.changes.push(change);
-        Ok(())
-    }
-
-    /// Says that something which was read before is not there any more.
-    pub(crate) fn replaces(&mut self) {
-        self.replaces = true;
-    }
-}
 
 /// Tells whoever asked; `None` is success.
 type Reply = Box<dyn FnOnce(Option<IndexError>) + Send>;
@@ -72,7 +53,7 @@ impl Writer {
         let (jobs, queue) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("index".to_owned())
-            .spawn(move || run(&connection, journal, &queue, &epoch))
+            .spawn(move || run(&Mutex::new(connection), journal, &queue, &epoch))
             .map_err(|error| IndexError::io(Path::new("thread"), error))?;
         Ok(Self {
             jobs: Some(jobs),
@@ -81,14 +62,14 @@ impl Writer {
     }
 
     /// Hands in a job.
-    pub(super) fn submit<T: Send + 'static>(
+    pub(super) fn submit<J: Job>(
         &self,
-        job: impl FnOnce(&mut Batch<'_>) -> Result<T, IndexError> + Send + 'static,
-    ) -> Result<oneshot::Receiver<Result<T, IndexError>>, IndexError> {
+        job: J,
+    ) -> Result<oneshot::Receiver<Result<J::Output, IndexError>>, IndexError> {
         let (answer, receiver) = oneshot::channel();
         let work: Work = Box::new(move |batch| {
             let result = match batch {
-                Some(batch) => job(batch),
+                Some(batch) => at_once(job.run(batch)),
                 None => Err(IndexError::Closed),
             };
             let is_good = result.is_ok();
@@ -133,8 +114,21 @@ impl Drop for Writer {
     }
 }
 
+/// The output of a future that waits for nothing.
+fn at_once<T>(future: impl Future<Output = Result<T, IndexError>>) -> Result<T, IndexError> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => Err(IndexError::Closed),
+    }
+}
+
+/// The connection, between jobs; see [`Db::Sqlite`].
+fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn run(
-    connection: &Connection,
+    connection: &Mutex<Connection>,
     mut journal: Journal,
     queue: &Receiver<Message>,
     epoch: &AtomicU64,
@@ -157,13 +151,13 @@ fn run(
         }
     }
     // A clean end leaves one file; if this fails the next start does it.
-    if let Err(error) = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);") {
+    if let Err(error) = lock(connection).execute_batch("PRAGMA wal_checkpoint(TRUNCATE);") {
         drop(error);
     }
 }
 
 fn rotate(journal: &mut Journal, database: &Path) -> Result<(Connection, u64), IndexError> {
-    let snapshot = schema::open_reader(database)?;
+    let snapshot = open_reader(database)?;
     snapshot.execute_batch("BEGIN")?;
     let _snapshot_begins: i64 =
         snapshot.query_row("SELECT count(*) FROM meta", [], |row| row.get(0))?;
@@ -173,7 +167,7 @@ fn rotate(journal: &mut Journal, database: &Path) -> Result<(Connection, u64), I
 
 /// Does `first` and what else is waiting; returns a message that does not belong in here.
 fn transaction(
-    connection: &Connection,
+    connection: &Mutex<Connection>,
     journal: &mut Journal,
     first: Work,
     queue: &Receiver<Message>,
@@ -182,9 +176,9 @@ fn transaction(
     let mut replies: Vec<Reply> = Vec::new();
     let mut replaces = false;
     let mut other = None;
-    if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
+    if let Err(error) = begin(connection) {
         let (_undone, reply) = first(None);
-        reply(Some(error.into()));
+        reply(Some(error));
         return None;
     }
     let outcome = || {
@@ -203,7 +197,7 @@ fn transaction(
             }
         }
         let before = journal.append(&lines)?;
-        connection.execute_batch("COMMIT").map_err(|error| {
+        lock(connection).execute_batch("COMMIT").map_err(|error| {
             // What nobody was told of need not be remembered.
             if let Err(error) = journal.cut(before) {
                 drop(error);
@@ -213,8 +207,8 @@ fn transaction(
     };
     let failure = outcome().err();
     if failure.is_some()
-        && !connection.is_autocommit()
-        && let Err(error) = connection.execute_batch("ROLLBACK")
+        && !lock(connection).is_autocommit()
+        && let Err(error) = lock(connection).execute_batch("ROLLBACK")
     {
         // SQLite has rolled back by itself, or will when the connection is opened again.
         drop(error);
@@ -228,27 +222,32 @@ fn transaction(
     other
 }
 
+fn begin(connection: &Mutex<Connection>) -> Result<(), IndexError> {
+    Ok(lock(connection).execute_batch("BEGIN IMMEDIATE")?)
+}
+
 fn run_job(
-    connection: &Connection,
+    connection: &Mutex<Connection>,
     job: Work,
     lines: &mut Vec<u8>,
 ) -> Result<(Reply, bool), IndexError> {
-    connection.prepare_cached("SAVEPOINT job")?.execute([])?;
-    let mut batch = Batch {
-        connection,
-        changes: Vec::new(),
-        replaces: false,
+    let say = |sql: &str| -> Result<(), IndexError> {
+        lock(connection).prepare_cached(sql)?.execute([])?;
+        Ok(())
     };
+    say("SAVEPOINT job")?;
+    let mut batch = Batch::new(Db::Sqlite(connection));
     let (is_good, reply) = job(Some(&mut batch));
     if !is_good {
-        connection.prepare_cached("ROLLBACK TO job")?.execute([])?;
+        say("ROLLBACK TO job")?;
         batch.changes.clear();
     }
-    connection.prepare_cached("RELEASE job")?.execute([])?;
+    say("RELEASE job")?;
     for change in &batch.changes {
         change.write_line(lines);
     }
-    Ok((reply, batch.replaces && is_good))
+    let replaces = !batch.replaced.repos.is_empty() || batch.replaced.collected;
+    Ok((reply, replaces && is_good))
 }
 
 /// The same failure for each of those who share it.
