@@ -13,6 +13,7 @@ pub(crate) mod grants;
 pub(crate) mod login;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ring::hmac;
@@ -102,6 +103,9 @@ pub(crate) struct Access {
     /// What nobody in particular may do.
     pub(crate) public: Arc<Grants>,
     accounts: RwLock<Arc<Accounts>>,
+    /// Which accounts these are; see [`crate::index::Moment`].
+    version: AtomicU64,
+    reloading: tokio::sync::Mutex<()>,
     secret: hmac::Key,
     remembered: Mutex<BTreeMap<[u8; 32], (Caller, Seconds)>>,
     failures: Mutex<BTreeMap<String, login::Failures>>,
@@ -127,6 +131,8 @@ impl Access {
             needs_login: config.needs_login(),
             public: Arc::new(public),
             accounts: RwLock::default(),
+            version: AtomicU64::new(0),
+            reloading: tokio::sync::Mutex::default(),
             secret: hmac::Key::new(hmac::HMAC_SHA256, secret),
             remembered: Mutex::default(),
             failures: Mutex::default(),
@@ -159,6 +165,20 @@ impl Access {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
+        Ok(())
+    }
+
+    /// Reads the accounts again if others who share the index have changed them since.
+    pub(crate) async fn keep_up(&self, index: &Index, version: u64) -> Result<(), IndexError> {
+        if self.version.load(Ordering::Acquire) >= version {
+            return Ok(());
+        }
+        let _one_is_enough = self.reloading.lock().await;
+        if self.version.load(Ordering::Acquire) >= version {
+            return Ok(());
+        }
+        self.reload(index).await?;
+        self.version.store(version, Ordering::Release);
         Ok(())
     }
 

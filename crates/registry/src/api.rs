@@ -135,6 +135,10 @@ async fn dispatch(
         peer,
         moment: Moment::default(),
     };
+    if matches!(route, Route::Health) {
+        return own::health();
+    }
+    asked.moment = registry.moment(route.repo()).await?;
     match route {
         Route::Token => return token::answer(asked, body, name).await,
         Route::Health => return own::health(),
@@ -149,7 +153,6 @@ async fn dispatch(
         | Route::Tags(_)
         | Route::Referrers(..) => {}
     }
-    asked.moment = registry.index.moment(route.repo()).await?;
     asked.caller = asked.identify().await?;
     *name = Arc::clone(&asked.caller.name);
     match route {
@@ -175,10 +178,15 @@ impl Asked {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
+    /// Whether changes are refused.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.moment.read_only || self.registry.is_read_only()
+    }
+
     /// Checks that the caller may do something, and that changes are taken at all.
     pub(crate) fn allow(&self, action: Action, repo: &RepoName) -> Result<(), ApiError> {
         if self.caller.may(action, repo.as_str()) {
-            if action != Action::Pull && self.registry.is_read_only() {
+            if action != Action::Pull && self.is_read_only() {
                 return Err(ApiError::read_only());
             }
             return Ok(());

@@ -1,5 +1,6 @@
 //! The one file with settings, and what stands where it says nothing.
 
+mod database;
 pub(crate) mod units;
 
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use database::Database;
 pub use units::{Size, Span};
 
 use crate::name::Pattern;
@@ -21,6 +23,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// The folder with everything.
     pub data: Option<PathBuf>,
+    /// A database that several registries share; without it, a file in the folder is used.
+    pub database: Option<Database>,
     /// The URL clients use, where it is another than the one they are seen to use.
     pub external_url: Option<String>,
     /// Refuse every change.
@@ -144,6 +148,7 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 5000))],
             data: None,
+            database: None,
             external_url: None,
             read_only: false,
             tls: None,
@@ -232,6 +237,9 @@ impl Config {
         if let Some(data) = &mut config.data {
             *data = folder.join(&*data);
         }
+        if let Some(database) = &mut config.database {
+            database.place(folder);
+        }
         if let Some(tls) = &mut config.tls {
             tls.certificate = folder.join(&tls.certificate);
             tls.key = folder.join(&tls.key);
@@ -248,6 +256,9 @@ impl Config {
         let wrong = |text: String| Err(ConfigError::Unsafe(text));
         if self.listen.is_empty() {
             return wrong("`listen` names no address".to_owned());
+        }
+        if let Some(database) = &self.database {
+            database.check()?;
         }
         for pattern in &self.access.anonymous_pull {
             if let Err(error) = pattern.parse::<Pattern>() {

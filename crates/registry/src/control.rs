@@ -1,6 +1,7 @@
 //! Administration: commands for the process that owns the folder.
 //!
-//! A folder belongs to one process. A command goes to it over a socket in the folder, one JSON line
+//! Where registries share a database, a command is done by whoever has it: others see what it changes.
+//! Else a folder belongs to one process. A command goes to it over a socket in the folder, one JSON line
 //! each way; if no registry runs, whoever has the command opens the folder and does it itself. Both
 //! end in [`perform`]. Who may open the folder may command.
 
@@ -147,6 +148,9 @@ pub fn command(
     command: &Command,
     clock: Clock,
 ) -> Result<Value, RegistryError> {
+    if config.database.is_some() {
+        return perform(&Registry::open(folder, config, clock)?, command);
+    }
     if !Registry::exists(folder) {
         return Err(RegistryError::Missing {
             path: folder.to_owned(),
@@ -260,9 +264,11 @@ pub(crate) fn perform(registry: &Registry, command: &Command) -> Result<Value, R
             Ok(json!({ "repository": repository, "digest": digest }))
         }
         Command::ReadOnly { on } => {
-            registry
-                .read_only
-                .store(*on, std::sync::atomic::Ordering::Relaxed);
+            if !registry.index.set_read_only(*on)? {
+                registry
+                    .read_only
+                    .store(*on, std::sync::atomic::Ordering::Relaxed);
+            }
             Ok(json!({ "read-only": on }))
         }
         Command::Backup { to } => Ok(json!(upkeep::backup::backup(registry, to)?)),

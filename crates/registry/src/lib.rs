@@ -33,8 +33,8 @@ mod serve;
 mod upkeep;
 
 pub use config::{
-    Access, Config, ConfigError, Gc, Limits, Log, Login, MissingParts, Push, Size, Span, Tls,
-    schema,
+    Access, Config, ConfigError, Database, Gc, Limits, Log, Login, MissingParts, Push, Size, Span,
+    Tls, schema,
 };
 pub use control::{Command, command};
 pub use log::Sink;

@@ -1,28 +1,33 @@
-//! An open registry: everything in one folder, which belongs to this process.
+//! An open registry: everything in one folder, which belongs to this process; or its index in a
+//! database, and the folder to all processes that use that.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
+use tokio::runtime::Runtime;
 
 use crate::access::Access;
 use crate::blobs::pool::Pool;
 use crate::blobs::upload::Uploads;
 use crate::blobs::{BlobError, Blobs, make_folder};
 use crate::cache::Cache;
-use crate::config::Config;
-use crate::index::{Index, IndexError, Policy, Seconds};
+use crate::config::{Config, Database};
+use crate::index::{Address, Index, IndexError, Moment, Policy, Records, Seconds};
 use crate::metrics::Metrics;
+use crate::name::RepoName;
 use crate::secret;
 use crate::upkeep::wait;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
+/// How many seconds the clocks of processes that share an index may differ: much less than any grace time.
+const MOST_SKEW: Seconds = 30;
 /// Room on the disk that uploads leave, at least.
 const LEAST_RESERVE: u64 = 1 << 30;
 
@@ -65,7 +70,12 @@ pub enum RegistryError {
 
 impl From<IndexError> for RegistryError {
     fn from(error: IndexError) -> Self {
-        Self::Index(error.to_string())
+        let text = error.to_string();
+        if matches!(error, IndexError::InUse) {
+            Self::Refused(text)
+        } else {
+            Self::Index(text)
+        }
     }
 }
 
@@ -103,6 +113,8 @@ pub struct Registry {
     pub(crate) read_only: AtomicBool,
     /// Held by whatever must not meet a collection: backups, and collections themselves.
     pub(crate) upkeep: std::sync::Mutex<()>,
+    /// Where there is a database or another thing that is spoken to in tasks; [`crate::Server`] takes it.
+    pub(crate) runtime: Option<Runtime>,
     clock: Clock,
     _lock: File,
 }
@@ -122,15 +134,29 @@ impl Registry {
     /// Another process has it, or it cannot be read or written.
     pub fn open(folder: &Path, config: Config, clock: Clock) -> Result<Self, RegistryError> {
         make_folder(folder)?;
-        let lock = take_lock(folder)?;
+        let lock = match config.database {
+            Some(_) => share_lock(folder)?,
+            None => take_lock(folder)?,
+        };
         let seed = u32::from_ne_bytes(secret::random::<4>());
         let blobs = Blobs::open(folder, seed)?;
-        let index = Index::open(folder)?;
+        let mut runtime = None;
+        let index = match &config.database {
+            None => Index::open(folder)?,
+            Some(database) => {
+                let handle = runtime.insert(self::runtime()?).handle();
+                connect(database, folder, handle.clone())?
+            }
+        };
         let secret = index.kept_secret("secret", secret::random::<32>().to_vec())?;
         let access = wait(Access::open(&index, &config, &secret))?;
-        Ok(Self {
+        let registry = Self {
             access: Arc::new(access),
-            uploads: Uploads::new(&secret),
+            // Bytes in a folder are put together by the process that began to.
+            uploads: match index.is_shared() {
+                true => Uploads::new(&secret::random::<32>()),
+                false => Uploads::new(&secret),
+            },
             folder: folder.to_owned(),
             read_only: AtomicBool::new(config.read_only),
             config,
@@ -140,9 +166,19 @@ impl Registry {
             pool: Pool::default(),
             metrics: Metrics::default(),
             upkeep: std::sync::Mutex::new(()),
+            runtime,
             clock,
             _lock: lock,
-        })
+        };
+        let skew = registry.index.clock_skew(registry.now())?;
+        if skew.abs() > MOST_SKEW {
+            let what = format!(
+                "the database's clock and this machine's differ by {} seconds; set them right",
+                skew.abs()
+            );
+            return Err(RegistryError::Refused(what));
+        }
+        Ok(registry)
     }
 
     /// Whether a folder holds a registry.
@@ -162,6 +198,13 @@ impl Registry {
     /// The time.
     pub(crate) fn time(&self) -> SystemTime {
         (self.clock)()
+    }
+
+    /// How things stand now, for a request about `repo`.
+    pub(crate) async fn moment(&self, repo: Option<&RepoName>) -> Result<Moment, IndexError> {
+        let moment = self.index.moment(repo).await?;
+        self.access.keep_up(&self.index, moment.accounts).await?;
+        Ok(moment)
     }
 
     /// What is garbage now.
@@ -196,8 +239,47 @@ impl Registry {
     }
 }
 
+/// What answers requests, and what speaks to a database.
+pub(crate) fn runtime() -> Result<Runtime, RegistryError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(64)
+        .thread_keep_alive(Duration::from_secs(10))
+        .build()
+        .map_err(|error| RegistryError::Network(format!("no runtime: {error}")))
+}
+
+/// Opens the index in a database.
+fn connect(
+    database: &Database,
+    folder: &Path,
+    handle: tokio::runtime::Handle,
+) -> Result<Index, RegistryError> {
+    let connections = usize::try_from(database.connections).unwrap_or(usize::MAX);
+    let records = Records::in_folder(folder, handle.clone())?;
+    let address = address(database)?;
+    Ok(Index::connect(address, connections, records, handle)?)
+}
+
+/// Where a database is.
+pub(crate) fn address(database: &Database) -> Result<Address, RegistryError> {
+    let refused = |error: crate::config::ConfigError| RegistryError::Refused(error.to_string());
+    let url = database.url().map_err(refused)?;
+    Address::parse(&url, database.authorities())
+        .map_err(|error| RegistryError::Refused(error.to_string()))
+}
+
 /// Takes the folder for this process, for as long as the file is open.
 pub(crate) fn take_lock(folder: &Path) -> Result<File, RegistryError> {
+    lock(folder, FlockOperation::NonBlockingLockExclusive)
+}
+
+/// Takes the folder for this process and others that share an index.
+pub(crate) fn share_lock(folder: &Path) -> Result<File, RegistryError> {
+    lock(folder, FlockOperation::NonBlockingLockShared)
+}
+
+fn lock(folder: &Path, how: FlockOperation) -> Result<File, RegistryError> {
     let path = folder.join("lock");
     let file = OpenOptions::new()
         .write(true)
@@ -206,7 +288,7 @@ pub(crate) fn take_lock(folder: &Path) -> Result<File, RegistryError> {
         .mode(0o600)
         .open(&path)
         .map_err(|error| RegistryError::io("open", &path, error))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match flock(&file, how) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(RegistryError::InUse {
             path: folder.to_owned(),

@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -49,8 +50,8 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 pub struct Server {
     registry: Arc<Registry>,
     listeners: Vec<std::net::TcpListener>,
-    control: StdUnixListener,
-    control_path: PathBuf,
+    control: Option<(StdUnixListener, PathBuf)>,
+    runtime: Option<Runtime>,
     certificates: Option<Certificates>,
 }
 
@@ -69,7 +70,7 @@ impl Server {
     ///
     /// # Errors
     /// An address is taken, the settings would let anybody in, or the certificate cannot be used.
-    pub fn bind(registry: Registry) -> Result<Self, RegistryError> {
+    pub fn bind(mut registry: Registry) -> Result<Self, RegistryError> {
         let unsafe_ = |error: crate::config::ConfigError| RegistryError::Refused(error.to_string());
         registry.config.check().map_err(unsafe_)?;
         let certificates = registry
@@ -86,13 +87,19 @@ impl Server {
             listener.set_nonblocking(true).map_err(failed)?;
             listeners.push(listener);
         }
-        let control_path = control::path(&registry.folder);
-        let control = control::listen(&control_path)?;
+        // Where processes share an index, each does commands by itself.
+        let control = match registry.config.database {
+            Some(_) => None,
+            None => {
+                let path = control::path(&registry.folder);
+                Some((control::listen(&path)?, path))
+            }
+        };
         Ok(Self {
+            runtime: registry.runtime.take(),
             registry: Arc::new(registry),
             listeners,
             control,
-            control_path,
             certificates,
         })
     }
@@ -111,13 +118,11 @@ impl Server {
     ///
     /// # Errors
     /// The machine does not give what a server needs.
-    pub fn run(self, log: Sink, ready: impl FnOnce()) -> Result<(), RegistryError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .max_blocking_threads(64)
-            .thread_keep_alive(Duration::from_secs(10))
-            .build()
-            .map_err(|error| RegistryError::Network(format!("no runtime: {error}")))?;
+    pub fn run(mut self, log: Sink, ready: impl FnOnce()) -> Result<(), RegistryError> {
+        let runtime = match self.runtime.take() {
+            Some(runtime) => runtime,
+            None => crate::registry::runtime()?,
+        };
         let outcome = runtime.block_on(self.serve(log, ready));
         runtime.shutdown_timeout(Duration::from_secs(5));
         outcome
@@ -140,12 +145,16 @@ impl Server {
             let listener = TcpListener::from_std(listener).map_err(network)?;
             accepting.spawn(accept(Arc::clone(&shared), listener));
         }
-        let control = UnixListener::from_std(self.control).map_err(network)?;
-        accepting.spawn(control::accept(
-            Arc::clone(&registry),
-            control,
-            stop.clone(),
-        ));
+        let mut control_path = None;
+        if let Some((control, path)) = self.control {
+            let control = UnixListener::from_std(control).map_err(network)?;
+            accepting.spawn(control::accept(
+                Arc::clone(&registry),
+                control,
+                stop.clone(),
+            ));
+            control_path = Some(path);
+        }
         let upkeep = tokio::spawn(upkeep::in_the_background(
             Arc::clone(&registry),
             Arc::clone(&shared.log),
@@ -170,11 +179,8 @@ impl Server {
         shared
             .log
             .event(&registry, "stopped", json!({ "drained": is_drained }));
-        if let Err(error) = std::fs::remove_file(&self.control_path) {
-            let gone = error.kind() == std::io::ErrorKind::NotFound;
-            if !gone {
-                return Err(RegistryError::io("remove", &self.control_path, error));
-            }
+        if let Some(path) = control_path {
+            crate::blobs::remove_file(&path)?;
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ pub(crate) async fn in_the_background(
         }
         let shared = Arc::clone(&registry);
         let outcome =
-            tokio::task::spawn_blocking(move || gc::collect_some(&shared, with_orphans)).await;
+            tokio::task::spawn_blocking(move || gc::collect_in_turn(&shared, with_orphans)).await;
         match outcome {
             Ok(Ok(report)) if report == gc::Collected::default() => {}
             Ok(Ok(report)) => log.event(&registry, "collected", json!(report)),

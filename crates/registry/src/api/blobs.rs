@@ -124,8 +124,16 @@ async fn find(
         return Ok(None);
     };
     let now = registry.now();
-    if now - row.linked_at <= registry.lease() || registry.is_read_only() {
+    if now - row.linked_at <= registry.lease() {
         return Ok(Some(row));
+    }
+    if asked.is_read_only() {
+        // Nobody may rely on it for long. What others who share the index collect is not in the epoch.
+        let again = registry.index.is_shared();
+        return Ok(match again {
+            true => registry.index.blob(repo, digest).await?.map(Arc::new),
+            false => Some(row),
+        });
     }
     if !registry.index.renew_blob(repo, digest, now).await? {
         return Ok(None);

@@ -159,7 +159,17 @@ impl From<IndexError> for ApiError {
                 "the registry is stopping",
             )
             .with_header("retry-after", "5"),
+            error @ IndexError::Unavailable(_) => {
+                let message = "the registry cannot reach its database at the moment";
+                let mut answer = Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", message)
+                    .with_header("retry-after", "5");
+                answer.details.cause = Some(error.to_string());
+                answer
+            }
             error @ (IndexError::Sqlite(_)
+            | IndexError::Postgres(_)
+            | IndexError::InUse
+            | IndexError::Address(_)
             | IndexError::Io { .. }
             | IndexError::Format { .. }
             | IndexError::Row(_)) => Self::internal(&error),

@@ -19,7 +19,7 @@ pub(super) async fn ready(asked: &Asked) -> Answer {
     let free_bytes = registry.blobs.room()?.free_bytes;
     json(&json!({
         "status": "ok",
-        "read-only": registry.is_read_only(),
+        "read-only": asked.is_read_only(),
         "free-bytes": free_bytes,
     }))
 }

@@ -197,10 +197,11 @@ async fn commit(asked: &Asked, repo: &RepoName, digest: Digest, turn: Turn) -> A
         .await;
     // Also when it failed: then nobody knows of the copy. If the answer was lost, it stays and is
     // found as an orphan.
-    if !matches!(
-        stored,
-        Ok(Stored::New) | Err(crate::index::IndexError::Closed)
-    ) {
+    let is_superfluous = match &stored {
+        Ok(stored) => *stored == Stored::Already,
+        Err(error) => error.is_certain(),
+    };
+    if is_superfluous {
         registry.blobs.remove(&key)?;
     }
     stored?;

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::accounts::{Account, Token};
-use super::db::{Db, Lock, values};
+use super::db::{Db, Lock, together, values};
 use super::{Batch, IndexError, Seconds};
 use crate::document::{ChildKind, Document, Referrer};
 
@@ -81,6 +81,11 @@ impl Change {
     pub(super) fn write_line(&self, lines: &mut Vec<u8>) {
         serde_json::to_writer(&mut *lines, self).expect("a change has only text keys");
         lines.push(b'\n');
+    }
+
+    /// The change as a line, without its end.
+    pub(super) fn to_line(&self) -> String {
+        serde_json::to_string(self).expect("a change has only text keys")
     }
 
     /// Keeps a set of the manifests that there are, as `repository@digest`, up to date.
@@ -217,7 +222,7 @@ async fn put_manifest(
         values![repo, digest, media_type, body, subject, referrer.as_deref(), at, by],
     )
     .await?;
-    for child in &document.children {
+    let references = document.children.iter().map(async |child| {
         let kind = match child.kind {
             ChildKind::Blob => 0,
             ChildKind::Manifest => 1,
@@ -232,8 +237,9 @@ async fn put_manifest(
         if kind == 0 {
             link(db, repo, child.digest.as_str(), at).await?;
         }
-    }
-    Ok(())
+        Ok(())
+    });
+    together(references).await.map(drop)
 }
 
 /// Whether a repository has a manifest that is not in the trash.

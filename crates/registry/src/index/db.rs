@@ -7,12 +7,16 @@
 //!
 //! With SQLite every answer is there at once: a future from here is ready when it is first asked.
 
+use std::future::poll_fn;
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, params_from_iter};
 
 use super::IndexError;
+use super::postgres::pool::Pool;
+use super::postgres::session::Session;
 use super::sqlite::Readers;
 
 /// A database, in a transaction or outside of one.
@@ -22,11 +26,15 @@ pub(crate) enum Db<'a> {
     Sqlite(&'a Mutex<Connection>),
     /// SQLite, each statement by itself.
     Readers(&'a Readers),
+    /// A connection to PostgreSQL with a transaction.
+    Session(&'a Session),
+    /// PostgreSQL, each statement by itself, and again if the connection is lost.
+    Pool(&'a Pool),
 }
 
 /// What a transaction does to rows that it takes for itself until its end.
 ///
-/// SQLite, which has one transaction at a time, need not be told.
+/// Only PostgreSQL needs to be told: with SQLite there is one transaction at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Lock {
     /// Nothing: it only reads.
@@ -107,6 +115,7 @@ impl rusqlite::ToSql for Value<'_> {
 #[derive(Debug)]
 pub(crate) enum Row {
     Sqlite(Vec<rusqlite::types::Value>),
+    Postgres(tokio_postgres::Row),
 }
 
 impl Row {
@@ -124,6 +133,7 @@ impl Row {
                 Some(Value::Null) => Ok(None),
                 _ => Err(wrong(at)),
             },
+            Self::Postgres(row) => Ok(row.try_get(at)?),
         }
     }
 
@@ -141,6 +151,7 @@ impl Row {
                 Some(Value::Null) => Ok(None),
                 _ => Err(wrong(at)),
             },
+            Self::Postgres(row) => Ok(row.try_get(at)?),
         }
     }
 
@@ -152,6 +163,7 @@ impl Row {
                 Some(Value::Blob(bytes)) => Ok(std::mem::take(bytes)),
                 _ => Err(wrong(at)),
             },
+            Self::Postgres(row) => Ok(row.try_get(at)?),
         }
     }
 }
@@ -170,6 +182,8 @@ impl Db<'_> {
         match self {
             Self::Sqlite(connection) => execute(connection, sql, values),
             Self::Readers(readers) => execute(&*readers.take()?, sql, values),
+            Self::Session(session) => session.execute(sql, values).await,
+            Self::Pool(pool) => pool.execute(sql, values).await,
         }
     }
 
@@ -214,15 +228,44 @@ impl Db<'_> {
     /// who had the rows before.
     pub(crate) async fn locked(
         self,
-        _lock: Lock,
+        lock: Lock,
         sql: &'static str,
         values: &[Value<'_>],
     ) -> Result<Vec<Row>, IndexError> {
         match self {
             Self::Sqlite(connection) => rows(connection, sql, values),
             Self::Readers(readers) => rows(&*readers.take()?, sql, values),
+            Self::Session(session) => session.rows(lock, sql, values).await,
+            Self::Pool(pool) => pool.rows(lock, sql, values).await,
         }
     }
+}
+
+/// Waits for several statements together: each is sent without waiting for the answers to those before it.
+/// They are done in their order, also with locks.
+///
+/// # Errors
+/// The first one that failed; those after it in a transaction could only fail too.
+pub(crate) async fn together<T>(
+    statements: impl IntoIterator<Item = impl Future<Output = Result<T, IndexError>>>,
+) -> Result<Vec<T>, IndexError> {
+    let mut waiting: Vec<_> = statements.into_iter().map(Box::pin).collect();
+    let mut answers: Vec<Option<Result<T, IndexError>>> = waiting.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        for (statement, answer) in waiting.iter_mut().zip(&mut answers) {
+            if answer.is_none()
+                && let Poll::Ready(output) = statement.as_mut().poll(context)
+            {
+                *answer = Some(output);
+            }
+        }
+        match answers.iter().all(Option::is_some) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    answers.into_iter().flatten().collect()
 }
 
 fn execute(

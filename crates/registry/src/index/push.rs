@@ -9,7 +9,7 @@
 //! has the repository's row for itself, so what is read after that stays true.
 
 use super::change::{Change, ensure_repo, find_repo, has_manifest, link, own_repo, tagged};
-use super::db::{Lock, values};
+use super::db::{Lock, together, values};
 use super::{Batch, Index, IndexError, Job, Seconds};
 use crate::digest::Digest;
 use crate::document::{ChildKind, Document};
@@ -499,40 +499,40 @@ async fn missing_children(
     new: &NewManifest,
     now: Seconds,
 ) -> Result<Vec<Digest>, IndexError> {
-    let mut missing = Vec::new();
-    for child in &new.document.children {
+    let children = &new.document.children;
+    let are_there = together(children.iter().map(async |child| {
         let digest = child.digest.as_str();
-        let is_there = match (repo, child.kind) {
-            (None, _) => false,
-            (Some(repo), ChildKind::Manifest) => has_manifest(batch.db, repo, digest).await?,
-            (Some(repo), ChildKind::Blob) => has_blob(batch, repo, &child.digest, now).await?,
-            (Some(repo), ChildKind::Either) => {
-                has_manifest(batch.db, repo, digest).await?
-                    || has_blob(batch, repo, &child.digest, now).await?
-            }
-        };
-        if !is_there {
-            missing.push(child.digest.clone());
+        match (repo, child.kind) {
+            (None, _) => Ok(false),
+            (Some(repo), ChildKind::Manifest) => has_manifest(batch.db, repo, digest).await,
+            (Some(repo), ChildKind::Blob) => has_blob(batch, repo, digest, now).await,
+            (Some(repo), ChildKind::Either) => Ok(has_manifest(batch.db, repo, digest).await?
+                || has_blob(batch, repo, digest, now).await?),
         }
-    }
-    Ok(missing)
+    }))
+    .await?;
+    let missing = children.iter().zip(are_there).filter(|(_, there)| !there);
+    Ok(missing.map(|(child, _)| child.digest.clone()).collect())
 }
 
+/// Says that a blob is relied on which a repository has; `false` if it has not, or no live copy is there.
 async fn has_blob(
     batch: &Batch<'_>,
     repo: i64,
-    digest: &Digest,
+    digest: &str,
     now: Seconds,
 ) -> Result<bool, IndexError> {
     // What another repository has is not this one's: else its name would be enough to read it.
-    let linked = batch
+    let touched = batch
         .db
-        .exists(
-            "SELECT 1 FROM link WHERE repo = ?1 AND digest = ?2",
-            values![repo, digest.as_str()],
+        .execute(
+            "UPDATE blob SET touched_at = CASE WHEN touched_at < ?2 THEN ?2 ELSE touched_at END
+             WHERE digest = ?1 AND deleting = 0
+                 AND EXISTS (SELECT 1 FROM link WHERE repo = ?3 AND digest = ?1)",
+            values![digest, now, repo],
         )
         .await?;
-    Ok(linked && touch(batch, digest, now).await?)
+    Ok(touched > 0)
 }
 
 /// A manifest that is not in the trash and needs this one or this blob.

@@ -18,7 +18,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::change::{Change, own_repo};
-use super::db::{Db, values};
+use super::db::{Db, together, values};
 use super::push::own_blob;
 use super::read::unsigned;
 use super::{Batch, Index, IndexError, Job, Lock, Seconds};
@@ -256,13 +256,19 @@ impl Job for SweepBlobs {
             .map(|mut row| Ok((row.text(0)?, row.int(1)?)))
             .collect::<Result<_, IndexError>>()?;
         suggested.sort();
-        let mut owned = None;
-        for (digest, repo) in &suggested {
-            if owned != Some(digest) {
-                own_blob(batch, digest).await?;
-                owned = Some(digest);
-            }
-            review(batch, *repo, digest, due).await?;
+        let mut digests: Vec<&str> = suggested
+            .iter()
+            .map(|(digest, _)| digest.as_str())
+            .collect();
+        digests.dedup();
+        together(digests.into_iter().map(|digest| own_blob(batch, digest))).await?;
+        let db = batch.db;
+        let reviews = suggested
+            .iter()
+            .map(|(digest, repo)| review(db, *repo, digest, due));
+        let collected = together(reviews).await?;
+        if collected.contains(&true) {
+            batch.collects();
         }
         Ok(suggested.len())
     }
@@ -276,11 +282,13 @@ impl Job for Bury {
     type Output = ();
 
     async fn run(&self, batch: &mut Batch<'_>) -> Result<(), IndexError> {
-        for key in &self.keys {
-            let sql = "DELETE FROM blob WHERE key = ?1 AND deleting = 1";
-            batch.db.execute(sql, values![key]).await?;
-        }
-        Ok(())
+        let db = batch.db;
+        let sql = "DELETE FROM blob WHERE key = ?1 AND deleting = 1";
+        let burials = self
+            .keys
+            .iter()
+            .map(async |key| db.execute(sql, values![key]).await);
+        together(burials).await.map(drop)
     }
 }
 
@@ -381,72 +389,65 @@ impl Job for Undelete {
 }
 
 /// Decides about one blob of one repository, or, for repository 0, about the copy, which the
-/// transaction has for itself.
-async fn review(
-    batch: &mut Batch<'_>,
-    repo: i64,
-    digest: &str,
-    due: Seconds,
-) -> Result<(), IndexError> {
-    let db = batch.db;
+/// transaction has for itself; says whether a repository lost it.
+async fn review(db: Db<'_>, repo: i64, digest: &str, due: Seconds) -> Result<bool, IndexError> {
     db.execute(
         "DELETE FROM review WHERE repo = ?1 AND digest = ?2",
         values![repo, digest],
     )
     .await?;
     if repo != 0 {
-        let sql = "SELECT 1 FROM ref WHERE child = ?2 AND repo = ?1 LIMIT 1";
-        if db.exists(sql, values![repo, digest]).await? {
-            return Ok(());
-        }
         let loose = db
             .execute(
-                "DELETE FROM link WHERE repo = ?1 AND digest = ?2 AND at <= ?3",
+                "DELETE FROM link WHERE repo = ?1 AND digest = ?2 AND at <= ?3
+                     AND NOT EXISTS (SELECT 1 FROM ref WHERE child = ?2 AND repo = ?1)",
                 values![repo, digest, due],
             )
             .await?;
-        if loose == 0 {
-            // Somebody was told of it since; or it is not linked, and the copy may be garbage.
-            let later = db
-                .execute(
-                    "INSERT INTO review (repo, digest, at) SELECT repo, digest, at FROM link
-                     WHERE repo = ?1 AND digest = ?2
-                     ON CONFLICT (repo, digest) DO UPDATE SET at = excluded.at",
-                    values![repo, digest],
-                )
-                .await?;
-            if later > 0 {
-                return Ok(());
-            }
+        if loose == 0 && stays(db, repo, digest).await? {
+            return Ok(false);
         }
-        batch.collects();
-    }
-    let is_used = db
-        .exists(
-            "SELECT 1 FROM link WHERE digest = ?1 UNION ALL SELECT 1 FROM ref WHERE child = ?1 LIMIT 1",
-            values![digest],
-        )
-        .await?;
-    if is_used {
-        return Ok(());
     }
     let doomed = db
         .execute(
-            "UPDATE blob SET deleting = 1 WHERE digest = ?1 AND deleting = 0 AND touched_at <= ?2",
+            "UPDATE blob SET deleting = 1 WHERE digest = ?1 AND deleting = 0 AND touched_at <= ?2
+                 AND NOT EXISTS (SELECT 1 FROM link WHERE digest = ?1)
+                 AND NOT EXISTS (SELECT 1 FROM ref WHERE child = ?1)",
             values![digest, due],
         )
         .await?;
     if doomed == 0 {
-        // It may be up for review already, when it was deleted from another repository.
+        // Somebody has it; or it is too young, and may be up for review already, when it was deleted from
+        // another repository.
         db.execute(
             "INSERT INTO review (repo, digest, at) SELECT 0, digest, touched_at FROM blob
              WHERE digest = ?1 AND deleting = 0
+                 AND NOT EXISTS (SELECT 1 FROM link WHERE digest = ?1)
+                 AND NOT EXISTS (SELECT 1 FROM ref WHERE child = ?1)
              ON CONFLICT (repo, digest) DO UPDATE SET at = excluded.at",
             values![digest],
         )
         .await?;
     }
-    Ok(())
+    Ok(repo != 0)
+}
+
+/// Whether a repository keeps a blob that it did not lose: a manifest needs it, or somebody was told of it
+/// since, and it is looked at again when that is long ago. Else it had none.
+async fn stays(db: Db<'_>, repo: i64, digest: &str) -> Result<bool, IndexError> {
+    let sql = "SELECT 1 FROM ref WHERE child = ?2 AND repo = ?1 LIMIT 1";
+    if db.exists(sql, values![repo, digest]).await? {
+        return Ok(true);
+    }
+    let later = db
+        .execute(
+            "INSERT INTO review (repo, digest, at) SELECT repo, digest, at FROM link
+             WHERE repo = ?1 AND digest = ?2
+             ON CONFLICT (repo, digest) DO UPDATE SET at = excluded.at",
+            values![repo, digest],
+        )
+        .await?;
+    Ok(later > 0)
 }
 
 /// Manifests in the order in which their repositories are to be locked.

@@ -1,5 +1,7 @@
 //! The index against a model of what must hold, with collections at any moment.
 
+mod replicas;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
@@ -92,9 +94,24 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..60)
 }
 
+/// Where the index is kept.
+enum Place {
+    Folder(tempfile::TempDir),
+    Server(std::rc::Rc<replicas::Server>),
+}
+
+impl Place {
+    fn open(&self) -> Index {
+        match self {
+            Self::Folder(folder) => Index::open(folder.path()).unwrap(),
+            Self::Server(server) => server.connect(),
+        }
+    }
+}
+
 /// The index, the files there would be, and what clients were promised.
 struct World {
-    folder: tempfile::TempDir,
+    place: Place,
     index: Option<Index>,
     now: Seconds,
     keys: u64,
@@ -139,10 +156,13 @@ fn manifest(blobs: (usize, usize)) -> (Digest, Vec<u8>) {
 
 impl World {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::at(Place::Folder(tempfile::tempdir().unwrap()))
+    }
+
+    fn at(place: Place) -> Self {
         Self {
-            index: Some(Index::open(folder.path()).unwrap()),
-            folder,
+            index: Some(place.open()),
+            place,
             now: 1_000_000,
             keys: 0,
             files: BTreeSet::new(),
@@ -278,7 +298,7 @@ impl World {
             Step::Wait(seconds) => self.now += seconds,
             Step::Restart => {
                 self.index = None;
-                self.index = Some(Index::open(self.folder.path()).unwrap());
+                self.index = Some(self.place.open());
             }
             Step::Compact => self.index().compact_journal().unwrap(),
         }
@@ -365,11 +385,12 @@ impl World {
             self.files
         );
         let mut remembered = BTreeSet::new();
-        journal::replay(&self.index().journal_folder(), |change| {
-            change.note_manifest(&mut remembered);
-            Ok(())
-        })
-        .unwrap();
+        self.index()
+            .replay(|change| {
+                change.note_manifest(&mut remembered);
+                Ok(())
+            })
+            .unwrap();
         for (number, digest) in self.promised.keys() {
             assert!(remembered.contains(&format!("{}@{digest}", repo(*number))));
         }
@@ -390,9 +411,41 @@ proptest! {
     }
 }
 
+/// The same with a database, which is slower: fewer worlds.
+#[test]
+fn a_database_loses_nothing_and_keeps_no_garbage() {
+    let server = std::rc::Rc::new(replicas::Server::start(""));
+    let config = ProptestConfig {
+        cases: 16,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let outcome = runner.run(&steps(), |steps| {
+        server.empty();
+        let mut world = World::at(Place::Server(std::rc::Rc::clone(&server)));
+        for step in steps {
+            world.step(step);
+            world.check();
+        }
+        world.end();
+        Ok(())
+    });
+    outcome.unwrap();
+}
+
 #[test]
 fn a_blob_may_be_up_for_review_on_two_accounts() {
-    let mut world = World::new();
+    let server = std::rc::Rc::new(replicas::Server::start(""));
+    for place in [
+        Place::Folder(tempfile::tempdir().unwrap()),
+        Place::Server(server),
+    ] {
+        review_on_two_accounts(World::at(place));
+    }
+}
+
+fn review_on_two_accounts(mut world: World) {
     for step in [
         Step::Upload { repo: 1, blob: 3 },
         Step::Mount {
@@ -438,7 +491,10 @@ fn a_line_that_was_being_written_is_cut_off() {
         tag: 0,
     });
     world.index = None;
-    let path = world.folder.path().join("journal/00000001.log");
+    let Place::Folder(folder) = &world.place else {
+        return;
+    };
+    let path = folder.path().join("journal/00000001.log");
     let whole = std::fs::read(&path).unwrap();
     std::fs::write(&path, [&whole[..], b"{\"op\":\"untag\",\"re"].concat()).unwrap();
     world.step(Step::Restart);

@@ -29,6 +29,10 @@ pub(crate) fn backup(registry: &Registry, to: &Path) -> Result<Copied, RegistryE
         .upkeep
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
+    if registry.index.is_shared() {
+        let what = "the index is in a database: back that up with its own means (`pg_dump`), then copy the bytes";
+        return Err(RegistryError::Refused(what.to_owned()));
+    }
     need_empty(to)?;
     let target = Blobs::open(to, 0)?;
     make_folder(&to.join("journal"))?;

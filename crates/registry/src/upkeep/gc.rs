@@ -2,13 +2,16 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::index::Collector;
 use crate::registry::{Registry, RegistryError};
 
-/// A journal of fewer bytes is left as it is.
-const LEAST_JOURNAL: u64 = 16 << 20;
+/// How long a command waits for its turn, and how often it looks.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 
 /// What was done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -29,16 +32,34 @@ pub(crate) struct Collected {
 }
 
 /// Collects everything there is, and looks for files that nothing knows.
+///
+/// # Errors
+/// Among others, another process that shares the index collects and does not come to an end.
 pub(crate) fn collect(registry: &Registry) -> Result<Collected, RegistryError> {
-    collect_some(registry, true)
+    collect_some(registry, true, LONGEST_WAIT)
 }
 
-/// Collects; with `orphans`, every name on disk is looked at.
-pub(crate) fn collect_some(registry: &Registry, orphans: bool) -> Result<Collected, RegistryError> {
+/// Collects; with `orphans`, every name on disk is looked at. Nothing happens if another process that shares the
+/// index collects.
+pub(crate) fn collect_in_turn(
+    registry: &Registry,
+    orphans: bool,
+) -> Result<Collected, RegistryError> {
+    collect_some(registry, orphans, Duration::ZERO)
+}
+
+fn collect_some(
+    registry: &Registry,
+    orphans: bool,
+    patience: Duration,
+) -> Result<Collected, RegistryError> {
     let _alone = registry
         .upkeep
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
+    let Some(_right) = take_right(registry, patience)? else {
+        return Ok(Collected::default());
+    };
     let policy = registry.policy();
     let mut report = Collected::default();
     loop {
@@ -66,7 +87,7 @@ pub(crate) fn collect_some(registry: &Registry, orphans: bool) -> Result<Collect
     if orphans {
         report.orphans = quarantine_orphans(registry)?;
     }
-    compact_journal(registry)?;
+    registry.index.tidy()?;
     let metrics = &registry.metrics;
     metrics.collections.fetch_add(1, Ordering::Relaxed);
     metrics
@@ -76,6 +97,28 @@ pub(crate) fn collect_some(registry: &Registry, orphans: bool) -> Result<Collect
         .collected_bytes
         .fetch_add(report.bytes, Ordering::Relaxed);
     Ok(report)
+}
+
+/// Takes the right to collect, which one process has at a time; `None` if another has it and there is no time to
+/// wait.
+pub(super) fn take_right(
+    registry: &Registry,
+    patience: Duration,
+) -> Result<Option<Collector>, RegistryError> {
+    let until = Instant::now() + patience;
+    loop {
+        if let Some(right) = registry.index.take_upkeep()? {
+            return Ok(Some(right));
+        }
+        if patience.is_zero() {
+            return Ok(None);
+        }
+        if Instant::now() > until {
+            let what = "another process that shares the index collects garbage; try again later";
+            return Err(RegistryError::Refused(what.to_owned()));
+        }
+        std::thread::sleep(BETWEEN_TRIES);
+    }
 }
 
 /// Removes the files of copies that nothing can refer to any more, then forgets them.
@@ -114,13 +157,4 @@ fn quarantine_orphans(registry: &Registry) -> Result<u64, RegistryError> {
         }
     }
     Ok(count)
-}
-
-/// Shortens the journal when most of it is about what is gone.
-fn compact_journal(registry: &Registry) -> Result<(), RegistryError> {
-    let bytes = registry.index.journal_bytes()?;
-    if bytes > LEAST_JOURNAL && bytes > 4 * registry.index.manifest_bytes()? {
-        registry.index.compact_journal()?;
-    }
-    Ok(())
 }

@@ -5,9 +5,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::wait;
 use crate::blobs::Blobs;
-use crate::index::{Copy, Index, journal};
-use crate::registry::{Registry, RegistryError, take_lock};
+use crate::config::{Config, Database};
+use crate::index::change::Change;
+use crate::index::{Copy, Index, IndexError, Rebuild, Records, journal};
+use crate::registry::{Registry, RegistryError, address, runtime, share_lock, take_lock};
 
 /// Rows that are written at once.
 const AT_ONCE: usize = 1000;
@@ -20,15 +23,18 @@ pub struct Rebuilt {
     /// Lines of the journal.
     pub changes: u64,
     /// Where the index is that was there before.
-    pub old: Option<std::path::PathBuf>,
+    pub old: Option<String>,
 }
 
-/// Makes the index of a folder again; `now` is in seconds since 1970. The one that was there is
-/// kept beside it. Blocks.
+/// Makes the index of a folder again, or the one in the database that `config` names; `now` is in
+/// seconds since 1970. The one that was there is kept beside it. Blocks.
 ///
 /// # Errors
-/// A registry runs in the folder, or a file cannot be read or written.
-pub fn rebuild(folder: &Path, now: i64) -> Result<Rebuilt, RegistryError> {
+/// A registry runs, or a file or the database cannot be read or written.
+pub fn rebuild(folder: &Path, config: &Config, now: i64) -> Result<Rebuilt, RegistryError> {
+    if let Some(database) = &config.database {
+        return in_database(folder, database, now);
+    }
     if !Registry::exists(folder) {
         return Err(RegistryError::Missing {
             path: folder.to_owned(),
@@ -39,9 +45,42 @@ pub fn rebuild(folder: &Path, now: i64) -> Result<Rebuilt, RegistryError> {
     let draft = folder.join("rebuild");
     crate::blobs::make_folder(&draft)?;
     remove_database(&draft)?;
-    let mut rebuilt = Rebuilt::default();
     // Its own journal stays empty: the one of the folder says it all.
     let index = Index::open(&draft)?;
+    let replay = |each: &mut Each<'_>| journal::replay(&folder.join("journal"), each);
+    let mut rebuilt = fill(&index, &blobs, replay, now)?;
+    drop(index);
+    rebuilt.old = exchange(folder, &draft, now)?.map(|path| path.display().to_string());
+    Ok(rebuilt)
+}
+
+/// The same with a database. A folder that one process had for itself becomes one for many that way.
+fn in_database(folder: &Path, database: &Database, now: i64) -> Result<Rebuilt, RegistryError> {
+    let _ours = share_lock(folder)?;
+    let blobs = Blobs::open(folder, 0)?;
+    let runtime = runtime()?;
+    let handle = runtime.handle().clone();
+    let records = Records::in_folder(folder, handle.clone())?;
+    let draft = Rebuild::begin(address(database)?, handle.clone())?;
+    let replay = |each: &mut Each<'_>| wait(records.replay(each));
+    let mut rebuilt = fill(&draft.index, &blobs, replay, now)?;
+    rebuilt.old = draft.exchange(now)?.map(|name| format!("schema {name}"));
+    // From here on this is what there is, whatever was read.
+    Index::connect(address(database)?, 1, records, handle)?.compact_journal()?;
+    Ok(rebuilt)
+}
+
+/// Takes a change.
+type Each<'a> = dyn FnMut(Change) -> Result<(), IndexError> + 'a;
+
+/// Fills an empty index.
+fn fill(
+    index: &Index,
+    blobs: &Blobs,
+    replay: impl FnOnce(&mut Each<'_>) -> Result<(), IndexError>,
+    now: i64,
+) -> Result<Rebuilt, RegistryError> {
+    let mut rebuilt = Rebuilt::default();
     let mut copies = Vec::new();
     blobs.each(|file| {
         copies.push(Copy {
@@ -59,7 +98,7 @@ pub fn rebuild(folder: &Path, now: i64) -> Result<Rebuilt, RegistryError> {
         index.refill_blobs(part.to_vec(), now)?;
     }
     let mut changes = Vec::new();
-    journal::replay(&folder.join("journal"), |change| {
+    replay(&mut |change| {
         rebuilt.changes += 1;
         changes.push(change);
         if changes.len() < AT_ONCE {
@@ -69,8 +108,6 @@ pub fn rebuild(folder: &Path, now: i64) -> Result<Rebuilt, RegistryError> {
     })?;
     index.refill(changes)?;
     index.end_refill(now)?;
-    drop(index);
-    rebuilt.old = exchange(folder, &draft, now)?;
     Ok(rebuilt)
 }
 

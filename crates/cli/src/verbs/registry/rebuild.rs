@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let config = args.place.config(settings)?;
     let folder = args.place.folder(&config, settings)?;
     let now = i64::try_from(settings.now_seconds()).unwrap_or(i64::MAX);
-    let rebuilt = kiln_registry::rebuild(&folder, now)?;
+    let rebuilt = kiln_registry::rebuild(&folder, &config, now)?;
     let count =
         |number: u64, noun| text::count(usize::try_from(number).unwrap_or(usize::MAX), noun);
     printer.note(format!(
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         count(rebuilt.changes, "change")
     ));
     if let Some(old) = &rebuilt.old {
-        printer.note(format!("the old one is {}", old.display()));
+        printer.note(format!("the old one is {old}"));
     }
     Ok(())
 }

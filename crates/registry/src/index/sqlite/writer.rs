@@ -217,7 +217,7 @@ fn transaction(
         epoch.fetch_add(1, Ordering::AcqRel);
     }
     for reply in replies {
-        reply(failure.as_ref().map(copy));
+        reply(failure.as_ref().map(IndexError::copy));
     }
     other
 }
@@ -248,16 +248,4 @@ fn run_job(
     }
     let replaces = !batch.replaced.repos.is_empty() || batch.replaced.collected;
     Ok((reply, replaces && is_good))
-}
-
-/// The same failure for each of those who share it.
-fn copy(error: &IndexError) -> IndexError {
-    match error {
-        IndexError::Full => IndexError::Full,
-        IndexError::Closed => IndexError::Closed,
-        error @ (IndexError::Sqlite(_)
-        | IndexError::Io { .. }
-        | IndexError::Format { .. }
-        | IndexError::Row(_)) => IndexError::Row(error.to_string()),
-    }
 }

@@ -1,0 +1,55 @@
+//! The tables, made by whoever comes first.
+
+use super::SETUP;
+use super::session::Session;
+use crate::index::IndexError;
+use crate::index::db::{Db, values};
+use crate::index::schema::{FORMAT, postgres_tables};
+
+/// What only several processes need beside a journal: numbers that tell what is over
+/// ([`super::moments`]), one state for all, and marks of transactions that were committed.
+const FURTHER: &str = "
+ALTER TABLE repo ADD COLUMN epoch BIGINT NOT NULL DEFAULT nextval('epoch');
+CREATE TABLE state (format BIGINT NOT NULL, accounts BIGINT NOT NULL, read_only BIGINT NOT NULL);
+CREATE TABLE done (id TEXT PRIMARY KEY, at BIGINT NOT NULL);
+CREATE INDEX done_at ON done (at);
+";
+
+/// Makes the tables if there are none.
+///
+/// # Errors
+/// They have another format, or the account may not make them.
+pub(super) async fn prepare(session: &Session, schema: &str) -> Result<(), IndexError> {
+    session
+        .say(&format!(
+            "BEGIN; SELECT pg_advisory_xact_lock({SETUP}); SET search_path TO {schema}"
+        ))
+        .await?;
+    let db = Db::Session(session);
+    let sql = "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = ?1 AND tablename = 'state'";
+    if !db.exists(sql, values![schema]).await? {
+        let sql = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = ?1";
+        if !db.exists(sql, values![schema]).await? {
+            session.say(&format!("CREATE SCHEMA {schema}")).await?;
+        }
+        // No number is ever used twice, also not by tables that are made anew.
+        let sql = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
+        let first = db.number(sql, values![]).await?;
+        let tables = postgres_tables();
+        session
+            .say(&format!(
+                "CREATE SEQUENCE epoch START WITH {first}; {tables} {FURTHER}
+                 CREATE TABLE journal (
+                     number BIGINT GENERATED ALWAYS AS IDENTITY (START WITH {first}) PRIMARY KEY,
+                     repo TEXT COLLATE \"C\" NOT NULL, line TEXT NOT NULL);
+                 CREATE INDEX journal_repo ON journal (repo, number);
+                 INSERT INTO state VALUES ({FORMAT}, nextval('epoch'), 0)"
+            ))
+            .await?;
+    }
+    let found = db.number("SELECT format FROM state", values![]).await?;
+    if found != FORMAT {
+        return Err(IndexError::Format { found });
+    }
+    session.say("COMMIT").await
+}
