@@ -3,6 +3,7 @@
 
 mod access;
 mod blobs;
+mod database;
 mod durability;
 mod hostile;
 mod lists;

@@ -26,7 +26,7 @@ fn guarded(space: &TestSpace) -> OwnRegistry {
     registry
 }
 
-fn basic(user: &str, password: &str) -> String {
+pub(super) fn basic(user: &str, password: &str) -> String {
     use std::fmt::Write as _;
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::from("Basic ");
@@ -44,7 +44,12 @@ fn basic(user: &str, password: &str) -> String {
 }
 
 /// A program's token for an account.
-fn token(space: &TestSpace, registry: &OwnRegistry, user: &str, more: &[&str]) -> String {
+pub(super) fn token(
+    space: &TestSpace,
+    registry: &OwnRegistry,
+    user: &str,
+    more: &[&str],
+) -> String {
     let mut arguments = vec!["token", "add", user, "test"];
     arguments.extend(more);
     let run = registry.admin(space, &arguments);
@@ -53,7 +58,7 @@ fn token(space: &TestSpace, registry: &OwnRegistry, user: &str, more: &[&str]) -
 }
 
 /// A bearer token for scopes.
-fn bearer(registry: &OwnRegistry, login: Option<&str>, scopes: &[&str]) -> String {
+pub(super) fn bearer(registry: &OwnRegistry, login: Option<&str>, scopes: &[&str]) -> String {
     let scopes: String = scopes
         .iter()
         .map(|scope| format!("&scope={scope}"))
@@ -74,12 +79,12 @@ fn bearer(registry: &OwnRegistry, login: Option<&str>, scopes: &[&str]) -> Strin
     format!("Bearer {}", json["token"].as_str().expect("a token"))
 }
 
-fn with(registry: &OwnRegistry, login: &str, method: &str, path: &str) -> Reply {
+pub(super) fn with(registry: &OwnRegistry, login: &str, method: &str, path: &str) -> Reply {
     registry.ask(method, path, &[("Authorization", login)], b"")
 }
 
 #[test]
-fn nobody_in_particular_reads_what_is_public_and_nothing_else() {
+pub(super) fn nobody_in_particular_reads_what_is_public_and_nothing_else() {
     let space = TestSpace::new();
     let mut registry = guarded(&space);
     registry.authorization = Some(basic("root", &token(&space, &registry, "root", &[])));
@@ -133,7 +138,7 @@ fn nobody_in_particular_reads_what_is_public_and_nothing_else() {
 }
 
 #[test]
-fn the_question_names_realm_service_and_scope() {
+pub(super) fn the_question_names_realm_service_and_scope() {
     let space = TestSpace::new();
     let registry = guarded(&space);
     let question = |method: &str, path: &str| {
@@ -163,7 +168,7 @@ fn the_question_names_realm_service_and_scope() {
 }
 
 #[test]
-fn grants_and_scopes_are_both_needed() {
+pub(super) fn grants_and_scopes_are_both_needed() {
     let space = TestSpace::new();
     let mut registry = guarded(&space);
     let alice = basic("alice", &token(&space, &registry, "alice", &[]));
@@ -213,7 +218,7 @@ fn grants_and_scopes_are_both_needed() {
 }
 
 #[test]
-fn blobs_are_mounted_only_from_where_one_may_read() {
+pub(super) fn blobs_are_mounted_only_from_where_one_may_read() {
     let space = TestSpace::new();
     let mut registry = guarded(&space);
     registry
@@ -274,7 +279,7 @@ fn blobs_are_mounted_only_from_where_one_may_read() {
 }
 
 #[test]
-fn forged_revoked_and_expired_tokens_are_nothing() {
+pub(super) fn forged_revoked_and_expired_tokens_are_nothing() {
     let space = TestSpace::new();
     let mut registry = guarded(&space);
     let secret = token(&space, &registry, "alice", &["--grant", "team/app:pull"]);
@@ -327,7 +332,7 @@ fn forged_revoked_and_expired_tokens_are_nothing() {
 }
 
 #[test]
-fn a_password_is_tried_and_many_wrong_ones_make_wait() {
+pub(super) fn a_password_is_tried_and_many_wrong_ones_make_wait() {
     let space = TestSpace::new();
     let registry = guarded(&space);
     let arguments = [
@@ -382,7 +387,7 @@ fn a_password_is_tried_and_many_wrong_ones_make_wait() {
 }
 
 #[test]
-fn other_addresses_need_tls_and_accounts() {
+pub(super) fn other_addresses_need_tls_and_accounts() {
     let space = TestSpace::new();
     let data = space.path().join("data");
     let serve = |more: &[&str]| {
@@ -410,7 +415,7 @@ fn other_addresses_need_tls_and_accounts() {
 }
 
 #[test]
-fn tls_is_spoken_and_its_certificate_replaced_while_running() {
+pub(super) fn tls_is_spoken_and_its_certificate_replaced_while_running() {
     let space = TestSpace::new();
     let folder = space.path().join("own-registry");
     fs::create_dir_all(&folder).expect("a folder");

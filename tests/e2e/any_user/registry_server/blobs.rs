@@ -6,7 +6,7 @@ use crate::fixtures::own_registry::{MANIFEST, OwnRegistry, image, sha256};
 use crate::space::TestSpace;
 
 #[test]
-fn a_blob_is_read_whole_and_by_its_head() {
+pub(super) fn a_blob_is_read_whole_and_by_its_head() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     for bytes in [&b"some bytes"[..], b"", b"{}"] {
@@ -41,7 +41,7 @@ fn a_blob_is_read_whole_and_by_its_head() {
 }
 
 #[test]
-fn what_is_not_there_is_unknown_and_what_cannot_be_is_invalid() {
+pub(super) fn what_is_not_there_is_unknown_and_what_cannot_be_is_invalid() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let digest = registry.blob("a", b"x");
@@ -68,7 +68,7 @@ fn what_is_not_there_is_unknown_and_what_cannot_be_is_invalid() {
 }
 
 #[test]
-fn ranges_are_answered_in_parts() {
+pub(super) fn ranges_are_answered_in_parts() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let bytes: Vec<u8> = (0..2048_u32).map(|at| (at % 251) as u8).collect();
@@ -134,7 +134,7 @@ fn ranges_are_answered_in_parts() {
 }
 
 #[test]
-fn a_blob_is_mounted_from_where_it_is() {
+pub(super) fn a_blob_is_mounted_from_where_it_is() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let digest = registry.blob("from", b"shared");
@@ -177,7 +177,7 @@ fn a_blob_is_mounted_from_where_it_is() {
 }
 
 #[test]
-fn a_deleted_blob_is_gone_at_once_and_only_here() {
+pub(super) fn a_deleted_blob_is_gone_at_once_and_only_here() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let digest = registry.blob("a", b"x");
@@ -192,7 +192,7 @@ fn a_deleted_blob_is_gone_at_once_and_only_here() {
 }
 
 #[test]
-fn a_blob_that_a_manifest_needs_stays() {
+pub(super) fn a_blob_that_a_manifest_needs_stays() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     registry.image("a", "1", b"layer");

@@ -12,7 +12,12 @@ use crate::fixtures::own_registry::{MANIFEST, OwnRegistry, image, sha256};
 use crate::space::TestSpace;
 
 /// Pushes images until told to stop; returns the tags that were acknowledged and what they are.
-fn storm(host: &str, name: &str, stop: &AtomicBool, count: &AtomicUsize) -> Vec<(String, String)> {
+pub(super) fn storm(
+    host: &str,
+    name: &str,
+    stop: &AtomicBool,
+    count: &AtomicUsize,
+) -> Vec<(String, String)> {
     let mut acknowledged = Vec::new();
     for number in 0.. {
         if stop.load(Ordering::Relaxed) {
@@ -47,7 +52,7 @@ fn storm(host: &str, name: &str, stop: &AtomicBool, count: &AtomicUsize) -> Vec<
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
+pub(super) fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
     let space = TestSpace::new();
     let mut registry =
         OwnRegistry::start(&space, "[log]\nrequests = false\n[gc]\ngrace = \"1h\"\n");
@@ -100,7 +105,7 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
 }
 
 #[test]
-fn an_index_that_is_lost_is_made_again() {
+pub(super) fn an_index_that_is_lost_is_made_again() {
     let space = TestSpace::new();
     let mut registry = OwnRegistry::start(&space, "");
     let (digest, body) = registry.image("a", "one", b"layer");
@@ -164,7 +169,7 @@ fn an_index_that_is_lost_is_made_again() {
 }
 
 #[test]
-fn damaged_bytes_are_found_and_pushed_again() {
+pub(super) fn damaged_bytes_are_found_and_pushed_again() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     registry.image("a", "v1", b"the layer");
@@ -208,7 +213,7 @@ fn damaged_bytes_are_found_and_pushed_again() {
 }
 
 #[test]
-fn one_process_owns_a_folder() {
+pub(super) fn one_process_owns_a_folder() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let mut second = space.command();
@@ -222,7 +227,7 @@ fn one_process_owns_a_folder() {
 }
 
 #[test]
-fn a_backup_is_a_registry() {
+pub(super) fn a_backup_is_a_registry() {
     let space = TestSpace::new();
     let mut registry = OwnRegistry::start(&space, "");
     let (digest, body) = registry.image("a", "v1", b"layer");

@@ -17,7 +17,7 @@ fn next(reply: &Reply) -> Option<String> {
 }
 
 #[test]
-fn the_base_is_a_registry() {
+pub(super) fn the_base_is_a_registry() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     for path in ["/v2/", "/v2"] {
@@ -34,7 +34,7 @@ fn the_base_is_a_registry() {
 }
 
 #[test]
-fn tags_come_in_the_order_of_their_bytes_and_in_pages() {
+pub(super) fn tags_come_in_the_order_of_their_bytes_and_in_pages() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     registry
@@ -92,7 +92,7 @@ fn tags_come_in_the_order_of_their_bytes_and_in_pages() {
 }
 
 #[test]
-fn repositories_are_listed_while_they_hold_something() {
+pub(super) fn repositories_are_listed_while_they_hold_something() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     assert_eq!(
@@ -123,7 +123,7 @@ fn repositories_are_listed_while_they_hold_something() {
 }
 
 #[test]
-fn referrers_are_found_by_what_they_are_about() {
+pub(super) fn referrers_are_found_by_what_they_are_about() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let (digest, body) = registry.image("a", "v1", b"layer");
@@ -215,7 +215,7 @@ fn referrers_are_found_by_what_they_are_about() {
 }
 
 #[test]
-fn what_refers_may_come_before_what_it_is_about() {
+pub(super) fn what_refers_may_come_before_what_it_is_about() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     registry.blob("a", b"{}");
@@ -238,7 +238,7 @@ fn what_refers_may_come_before_what_it_is_about() {
 }
 
 #[test]
-fn lists_that_clients_kept_under_a_tag_count() {
+pub(super) fn lists_that_clients_kept_under_a_tag_count() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let (digest, _) = registry.image("a", "v1", b"layer");
@@ -269,7 +269,7 @@ fn lists_that_clients_kept_under_a_tag_count() {
 }
 
 #[test]
-fn many_referrers_come_in_pages_that_clients_can_read() {
+pub(super) fn many_referrers_come_in_pages_that_clients_can_read() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     registry.blob("a", b"{}");

@@ -9,7 +9,7 @@ use crate::fixtures::own_registry::{
 use crate::space::TestSpace;
 
 #[test]
-fn an_image_is_read_by_tag_and_digest_as_it_was_put() {
+pub(super) fn an_image_is_read_by_tag_and_digest_as_it_was_put() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let (digest, body) = registry.image("a/b", "v1", b"layer");
@@ -34,7 +34,7 @@ fn an_image_is_read_by_tag_and_digest_as_it_was_put() {
 }
 
 #[test]
-fn putting_says_where_and_what() {
+pub(super) fn putting_says_where_and_what() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     registry.blob("a", b"config");
@@ -73,7 +73,7 @@ fn putting_says_where_and_what() {
 }
 
 #[test]
-fn kinds_that_clients_send_are_taken() {
+pub(super) fn kinds_that_clients_send_are_taken() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let config = registry.blob("a", b"config");
@@ -158,7 +158,7 @@ fn kinds_that_clients_send_are_taken() {
 }
 
 #[test]
-fn what_is_no_manifest_is_refused() {
+pub(super) fn what_is_no_manifest_is_refused() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     registry.blob("a", b"config");
@@ -227,7 +227,7 @@ fn what_is_no_manifest_is_refused() {
 }
 
 #[test]
-fn a_manifest_may_be_large_and_no_larger() {
+pub(super) fn a_manifest_may_be_large_and_no_larger() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     registry.blob("a", b"config");
@@ -254,7 +254,7 @@ fn a_manifest_may_be_large_and_no_larger() {
 }
 
 #[test]
-fn parts_must_be_there_first_unless_the_settings_say_otherwise() {
+pub(super) fn parts_must_be_there_first_unless_the_settings_say_otherwise() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     registry.blob("a", b"config");
@@ -282,7 +282,7 @@ fn parts_must_be_there_first_unless_the_settings_say_otherwise() {
 }
 
 #[test]
-fn deleting_a_tag_leaves_the_manifest_and_deleting_that_takes_its_tags() {
+pub(super) fn deleting_a_tag_leaves_the_manifest_and_deleting_that_takes_its_tags() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let (digest, body) = registry.image("a", "one", b"layer");
@@ -312,7 +312,7 @@ fn deleting_a_tag_leaves_the_manifest_and_deleting_that_takes_its_tags() {
 }
 
 #[test]
-fn a_manifest_that_an_index_needs_stays() {
+pub(super) fn a_manifest_that_an_index_needs_stays() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let (digest, body) = registry.image("a", "one", b"layer");
@@ -334,7 +334,7 @@ fn a_manifest_that_an_index_needs_stays() {
 }
 
 #[test]
-fn digests_of_the_longer_kind_name_manifests_too() {
+pub(super) fn digests_of_the_longer_kind_name_manifests_too() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     registry.blob("a", b"config");

@@ -19,7 +19,7 @@ fn report(registry: &OwnRegistry, space: &TestSpace, arguments: &[&str]) -> Valu
 }
 
 #[test]
-fn garbage_goes_and_nothing_else() {
+pub(super) fn garbage_goes_and_nothing_else() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, AT_ONCE);
     let (digest, _) = registry.image("a", "old", b"only of the old one");
@@ -80,7 +80,7 @@ fn garbage_goes_and_nothing_else() {
 }
 
 #[test]
-fn what_was_deleted_comes_back() {
+pub(super) fn what_was_deleted_comes_back() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "[gc]\ngrace = \"0s\"\ninterval = \"0s\"\n");
     let (digest, body) = registry.image("a", "v1", b"layer");
@@ -120,7 +120,7 @@ fn what_was_deleted_comes_back() {
 }
 
 #[test]
-fn manifests_without_tags_stay_unless_the_settings_say_otherwise() {
+pub(super) fn manifests_without_tags_stay_unless_the_settings_say_otherwise() {
     let space = TestSpace::new();
     let settings = AT_ONCE.replace("[gc]", "[gc]\nuntagged = \"0s\"");
     let registry = OwnRegistry::start(&space, &settings);
@@ -142,7 +142,7 @@ fn manifests_without_tags_stay_unless_the_settings_say_otherwise() {
 }
 
 #[test]
-fn monitoring_sees_what_happens() {
+pub(super) fn monitoring_sees_what_happens() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     registry.image("a", "v1", b"layer");
@@ -182,7 +182,7 @@ fn monitoring_sees_what_happens() {
 }
 
 #[test]
-fn changes_can_be_refused_for_a_while() {
+pub(super) fn changes_can_be_refused_for_a_while() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let (digest, body) = registry.image("a", "v1", b"layer");
@@ -209,7 +209,7 @@ fn changes_can_be_refused_for_a_while() {
 }
 
 #[test]
-fn a_disk_without_room_takes_no_uploads_and_everything_else() {
+pub(super) fn a_disk_without_room_takes_no_uploads_and_everything_else() {
     let space = TestSpace::new();
     let mut registry = OwnRegistry::start(&space, "");
     let (digest, body) = registry.image("a", "v1", b"layer");
@@ -234,7 +234,7 @@ fn a_disk_without_room_takes_no_uploads_and_everything_else() {
 }
 
 #[test]
-fn stopping_waits_for_requests_and_takes_no_new_ones() {
+pub(super) fn stopping_waits_for_requests_and_takes_no_new_ones() {
     let space = TestSpace::new();
     let mut registry = OwnRegistry::start(&space, "");
     let place = registry.begin("a");

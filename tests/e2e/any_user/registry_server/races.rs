@@ -9,7 +9,7 @@ use crate::fixtures::own_registry::{MANIFEST, OwnRegistry, image, sha256};
 use crate::space::TestSpace;
 
 #[test]
-fn a_hundred_pushes_of_overlapping_layers_survive_collections() {
+pub(super) fn a_hundred_pushes_of_overlapping_layers_survive_collections() {
     let space = TestSpace::new();
     // A grace time that every push keeps within, and trash that is emptied at once.
     let registry = OwnRegistry::start(
@@ -73,7 +73,7 @@ fn a_hundred_pushes_of_overlapping_layers_survive_collections() {
 }
 
 #[test]
-fn many_writers_of_one_thing_agree() {
+pub(super) fn many_writers_of_one_thing_agree() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let bytes = vec![9; 300_000];

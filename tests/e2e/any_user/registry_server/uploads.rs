@@ -22,7 +22,7 @@ fn ended(place: &str, digest: &str) -> String {
 }
 
 #[test]
-fn every_way_to_push_a_blob_ends_in_the_same() {
+pub(super) fn every_way_to_push_a_blob_ends_in_the_same() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let digests: [fn(&[u8]) -> String; 2] = [sha256, sha512];
@@ -63,7 +63,7 @@ fn every_way_to_push_a_blob_ends_in_the_same() {
 }
 
 #[test]
-fn an_algorithm_may_be_said_before_the_bytes() {
+pub(super) fn an_algorithm_may_be_said_before_the_bytes() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let begin = |name| {
@@ -87,7 +87,7 @@ fn an_algorithm_may_be_said_before_the_bytes() {
 }
 
 #[test]
-fn a_piece_goes_where_the_upload_ends_or_nowhere() {
+pub(super) fn a_piece_goes_where_the_upload_ends_or_nowhere() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let place = registry.begin("a");
@@ -148,7 +148,7 @@ fn a_piece_goes_where_the_upload_ends_or_nowhere() {
 }
 
 #[test]
-fn wrong_bytes_are_refused_and_freed() {
+pub(super) fn wrong_bytes_are_refused_and_freed() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let digest = sha256(b"right");
@@ -177,7 +177,7 @@ fn wrong_bytes_are_refused_and_freed() {
 }
 
 #[test]
-fn an_upload_is_cancelled_once_and_belongs_to_its_repository() {
+pub(super) fn an_upload_is_cancelled_once_and_belongs_to_its_repository() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let place = registry.begin("a");
@@ -207,7 +207,7 @@ fn an_upload_is_cancelled_once_and_belongs_to_its_repository() {
 }
 
 #[test]
-fn an_upload_that_was_cut_goes_on() {
+pub(super) fn an_upload_that_was_cut_goes_on() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let bytes: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 253) as u8).collect();
@@ -244,7 +244,7 @@ fn an_upload_that_was_cut_goes_on() {
 }
 
 #[test]
-fn a_client_that_comes_back_takes_its_upload_over() {
+pub(super) fn a_client_that_comes_back_takes_its_upload_over() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let place = registry.begin("a");
@@ -272,7 +272,7 @@ fn a_client_that_comes_back_takes_its_upload_over() {
 }
 
 #[test]
-fn an_upload_goes_on_after_the_registry_was_killed() {
+pub(super) fn an_upload_goes_on_after_the_registry_was_killed() {
     let space = TestSpace::new();
     let mut registry = OwnRegistry::start(&space, "");
     let place = registry.begin("a");
@@ -302,7 +302,7 @@ fn an_upload_goes_on_after_the_registry_was_killed() {
 }
 
 #[test]
-fn a_client_may_ask_before_it_sends() {
+pub(super) fn a_client_may_ask_before_it_sends() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");
     let place = registry.begin("a");
@@ -316,7 +316,7 @@ fn a_client_may_ask_before_it_sends() {
 }
 
 #[test]
-fn limits_on_blobs_hold() {
+pub(super) fn limits_on_blobs_hold() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "[limits]\nblob = 1000\n");
     let small = vec![1; 1000];
