@@ -135,9 +135,11 @@ fn parse(arguments: &[OsString]) -> Result<(Cli, bool), clap::Error> {
         let own_codes = found.subcommand_name().is_some_and(keeps_container_codes);
         Cli::from_arg_matches(&found).map(|cli| (cli, own_codes))
     };
-    read(Cli::command()).or_else(|error| match error.kind() {
-        ErrorKind::DisplayVersion => Err(error),
-        _ => read(command()),
+    read(Cli::command()).or_else(|error| {
+        if error.kind() == ErrorKind::DisplayVersion {
+            return Err(error);
+        }
+        read(command())
     })
 }
 

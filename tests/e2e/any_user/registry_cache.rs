@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::events::Build;
-use crate::fixtures::{Registry, busybox_project, toolchain_project, write_busybox_rootfs};
+use crate::fixtures::{Registry, busybox_project, toolchain_project};
 use crate::space::{TestSpace, host};
 
 const NODES: [&str; 4] = ["app.folder", "app.program", "tools.compile", "tools:base"];

@@ -149,14 +149,12 @@ pub(crate) fn label(process: &Process, procfs: &Procfs) -> Result<(), BundleErro
         }
     }
     let label = &process.selinux_label;
-    if !label.is_empty() {
-        if has_selinux() {
-            procfs
-                .write_own("attr/exec", label)
-                .map_err(BundleError::kernel(format!(
-                    "setting the SELinux label `{label}`"
-                )))?;
-        }
+    if !label.is_empty() && has_selinux() {
+        procfs
+            .write_own("attr/exec", label)
+            .map_err(BundleError::kernel(format!(
+                "setting the SELinux label `{label}`"
+            )))?;
     }
     Ok(())
 }
