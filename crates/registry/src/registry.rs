@@ -71,7 +71,7 @@ pub enum RegistryError {
 impl From<IndexError> for RegistryError {
     fn from(error: IndexError) -> Self {
         let text = error.to_string();
-        if matches!(error, IndexError::InUse) {
+        if matches!(error, IndexError::InUse | IndexError::Behind) {
             Self::Refused(text)
         } else {
             Self::Index(text)

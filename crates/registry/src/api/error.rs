@@ -169,6 +169,7 @@ impl From<IndexError> for ApiError {
             error @ (IndexError::Sqlite(_)
             | IndexError::Postgres(_)
             | IndexError::InUse
+            | IndexError::Behind
             | IndexError::Address(_)
             | IndexError::Io { .. }
             | IndexError::Format { .. }

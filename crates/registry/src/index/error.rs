@@ -28,6 +28,11 @@ pub(crate) enum IndexError {
     Format { found: i64 },
     #[error("the index: a row cannot be read: {0}")]
     Row(String),
+    #[error(
+        "the journal knows what the database does not, which is empty or was restored from a backup: \
+         stop all registries and run `kiln registry rebuild`"
+    )]
+    Behind,
     #[error("a registry uses the database; stop all that do first")]
     InUse,
     #[error("the index is closed")]
@@ -139,6 +144,7 @@ impl IndexError {
             Self::Full => Self::Full,
             Self::Closed => Self::Closed,
             Self::InUse => Self::InUse,
+            Self::Behind => Self::Behind,
             Self::Address(why) => Self::Address(why.clone()),
             Self::Unavailable(why) => Self::Unavailable(why.clone()),
             error @ (Self::Sqlite(_)

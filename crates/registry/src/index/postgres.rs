@@ -77,7 +77,10 @@ impl Postgres {
         records: Records,
         handle: Handle,
     ) -> Result<Self, IndexError> {
-        setup::prepare(&address.connect_alone(&handle).await?, SCHEMA).await?;
+        // Before the database is asked: what is written meanwhile has greater numbers.
+        let newest = records.newest().await?;
+        let session = address.connect_alone(&handle).await?;
+        setup::prepare(&session, SCHEMA, newest).await?;
         let pool = |most| Pool::new(address.clone(), most, SCHEMA, handle.clone());
         let shared = Shared {
             // Requests do not wait for a connection that transactions have.

@@ -161,6 +161,21 @@ impl Records {
         Ok(listing)
     }
 
+    /// The greatest number that is kept; 0 if there is a journal of one process only.
+    pub(super) async fn newest(&self) -> Result<Option<i64>, IndexError> {
+        let listing = self.listing().await?;
+        let records = listing.records.iter().map(|(_, last)| *last);
+        let newest = records
+            .chain(listing.snapshot.map(|(number, _)| number))
+            .max();
+        if newest.is_some() {
+            return Ok(newest);
+        }
+        let Self::Folder { folder, .. } = self;
+        let bytes = journal::size(folder)?;
+        Ok((bytes > 0).then_some(0))
+    }
+
     /// How many files with changes there are.
     pub(super) async fn count(&self) -> Result<usize, IndexError> {
         Ok(self.listing().await?.records.len())

@@ -308,6 +308,12 @@ fn a_database_that_is_lost_is_made_again_from_storage() {
                 .query("DROP SCHEMA kiln_registry CASCADE")
                 .expect("it is lost");
         }
+        if round == 0 {
+            registry
+                .admin(&space, &["check"])
+                .assert_code(1)
+                .assert_says("rebuild");
+        }
         let run = registry.admin(&space, &["rebuild"]);
         run.assert_code(0);
         assert_eq!(

@@ -4,6 +4,7 @@ use tokio::runtime::Handle;
 
 use super::SCHEMA;
 use super::pool::Address;
+use super::setup::LAST_NUMBER;
 use crate::index::IndexError;
 use crate::index::db::{Db, values};
 use crate::index::records::Records;
@@ -30,8 +31,7 @@ pub(super) async fn compact(
         ))
         .await?;
     let db = Db::Session(&holder);
-    let sql = "SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM journal_number_seq";
-    let number = db.number(sql, values![]).await?;
+    let number = db.number(LAST_NUMBER, values![]).await?;
     let row = db.row("SELECT pg_export_snapshot()", values![]).await?;
     let id = row.ok_or(IndexError::Closed)?.text(0)?;
     reader

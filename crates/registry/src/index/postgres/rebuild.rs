@@ -37,7 +37,7 @@ impl Draft {
         session
             .say(&format!("DROP SCHEMA IF EXISTS {DRAFT} CASCADE"))
             .await?;
-        setup::prepare(&session, DRAFT).await?;
+        setup::prepare(&session, DRAFT, None).await?;
         let pool = Pool::new(address.clone(), 1, DRAFT, handle.clone());
         Ok((Self { session }, pool))
     }

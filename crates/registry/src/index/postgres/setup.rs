@@ -15,11 +15,19 @@ CREATE TABLE done (id TEXT PRIMARY KEY, at BIGINT NOT NULL);
 CREATE INDEX done_at ON done (at);
 ";
 
-/// Makes the tables if there are none.
+/// The number that was given to a change last.
+pub(super) const LAST_NUMBER: &str =
+    "SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM journal_number_seq";
+
+/// Makes the tables if there are none; `newest` is the greatest number in the journal.
 ///
 /// # Errors
-/// They have another format, or the account may not make them.
-pub(super) async fn prepare(session: &Session, schema: &str) -> Result<(), IndexError> {
+/// They have another format, are older than the journal, or the account may not make them.
+pub(super) async fn prepare(
+    session: &Session,
+    schema: &str,
+    newest: Option<i64>,
+) -> Result<(), IndexError> {
     session
         .say(&format!(
             "BEGIN; SELECT pg_advisory_xact_lock({SETUP}); SET search_path TO {schema}"
@@ -28,6 +36,9 @@ pub(super) async fn prepare(session: &Session, schema: &str) -> Result<(), Index
     let db = Db::Session(session);
     let sql = "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = ?1 AND tablename = 'state'";
     if !db.exists(sql, values![schema]).await? {
+        if newest.is_some() {
+            return Err(IndexError::Behind);
+        }
         let sql = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = ?1";
         if !db.exists(sql, values![schema]).await? {
             session.say(&format!("CREATE SCHEMA {schema}")).await?;
@@ -50,6 +61,9 @@ pub(super) async fn prepare(session: &Session, schema: &str) -> Result<(), Index
     let found = db.number("SELECT format FROM state", values![]).await?;
     if found != FORMAT {
         return Err(IndexError::Format { found });
+    }
+    if newest > Some(db.number(LAST_NUMBER, values![]).await?) {
+        return Err(IndexError::Behind);
     }
     session.say("COMMIT").await
 }

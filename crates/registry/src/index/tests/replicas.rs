@@ -572,6 +572,26 @@ fn what_is_kept_in_memory_is_what_a_tag_is() {
 }
 
 #[test]
+fn a_database_that_knows_less_than_its_journal_is_not_used() {
+    let server = Server::start("");
+    let index = server.connect();
+    let made = document("index", "x", r#""manifests":[]"#);
+    assert_eq!(put(&index, &made, Vec::new()), PutManifest::Done);
+    drop(index);
+    drop(server.connect());
+    let refused = || server.try_connect(&server.url(), Path::new(""));
+    let sequence = "kiln_registry.journal_number_seq";
+    server.query(&format!(
+        "SELECT setval('{sequence}', last_value - 1) FROM {sequence}"
+    ));
+    assert!(matches!(refused(), Err(IndexError::Behind)));
+    server.query("DROP SCHEMA kiln_registry CASCADE");
+    assert!(matches!(refused(), Err(IndexError::Behind)));
+    server.empty();
+    drop(server.connect());
+}
+
+#[test]
 fn one_collects_at_a_time() {
     let server = Server::start("");
     let (one, other) = (server.connect(), server.connect());
