@@ -16,6 +16,7 @@ use crate::error::{NetworkError, best_effort};
 use crate::firewall::{BridgeRules, Firewall};
 use crate::forward::{Forwarder, Listener};
 use crate::names::{NameServer, Resolvers};
+use crate::neighbours;
 use crate::netlink::links::{Cable, LOOPBACK, Links};
 use crate::network::NetworkRecord;
 use crate::networks::{Member, Networks, if_there_is_a_firewall, random};
@@ -176,7 +177,11 @@ impl Networks {
                          keeps networks apart: {error}"
                     ));
                 }
+                let is_filtered = admitted.is_ok();
                 if_there_is_a_firewall(admitted)?;
+                if is_filtered && !record.internal {
+                    warnings.extend(neighbours::let_through()?);
+                }
                 bridge
             };
             outside.plug_in(&Cable {

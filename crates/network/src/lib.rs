@@ -24,6 +24,7 @@ mod error;
 mod firewall;
 mod forward;
 mod names;
+mod neighbours;
 mod netlink;
 mod network;
 mod networks;

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::endpoint::Endpoint;
 use crate::error::NetworkError;
 use crate::firewall::{BridgeRules, Firewall};
+use crate::neighbours;
 use crate::netlink::links::Links;
 use crate::network::{
     BUILT_IN, DEFAULT_NETWORK, NetworkRecord, NewNetwork, Subnet, first_host, overlap,
@@ -322,7 +323,12 @@ impl Networks {
                     return Ok(());
                 }
             }
-            if_there_is_a_firewall(Firewall::open(table).and_then(|mut rules| rules.remove()))
+            if_there_is_a_firewall(Firewall::open(table).and_then(|mut rules| rules.remove()))?;
+            // Bridges of other stores may still need them.
+            if links.has_any(neighbours::BRIDGES)? {
+                return Ok(());
+            }
+            if_there_is_a_firewall(neighbours::forget())
         })
     }
 
@@ -381,6 +387,26 @@ impl Networks {
             let dismissed = Firewall::open(table).and_then(|mut rules| rules.dismiss(endpoint));
             if_there_is_a_firewall(dismissed)
         })
+    }
+
+    /// What each container that is alive has in its networks, by container. Nothing is locked: this is for listings.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn places(&self) -> Result<BTreeMap<String, Vec<(NetworkRecord, Endpoint)>>, NetworkError> {
+        let mut places: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        for name in self.named.names()? {
+            // Somebody may remove it just now.
+            let Some(record) = self.named.read::<NetworkRecord>(&name)? else {
+                continue;
+            };
+            let Network { record, endpoints } = self.with_endpoints(record)?;
+            for (container, endpoint) in endpoints {
+                let own = places.entry(container).or_default();
+                own.push((record.clone(), endpoint));
+            }
+        }
+        Ok(places)
     }
 
     /// The networks of one container, with everybody in them. Nothing is locked: this is for who has to answer now.

@@ -1,7 +1,7 @@
 //! Published ports, as docker's `--publish` writes them.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -124,7 +124,8 @@ impl Publish {
     }
 
     /// The ports of the container, each with those of the machine that will do; none: whichever is free.
-    pub(crate) fn wanted(&self) -> Vec<(u16, Vec<u16>)> {
+    #[must_use]
+    pub fn wanted(&self) -> Vec<(u16, Vec<u16>)> {
         let (first, last) = self.container;
         let ports = first..=last;
         match self.host {
@@ -141,6 +142,19 @@ impl Publish {
     pub(crate) fn listen_at(&self, port: u16) -> SocketAddr {
         let address = self.address.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
         SocketAddr::new(address, port)
+    }
+}
+
+impl Mapping {
+    /// Where it is listened: one place, or the one of each family for every address of both.
+    #[must_use]
+    pub fn places(&self) -> Vec<SocketAddr> {
+        let port = self.host.port();
+        if self.host.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+            vec![(Ipv4Addr::UNSPECIFIED, port).into(), self.host]
+        } else {
+            vec![self.host]
+        }
     }
 }
 
@@ -197,6 +211,22 @@ mod tests {
             let error = Publish::parse(text).unwrap_err().to_string();
             assert!(error.contains(&format!("`{text}`")), "{error}");
         }
+    }
+
+    #[test]
+    fn every_address_is_one_place_for_each_family() {
+        let places = |host: &str| {
+            let mapping = Mapping {
+                host: host.parse().unwrap(),
+                container: 80,
+                protocol: Protocol::Tcp,
+            };
+            let places = mapping.places().into_iter();
+            places.map(|place| place.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(places("[::]:8080"), ["0.0.0.0:8080", "[::]:8080"]);
+        assert_eq!(places("0.0.0.0:8080"), ["0.0.0.0:8080"]);
+        assert_eq!(places("[::1]:8080"), ["[::1]:8080"]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub(crate) const FOR_TESTS: &[(&str, &str)] = &[
     ("docker.io", "dockerd"),
     ("git", "git"),
     ("iproute2", "ip"),
+    ("iptables", "iptables"),
     ("nftables", "nft"),
     ("openssl", "openssl"),
     ("passt", "pasta"),

@@ -230,6 +230,20 @@ impl Links {
         self.0.carry_out(&requests)
     }
 
+    /// Whether there is a device whose name begins so.
+    pub(crate) fn has_any(&mut self, beginning: &str) -> Result<bool, NetworkError> {
+        let get = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let request = request("listing devices".to_owned(), DUMP, get);
+        let told = self.0.ask(&request)?;
+        let links = told.iter();
+        let mut links = links.filter_map(|body| LinkMessage::parse(body.as_slice()).ok());
+        Ok(links.any(|link| {
+            link.attributes.iter().any(
+                |attribute| matches!(attribute, LinkAttribute::IfName(name) if name.starts_with(beginning)),
+            )
+        }))
+    }
+
     /// Removes a device. It may be gone already.
     pub(crate) fn remove(&mut self, name: &str) -> Result<(), NetworkError> {
         let Some(index) = self.find(name)? else {

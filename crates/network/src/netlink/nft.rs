@@ -17,7 +17,10 @@ const BATCH_END: u16 = 0x11;
 const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
+const GET_RULE: u16 = 7;
+const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
 const DELETE_ELEMENT: u16 = 14;
@@ -32,6 +35,41 @@ pub(crate) enum Family {
     Inet,
     /// What a bridge passes on.
     Bridge,
+    /// IPv4 alone, as `iptables` has it.
+    Ipv4,
+    /// IPv6 alone.
+    Ipv6,
+}
+
+impl Family {
+    /// `NFPROTO_…`.
+    const fn number(self) -> u8 {
+        match self {
+            Self::Inet => INET,
+            Self::Bridge => 7,
+            Self::Ipv4 => 2,
+            Self::Ipv6 => 10,
+        }
+    }
+}
+
+/// A chain of somebody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chain {
+    pub(crate) table: String,
+    pub(crate) name: String,
+    /// Where it is asked; `None` for one that others go to.
+    pub(crate) hook: Option<u32>,
+    /// Whether what none of its rules decides about is thrown away.
+    pub(crate) drops: bool,
+}
+
+/// A rule of somebody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KnownRule {
+    pub(crate) handle: u64,
+    /// Its expressions as the kernel tells them.
+    pub(crate) expressions: Vec<u8>,
 }
 
 /// Where and when a chain of rules is asked.
@@ -170,6 +208,8 @@ pub(crate) enum Step {
     },
     /// Gives the connection the address of this machine.
     Masquerade,
+    /// Counts what gets here, as rules of `iptables` do.
+    Count,
     /// Lets it pass.
     Accept,
     /// Throws it away.
@@ -197,12 +237,7 @@ impl Batch {
     }
 
     fn push(&mut self, doing: &str, kind: u16, flags: u16, attributes: Attributes) {
-        let family = match self.family {
-            Family::Inet => INET,
-            // `NFPROTO_BRIDGE`.
-            Family::Bridge => 7,
-        };
-        let mut body = vec![family, 0, 0, 0];
+        let mut body = vec![self.family.number(), 0, 0, 0];
         body.extend(attributes.0);
         self.requests.push(Request {
             doing: format!("{doing} in the nftables table `{}`", self.table),
@@ -261,13 +296,31 @@ impl Batch {
 
     /// Appends a rule to a chain.
     pub(crate) fn append(&mut self, chain: &str, steps: &[Step]) {
+        self.make_rule(chain, steps, APPEND);
+    }
+
+    /// Puts a rule before all others of a chain.
+    pub(crate) fn put_first(&mut self, chain: &str, steps: &[Step]) {
+        self.make_rule(chain, steps, 0);
+    }
+
+    fn make_rule(&mut self, chain: &str, steps: &[Step], place: u16) {
         let steps = steps.iter().flat_map(expressions);
         let expressions = steps.fold(Attributes::default(), |all, one| all.nested(1, one));
         let attributes = Attributes::default()
             .text(1, &self.table)
             .text(2, chain)
             .nested(4, expressions);
-        self.push("making a rule", NEW_RULE, CREATE | APPEND, attributes);
+        self.push("making a rule", NEW_RULE, CREATE | place, attributes);
+    }
+
+    /// Removes a rule.
+    pub(crate) fn remove_rule(&mut self, chain: &str, handle: u64) {
+        let attributes = Attributes::default()
+            .text(1, &self.table)
+            .text(2, chain)
+            .bytes(3, &handle.to_be_bytes());
+        self.push("removing a rule", DELETE_RULE, 0, attributes);
     }
 
     /// Adds an element to a set, or to a map with its value. It may be there already, with the same value.
@@ -309,6 +362,42 @@ impl Batch {
 }
 
 impl Netlink {
+    /// All chains of a family.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn chains(&mut self, family: Family) -> Result<Vec<Chain>, NetworkError> {
+        let request = Request {
+            doing: "listing chains of nftables".to_owned(),
+            kind: SUBSYSTEM << 8 | GET_CHAIN,
+            flags: super::DUMP,
+            body: vec![family.number(), 0, 0, 0],
+        };
+        let told = self.ask(&request)?;
+        Ok(told.iter().filter_map(|body| chain(body, family)).collect())
+    }
+
+    /// All rules of a chain, in order.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn rules(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: &str,
+    ) -> Result<Vec<KnownRule>, NetworkError> {
+        let of = Attributes::default().text(1, table).text(2, chain);
+        let request = Request {
+            doing: format!("listing rules of the nftables chain `{chain}`"),
+            kind: SUBSYSTEM << 8 | GET_RULE,
+            flags: super::DUMP,
+            body: [&[family.number(), 0, 0, 0][..], &of.0].concat(),
+        };
+        let told = self.ask(&request)?;
+        Ok(told.iter().filter_map(|body| rule(body)).collect())
+    }
+
     /// As [`carry_out`](Self::carry_out), between two messages that are answered only if they are refused.
     fn carry_out_between(
         &mut self,
@@ -326,6 +415,54 @@ impl Netlink {
         self.send(&bytes, requests)?;
         self.acknowledged(first, requests)
     }
+}
+
+fn chain(body: &[u8], family: Family) -> Option<Chain> {
+    let (header, rest) = body.split_at_checked(4)?;
+    if header.first() != Some(&family.number()) {
+        return None;
+    }
+    let hook = attribute(rest, 4).and_then(|hook| number(attribute(hook, 1)?));
+    Some(Chain {
+        table: text(attribute(rest, 1)?),
+        name: text(attribute(rest, 3)?),
+        hook,
+        drops: attribute(rest, 5).and_then(number) == Some(0),
+    })
+}
+
+fn rule(body: &[u8]) -> Option<KnownRule> {
+    let (_, rest) = body.split_at_checked(4)?;
+    let handle = attribute(rest, 3)?.first_chunk::<8>()?;
+    Some(KnownRule {
+        handle: u64::from_be_bytes(*handle),
+        expressions: attribute(rest, 4).unwrap_or_default().to_vec(),
+    })
+}
+
+/// The value of the first attribute of a kind.
+fn attribute(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    /// `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
+    const FLAGS: u16 = 3 << 14;
+    loop {
+        let length = usize::from(u16::from_ne_bytes(bytes.get(0..2)?.try_into().ok()?));
+        let found = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
+        let value = bytes.get(4..length)?;
+        if found & !FLAGS == kind {
+            return Some(value);
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
+
+fn text(value: &[u8]) -> String {
+    let end = value.iter().position(|byte| *byte == 0);
+    let value = value.get(..end.unwrap_or(value.len())).unwrap_or_default();
+    String::from_utf8_lossy(value).into_owned()
 }
 
 /// The name of a device as a register holds it.
@@ -454,6 +591,7 @@ fn expressions(step: &Step) -> Vec<Attributes> {
             expression("nat", data)
         }
         Step::Masquerade => expression("masq", Attributes::default()),
+        Step::Count => expression("counter", Attributes::default()),
         Step::Accept => verdict(1),
         Step::Drop => verdict(0),
         // `NFT_REJECT_ICMPX_UNREACH` with `NFT_REJECT_ICMPX_ADMIN_PROHIBITED`.
