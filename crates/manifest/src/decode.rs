@@ -7,6 +7,7 @@
 
 mod collection;
 mod number;
+mod ports;
 mod scalar;
 pub(crate) mod table;
 
@@ -17,6 +18,7 @@ use crate::variables::{self, Applied, Variables};
 
 pub(crate) use collection::{List, Map, OneKey, OrString};
 pub(crate) use number::{Decimal, Flag, HAS_VARIABLE, Integer};
+pub(crate) use ports::Ports;
 pub(crate) use scalar::Scalar;
 pub(crate) use table::{Field, Place, Placed, Required, table};
 

@@ -318,8 +318,8 @@ fn ports(service: Option<&Service>, overrides: &Overrides) -> Vec<Publish> {
     let of_service = service.iter().flat_map(|service| &service.ports);
     let of_service = of_service.map(|port| Publish {
         address: port.address,
-        host: port.host.map(|host| (host, host)),
-        container: (port.container, port.container),
+        host: port.host,
+        container: port.container,
         protocol: match port.transport {
             model::Transport::Tcp => Protocol::Tcp,
             model::Transport::Udp => Protocol::Udp,

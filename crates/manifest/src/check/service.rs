@@ -67,12 +67,46 @@ impl Checker<'_> {
             network: network.map(|network| network.value),
             networks: self.networks(networks),
             ports: ports
-                .map(|ports| ports.items.into_iter().filter_map(port).collect())
+                .map(|ports| {
+                    let ports = ports.items.into_iter();
+                    ports.filter_map(|port| self.port(port)).collect()
+                })
                 .unwrap_or_default(),
             secrets,
             tty: tty.map(|tty| tty.value),
             stop_signal: stop_signal.map(|signal| signal.value),
             stop_timeout: stop_timeout.map(|timeout| timeout.value.0),
+        })
+    }
+
+    fn port(&mut self, written: written::PublishedPort) -> Option<PublishedPort> {
+        let written::PublishedPort {
+            at: _,
+            container: Required(container),
+            host,
+            address,
+            protocol,
+        } = written;
+        let container = container?;
+        let host = host.filter(|host| host.first > 0);
+        if let Some(host) = host.filter(|_| container.count() > 1)
+            && host.count() != container.count()
+        {
+            self.invalid(
+                format!("{}-{}", host.first, host.last),
+                format!(
+                    "has not as many ports as `container`, which has {}",
+                    container.count()
+                ),
+                host.span,
+                "write ranges of the same length",
+            );
+        }
+        Some(PublishedPort {
+            container: (container.first, container.last),
+            host: host.map(|host| (host.first, host.last)),
+            address: address.map(|address| address.value.0),
+            transport: protocol.map(|protocol| protocol.value).unwrap_or_default(),
         })
     }
 
@@ -199,21 +233,4 @@ impl Checker<'_> {
             );
         }
     }
-}
-
-fn port(written: written::PublishedPort) -> Option<PublishedPort> {
-    let written::PublishedPort {
-        at: _,
-        container: Required(container),
-        host,
-        address,
-        protocol,
-    } = written;
-    let number = |number: u32| u16::try_from(number).ok().filter(|number| *number > 0);
-    Some(PublishedPort {
-        container: number(container?.value)?,
-        host: host.and_then(|host| number(host.value)),
-        address: address.map(|address| address.value.0),
-        transport: protocol.map(|protocol| protocol.value).unwrap_or_default(),
-    })
 }

@@ -96,10 +96,11 @@ pub enum Network {
 /// A port of the machine that leads to a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishedPort {
-    /// The port of the service.
-    pub container: u16,
-    /// The port of the machine; any that is free if not given.
-    pub host: Option<u16>,
+    /// First and last port of the service.
+    pub container: (u16, u16),
+    /// First and last port of the machine; any that are free if not given. They are as many as those of the service,
+    /// or more for a single one, which then gets one that is free.
+    pub host: Option<(u16, u16)>,
     /// The only address of the machine; all if not given.
     pub address: Option<IpAddr>,
     /// How it is spoken to.

@@ -1,6 +1,6 @@
 //! `[service.*]`.
 
-use crate::decode::{Flag, Integer, List, Map, OrString, Required, table};
+use crate::decode::{Flag, List, Map, OrString, Ports, Required, table};
 use crate::model::{Network, Transport};
 use crate::span::Spanned;
 use crate::value::{
@@ -69,10 +69,11 @@ table! {
 table! {
     /// A port of the machine that leads to a service.
     PublishedPort as "a port" {
-        /// The port that the service listens on.
-        container: Required<Integer<1, 65535>>,
-        /// The port of the machine. Default: one that is free, also with `0`.
-        host: Option<Integer<0, 65535>>,
+        /// The port that the service listens on, or several as `"8000-8010"`.
+        container: Required<Ports<1>>,
+        /// The port of the machine, or as many as the service has; of several for one port, one that is free is
+        /// taken. Default: one that is free, also with `0`.
+        host: Option<Ports<0>>,
         /// The only address of the machine that it is reached by, such as `127.0.0.1`. Default: all of them.
         address: Option<Spanned<HostAddress>>,
         /// How it is spoken to: `tcp` or `udp`. Default: `tcp`.
