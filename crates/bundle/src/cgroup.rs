@@ -99,22 +99,34 @@ impl Group {
         Ok(())
     }
 
-    /// The group `path` below this one, which must be there already.
-    pub(crate) fn below(&self, path: &Path) -> Result<Self, BundleError> {
+    /// The group `path` below this one, which must be there already; of these controllers alone, if some are named.
+    pub(crate) fn below(&self, path: &Path, controllers: &[String]) -> Result<Self, BundleError> {
         if path.components().any(|part| part == Component::ParentDir) {
             let problem = format!("--cgroup: {} is not a sub cgroup path", path.display());
+            return Err(BundleError::Invalid { problem });
+        }
+        let is_known = |name: &&String| self.version1.contains_key(name.as_str());
+        if let Some(unknown) = controllers.iter().find(|name| !is_known(name)) {
+            let problem =
+                format!("--cgroup: the container has no group of the controller `{unknown}`");
             return Err(BundleError::Invalid { problem });
         }
         let place = |directory: &PathBuf| {
             names(path).fold(directory.clone(), |place, name| place.join(name))
         };
+        let is_meant = |name: &String| controllers.is_empty() || controllers.contains(name);
         let below = Self {
             version1: self
                 .version1
                 .iter()
+                .filter(|(controller, _)| is_meant(controller))
                 .map(|(controller, directory)| (controller.clone(), place(directory)))
                 .collect(),
-            version2: self.version2.as_ref().map(place),
+            version2: self
+                .version2
+                .as_ref()
+                .filter(|_| controllers.is_empty())
+                .map(place),
             unified: self.unified,
         };
         match below.main().filter(|directory| !directory.is_dir()) {
@@ -124,6 +136,12 @@ impl Group {
                 missing.display()
             ))),
         }
+    }
+
+    /// Takes those of `other`, as far as it has some.
+    pub(crate) fn replace_by(&mut self, other: Self) {
+        self.version1.extend(other.version1);
+        self.version2 = other.version2.or_else(|| self.version2.take());
     }
 
     /// Sets limits. What is not said stays as it is.

@@ -34,8 +34,17 @@ pub struct ExecOptions {
     pub preserve_fds: u32,
     /// Goes ahead though the container is paused; it runs when that goes on.
     pub ignore_paused: bool,
-    /// A group below the container's.
-    pub cgroup: Option<PathBuf>,
+    /// Groups below the container's; the last one that is about a controller counts.
+    pub cgroups: Vec<SubGroup>,
+}
+
+/// A group below that of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SubGroup {
+    /// Of these controllers of version 1; of all if empty.
+    pub controllers: Vec<String>,
+    /// From the container's group.
+    pub path: PathBuf,
 }
 
 /// Starts `process` in a container; returns when its program runs.
@@ -72,10 +81,10 @@ pub fn exec(
     }
     let kinds = different(record.pid)?;
     rights::warn_of(process, kinds.contains(ThreadNameSpaceType::USER))?;
-    let group = match &options.cgroup {
-        Some(below) => record.group.below(below)?,
-        None => record.group.clone(),
-    };
+    let mut group = record.group.clone();
+    for below in &options.cgroups {
+        group.replace_by(record.group.below(&below.path, &below.controllers)?);
+    }
     let (ours, theirs) = Channel::pair()?;
     let later = Later {
         spec: &spec,

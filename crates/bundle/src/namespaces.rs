@@ -75,7 +75,9 @@ impl Namespaces {
             match path {
                 None => all.fresh |= flag(kind),
                 Some(path) => {
-                    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                    // What is there may be anything, a pipe that nobody writes to among it.
+                    let flags =
+                        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
                     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(
                         BundleError::kernel(format!("opening the namespace `{}`", path.display())),
                     )?;

@@ -23,6 +23,12 @@ pub(crate) struct Filter {
     pub(crate) notifies: bool,
 }
 
+/// The name of a call of this architecture; `None` for one that is too new to have one here.
+pub(crate) fn name_of(number: u32) -> Option<&'static str> {
+    let number = usize::try_from(number).ok()?;
+    syscalls::Sysno::new(number).map(|call| call.name())
+}
+
 /// Assembles a filter; `None` if everything is allowed anyway.
 pub(crate) fn filter(seccomp: &Seccomp) -> Result<Option<Filter>, BundleError> {
     let default = action(&seccomp.default_action, seccomp.default_errno_ret)?;

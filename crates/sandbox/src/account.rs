@@ -55,6 +55,31 @@ pub fn resolve(root: BorrowedFd<'_>, user: &User) -> Result<Account, SandboxErro
     }
 }
 
+/// Finds groups of the root file system by name or number.
+///
+/// # Errors
+/// As [`resolve`].
+pub(crate) fn groups(root: BorrowedFd<'_>, names: &[String]) -> Result<Vec<u32>, SandboxError> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = read(root, GROUP)?;
+    names.iter().map(|name| group_number(&text, name)).collect()
+}
+
+/// A group by its name, else by its number.
+fn group_number(group: &str, wanted: &str) -> Result<u32, SandboxError> {
+    entries(group)
+        .find(|entry| entry.first() == Some(&wanted))
+        .and_then(|entry| number(entry.get(2)))
+        .or_else(|| number(Some(&wanted)))
+        .ok_or_else(|| SandboxError::Account {
+            kind: "group",
+            name: wanted.to_owned(),
+            file: GROUP,
+        })
+}
+
 fn read(root: BorrowedFd<'_>, path: &'static str) -> Result<String, SandboxError> {
     match confined::read_in_root(root, path, MAX_BYTES) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
@@ -126,15 +151,7 @@ fn named(passwd: &str, group: &str, text: &str) -> Result<Account, SandboxError>
     };
     let gid = match group_name {
         None => own_group,
-        Some(wanted) => entries(group)
-            .find(|entry| entry.first() == Some(&wanted))
-            .and_then(|entry| number(entry.get(2)))
-            .or_else(|| number(Some(&wanted)))
-            .ok_or_else(|| SandboxError::Account {
-                kind: "group",
-                name: wanted.to_owned(),
-                file: GROUP,
-            })?,
+        Some(wanted) => group_number(group, wanted)?,
     };
     let mut groups = Vec::new();
     // With an explicit group the user is in no other, as docker has it.

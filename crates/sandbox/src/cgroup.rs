@@ -138,6 +138,28 @@ impl Hierarchies {
         (limits, missing)
     }
 
+    /// A place for a group that somebody else makes, from the top of the tree; `None` if this user may make none.
+    pub(crate) fn place(&self, name: GroupName, limits: &Limits) -> Option<String> {
+        match self {
+            Self::Version1(version1) => version1.place(name),
+            Self::Version2(version2) => version2.place(name, &needed(limits)),
+            Self::Nothing => None,
+        }
+    }
+
+    /// The groups that a process is in and this one is not.
+    pub(crate) fn found(&self, pid: u32) -> Cgroup {
+        let read = |process: &str| {
+            std::fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default()
+        };
+        let (own, other) = (read("self"), read(&pid.to_string()));
+        match self {
+            Self::Version1(version1) => version1.found(&own, &other),
+            Self::Version2(version2) => version2.found(&own, &other),
+            Self::Nothing => Cgroup::none(),
+        }
+    }
+
     /// Where groups of kiln are.
     fn parents(&self) -> Vec<PathBuf> {
         match self {

@@ -1,7 +1,7 @@
 //! A running sandbox: waiting for it, stopping it, being connected to it.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use kiln_sys::Errno;
@@ -13,6 +13,8 @@ use crate::cgroup::Cgroup;
 use crate::error::{SandboxError, best_effort};
 use crate::exit::{Exit, ExitStatus};
 use crate::files::Files;
+use crate::keeper::{Line, Message};
+use crate::spawn::unfold::Unfolded;
 use crate::terminal::{RawMode, Terminal, window_size, write_all};
 
 /// Kiln's ends of what the process reads and writes.
@@ -29,7 +31,9 @@ pub(crate) struct Ends {
 /// Dropping it kills the sandbox if it is still running, unless it was [let go](Self::let_go).
 #[derive(Debug)]
 pub struct Child {
+    /// Itself, or its keeper.
     process: ChildProcess,
+    other: Option<Other>,
     exit: Option<Exit>,
     /// Whether it lives on without this.
     left_alone: bool,
@@ -38,6 +42,42 @@ pub struct Child {
     /// Of one whose files were made for it.
     _files: Option<Files>,
     ends: Ends,
+}
+
+/// What is known of a sandbox that another program started.
+#[derive(Debug)]
+pub(crate) struct Other {
+    pub(crate) line: Line,
+    /// Its first process and that one's number.
+    pub(crate) first: Option<(OwnedFd, u32)>,
+    /// How it ended, if that is known already.
+    pub(crate) exit: Option<Exit>,
+    /// Its files, mounted as long as it runs.
+    _unfolded: Unfolded,
+}
+
+impl Other {
+    pub(crate) const fn new(line: Line, unfolded: Unfolded) -> Self {
+        Self {
+            line,
+            first: None,
+            exit: None,
+            _unfolded: unfolded,
+        }
+    }
+
+    /// How it ended, after its keeper did.
+    fn last_words(&self) -> Exit {
+        let heard = std::iter::from_fn(|| self.line.receive().ok().flatten());
+        let ended = heard.filter_map(|(message, _)| match message {
+            Message::Ended(exit) => Some(exit),
+            Message::Created | Message::Go | Message::Started | Message::Failed { .. } => None,
+        });
+        self.exit.or(ended.last()).unwrap_or(Exit {
+            status: ExitStatus::Signal(Signal::KILL.as_raw()),
+            out_of_memory: false,
+        })
+    }
 }
 
 /// Signals that wait to be passed on to a sandbox.
@@ -108,6 +148,9 @@ impl Default for Stop {
     }
 }
 
+/// How long another runtime may take to clear up.
+const PATIENCE_WITH_KEEPER: Duration = Duration::from_secs(5);
+
 /// What Ctrl-C types.
 const INTERRUPT: u8 = 3;
 
@@ -120,6 +163,7 @@ impl Child {
     ) -> Self {
         Self {
             process,
+            other: None,
             exit: None,
             left_alone: false,
             cgroup,
@@ -128,10 +172,31 @@ impl Child {
         }
     }
 
+    pub(crate) fn set_other(&mut self, other: Other) {
+        self.other = Some(other);
+    }
+
+    pub(crate) fn set_groups(&mut self, group: Cgroup) {
+        self.cgroup = Some(group);
+    }
+
+    pub(crate) fn set_terminal(&mut self, terminal: Terminal) {
+        self.ends.terminal = Some(terminal);
+    }
+
     /// The number of its first process, as kiln sees it. Good for showing; it may mean another process later.
     #[must_use]
-    pub const fn pid(&self) -> u32 {
-        self.process.pid()
+    pub fn pid(&self) -> u32 {
+        let first = self.other.as_ref().and_then(|other| other.first.as_ref());
+        first.map_or_else(|| self.process.pid(), |(_, pid)| *pid)
+    }
+
+    /// Sends a signal to its first process, whoever started that.
+    fn send(&self, signal: Signal) -> Result<(), Errno> {
+        match self.other.as_ref().and_then(|other| other.first.as_ref()) {
+            Some((first, _)) => rustix::process::pidfd_send_signal(first, signal),
+            None => self.process.signal(signal),
+        }
     }
 
     /// The groups that its limits are enforced by, for others to find.
@@ -176,7 +241,7 @@ impl Child {
     /// # Errors
     /// What the kernel says.
     pub fn signal(&self, signal: Signal) -> Result<(), SandboxError> {
-        match self.process.signal(signal) {
+        match self.send(signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(errno) => Err(SandboxError::Kernel {
                 action: "sending a signal to the sandbox".to_owned(),
@@ -209,10 +274,14 @@ impl Child {
             Ended::Code(code) => ExitStatus::Code(code),
             Ended::Signal(signal) => ExitStatus::Signal(signal),
         };
-        let exit = Exit {
-            status,
-            out_of_memory: self.cgroup.as_ref().is_some_and(Cgroup::out_of_memory),
+        let exit = match &self.other {
+            Some(other) => other.last_words(),
+            None => Exit {
+                status,
+                out_of_memory: self.cgroup.as_ref().is_some_and(Cgroup::out_of_memory),
+            },
         };
+        self.other = None;
         self.exit = Some(exit);
         self.cgroup = None;
         Ok(exit)
@@ -385,7 +454,7 @@ impl Child {
     }
 
     fn pass_on_request(&self, signal: Signal) -> Result<(), Errno> {
-        match self.process.signal(signal) {
+        match self.send(signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(error) => Err(error),
         }
@@ -423,6 +492,16 @@ impl Drop for Child {
     fn drop(&mut self) {
         if self.exit.is_none() && !self.left_alone {
             best_effort("killing a sandbox that is not needed any more", self.kill());
+            if self.other.is_some() {
+                // Its keeper clears up, or is killed with all that is left.
+                let ended = self
+                    .process
+                    .wait_until(Instant::now().checked_add(PATIENCE_WITH_KEEPER));
+                if !ended.unwrap_or(false) {
+                    let killed = self.process.signal(Signal::KILL);
+                    best_effort("killing the keeper of a sandbox", killed);
+                }
+            }
             best_effort("waiting for it", self.wait().map(|_| ()));
         }
     }

@@ -13,7 +13,7 @@ use crate::target::{Growth, Tree};
 use crate::terminal::Terminal;
 
 /// The group `tty` of every distribution, which owns terminals.
-const TTY_GROUP: u32 = 5;
+pub(crate) const TTY_GROUP: u32 = 5;
 
 /// `/dev` and what is mounted in it, not attached yet.
 #[derive(Debug)]

@@ -151,14 +151,6 @@ impl Host {
         Ok(())
     }
 
-    /// Tells whether programs of other machines run by emulators that this process has brought: no longer than it
-    /// runs itself.
-    pub fn brings_emulators(&self) -> bool {
-        let emulation = self.emulation.lock();
-        let emulation = emulation.unwrap_or_else(std::sync::PoisonError::into_inner);
-        emulation.own.is_some()
-    }
-
     /// Leaves the emulators that this process has brought to the programs that it starts from now on: they last as
     /// long as one of them keeps the descriptor that it inherits.
     ///

@@ -103,6 +103,14 @@ pub enum SandboxError {
         /// What `execve(2)` said.
         errno: Errno,
     },
+    /// Another runtime could not make or start it.
+    #[error("{message}")]
+    Other {
+        /// What it said.
+        message: String,
+        /// What `run` ends with.
+        code: i32,
+    },
     /// Something else the kernel refused.
     #[error("{action}: {errno}")]
     Kernel {
@@ -135,6 +143,7 @@ impl SandboxError {
                 ..
             } => 127,
             Self::Execute { .. } => 126,
+            Self::Other { code, .. } => *code,
             Self::Spec { .. }
             | Self::Target { .. }
             | Self::Directory { .. }

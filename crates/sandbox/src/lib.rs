@@ -23,6 +23,7 @@ mod error;
 mod exit;
 mod files;
 mod host;
+mod keeper;
 mod overlay;
 mod privileges;
 mod processes;
@@ -44,11 +45,13 @@ pub use enter::{EnterError, EnterOptions, enter, needs_user_namespace};
 pub use error::SandboxError;
 pub use exit::{Exit, ExitStatus};
 pub use host::Host;
+pub use keeper::{Line, Message};
 pub use kiln_sys::signal::{Signal, signal_of};
 pub use overlay::OverlayInterface;
 pub use privileges::{IdRange, Privileges};
 pub use processes::Process;
 pub use running::{ExecSpec, Lifeline, ProcessName, Running, sealed_program};
+pub use spawn::unfold::{Device, Unfolded, UnfoldedMount};
 pub use spec::{
     Access, Accounting, BindSource, DEFAULT_PATH, DEFAULT_TERM, Demand, Durability, FileContent,
     FileOwner, Ids, Limits, Mount, MountSource, Network, OwnerEmulation, PidsLimit, Rlimit,

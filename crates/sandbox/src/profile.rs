@@ -29,7 +29,12 @@ const PERSONALITIES: [u32; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 /// The filter for a process that is to have `security`, and of its capabilities gets these.
 pub(crate) fn filter(capabilities: CapabilitySet, security: &Security) -> Program {
-    Program::assemble(&policy(capabilities, security.owners, security.syncs))
+    Program::assemble(&calls(capabilities, security))
+}
+
+/// The same, as data.
+pub(crate) fn calls(capabilities: CapabilitySet, security: &Security) -> Policy {
+    policy(capabilities, security.owners, security.syncs)
 }
 
 fn policy(capabilities: CapabilitySet, owners: OwnerEmulation, syncs: Syncs) -> Policy {

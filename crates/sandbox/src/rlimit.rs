@@ -28,6 +28,24 @@ const DEFAULTS: [Rlimit; 3] = [
 
 /// The limits to set, in the order of their names.
 pub(crate) fn resolve(wanted: &[Rlimit]) -> Vec<(Resource, rustix::process::Rlimit)> {
+    let limits = with_defaults(wanted).into_iter();
+    limits
+        .map(|(resource, limit)| (kernel_name(resource), limit))
+        .collect()
+}
+
+/// The same, by the names of `setrlimit(2)`, with soft and hard limit.
+pub(crate) fn named(wanted: &[Rlimit]) -> Vec<(String, Option<u64>, Option<u64>)> {
+    let limits = with_defaults(wanted).into_iter();
+    limits
+        .map(|(resource, limit)| {
+            let name = format!("RLIMIT_{resource:?}").to_ascii_uppercase();
+            (name, limit.current, limit.maximum)
+        })
+        .collect()
+}
+
+fn with_defaults(wanted: &[Rlimit]) -> Vec<(RlimitResource, rustix::process::Rlimit)> {
     let mut limits: Vec<Rlimit> = DEFAULTS.to_vec();
     for limit in wanted {
         limits.retain(|other| other.resource != limit.resource);
@@ -43,14 +61,13 @@ pub(crate) fn resolve(wanted: &[Rlimit]) -> Vec<(Resource, rustix::process::Rlim
                  hard,
                  demand,
              }| {
-                let resource = kernel_name(resource);
                 let mut limit = rustix::process::Rlimit {
                     current: soft,
                     maximum: hard,
                 };
                 if demand == Demand::Preferred {
                     // Only root of the machine may raise a hard limit.
-                    let ceiling = getrlimit(resource).maximum;
+                    let ceiling = getrlimit(kernel_name(resource)).maximum;
                     limit.maximum = lower(limit.maximum, ceiling);
                     limit.current = lower(limit.current, limit.maximum);
                 }

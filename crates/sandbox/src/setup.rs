@@ -6,6 +6,7 @@
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use kiln_sys::mount::{Depth, MountAttributes};
 use kiln_sys::plan::{Absent, Execute, Expect, Operation, Plan, Slot};
@@ -93,6 +94,22 @@ const READ_ONLY: [(&str, Expect); 5] = [
     ("sys", Expect::Directory),
     ("sysrq-trigger", Expect::File),
 ];
+
+/// Paths that nobody in a sandbox should see, but for those of single processors.
+pub(crate) fn masked() -> Vec<PathBuf> {
+    let of_proc = MASKED_FILES.iter().chain(&MASKED_DIRECTORIES);
+    let of_proc = of_proc.map(|name| Path::new("/proc").join(name));
+    let of_sys = MASKED_SYS.iter().map(|name| Path::new("/sys").join(name));
+    of_proc.chain(of_sys).collect()
+}
+
+/// Paths that nobody in a sandbox should change.
+pub(crate) fn read_only() -> Vec<PathBuf> {
+    let names = READ_ONLY.iter();
+    names
+        .map(|(name, _)| Path::new("/proc").join(name))
+        .collect()
+}
 
 const INERT: MountAttributes = MountAttributes {
     read_only: false,

@@ -9,6 +9,7 @@
 
 pub(crate) mod program;
 mod source;
+pub(crate) mod unfold;
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -181,12 +182,8 @@ impl Host {
     /// Who the process runs as, in numbers that can be used here.
     fn account(&self, root: &OwnedFd, spec: &SandboxSpec) -> Result<Account, SandboxError> {
         let account = account::resolve(root.as_fd(), &spec.user)?;
-        usable(
-            account,
-            &spec.extra_groups,
-            &spec.security,
-            &self.privileges,
-        )
+        let extra = account::groups(root.as_fd(), &spec.extra_groups)?;
+        usable(account, &extra, &spec.security, &self.privileges)
     }
 
     /// Finds a place for everything.

@@ -37,8 +37,8 @@ pub struct SandboxSpec {
     pub workdir: PathBuf,
     /// Who the process runs as.
     pub user: User,
-    /// Groups beside those the user is in by `/etc/group`, by number.
-    pub extra_groups: Vec<u32>,
+    /// Groups beside those the user is in by `/etc/group`, by name or number.
+    pub extra_groups: Vec<String>,
     /// Host name; `localhost` if none.
     pub hostname: Option<String>,
     /// What the process can reach.

@@ -39,6 +39,11 @@ impl Terminal {
         Ok((terminal, inner))
     }
 
+    /// A terminal that somebody else made, by its outer end.
+    pub(crate) const fn of(outer: OwnedFd) -> Self {
+        Self { outer }
+    }
+
     /// Tells the sandbox that its terminal has a new size.
     ///
     /// # Errors

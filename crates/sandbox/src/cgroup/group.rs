@@ -62,6 +62,21 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
+    /// No group at all.
+    pub(super) const fn none() -> Self {
+        Self {
+            directories: Vec::new(),
+            join: Vec::new(),
+            start_in: None,
+            memory_events: None,
+        }
+    }
+
+    /// Lets it be: it is somebody else's to remove.
+    pub(crate) fn leave_alone(mut self) {
+        self.directories.clear();
+    }
+
     /// The folders that its processes are in.
     pub(crate) fn directories(&self) -> &[PathBuf] {
         match self.start_in {

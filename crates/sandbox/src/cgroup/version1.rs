@@ -27,11 +27,13 @@ const CONTROLLERS: [Controller; 5] = [
 #[derive(Debug)]
 pub(crate) struct Version1 {
     own: BTreeMap<Controller, PathBuf>,
+    /// Where each hierarchy is mounted.
+    mounts: BTreeMap<Controller, MountLine>,
 }
 
 impl Version1 {
     pub(super) fn find(mounts: &[MountLine], own: &str) -> Option<Self> {
-        let mut found = BTreeMap::new();
+        let (mut found, mut mounted) = (BTreeMap::new(), BTreeMap::new());
         for controller in CONTROLLERS {
             let has = |list: &str| list.split(',').any(|name| name == controller.name());
             let Some(mount) = mounts
@@ -40,18 +42,65 @@ impl Version1 {
             else {
                 continue;
             };
-            let path = own.lines().find_map(|line| {
-                let mut fields = line.splitn(3, ':').skip(1);
-                let (controllers, path) = (fields.next()?, fields.next()?);
-                has(controllers).then_some(path)
-            });
-            found.insert(controller, mount.locate(path.unwrap_or("/")));
+            let path = path_in(own, controller).unwrap_or("/");
+            found.insert(controller, mount.locate(path));
+            mounted.insert(controller, mount.clone());
         }
-        (!found.is_empty()).then_some(Self { own: found })
+        (!found.is_empty()).then_some(Self {
+            own: found,
+            mounts: mounted,
+        })
     }
 
+    /// The own groups, and the top of each hierarchy.
     pub(super) fn parents(&self) -> Vec<PathBuf> {
-        self.own.values().cloned().collect()
+        let tops = self.mounts.values().map(|mount| mount.point.clone());
+        let mut parents: Vec<PathBuf> = self.own.values().cloned().chain(tops).collect();
+        parents.sort();
+        parents.dedup();
+        parents
+    }
+
+    /// A path that means the same in all hierarchies: below the own group if that is the same in all, else at the top.
+    pub(super) fn place(&self, name: GroupName) -> Option<String> {
+        let mut below = self.own.iter().map(|(controller, own)| {
+            let top = self.mounts.get(controller)?.point.as_path();
+            own.strip_prefix(top).ok()
+        });
+        let first = below.next().flatten();
+        let common = first.filter(|first| below.all(|other| other == Some(first)));
+        let path = std::path::Path::new("/").join(common.unwrap_or(std::path::Path::new("")));
+        let parents = self.mounts.values().map(|mount| {
+            let relative = path.strip_prefix("/").unwrap_or(&path);
+            mount.point.join(relative)
+        });
+        let mut parents = parents.peekable();
+        parents.peek()?;
+        let writable =
+            |parent: PathBuf| rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_ok();
+        parents
+            .all(writable)
+            .then(|| path.join(name.to_string()).display().to_string())
+    }
+
+    /// Groups of another process, by its `cgroup` file, that are none of the own one's.
+    pub(super) fn found(&self, own: &str, other: &str) -> Cgroup {
+        let mut group = empty();
+        for (controller, mount) in &self.mounts {
+            let path = path_in(other, *controller);
+            let Some(path) = path.filter(|path| path_in(own, *controller) != Some(path)) else {
+                continue;
+            };
+            let directory = mount.locate(path);
+            if directory == mount.point || group.directories.contains(&directory) {
+                continue;
+            }
+            if *controller == Controller::Memory {
+                group.memory_events = Some(directory.join("memory.oom_control"));
+            }
+            group.directories.push(directory);
+        }
+        group
     }
 
     /// Adds groups of all controllers that it has none of, as far as they can be had.
@@ -94,13 +143,18 @@ impl Version1 {
     }
 }
 
-fn empty() -> Cgroup {
-    Cgroup {
-        directories: Vec::new(),
-        join: Vec::new(),
-        start_in: None,
-        memory_events: None,
-    }
+/// The group of a controller in what `/proc/<pid>/cgroup` says.
+fn path_in(text: &str, controller: Controller) -> Option<&str> {
+    text.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        let mut names = controllers.split(',');
+        names.any(|name| name == controller.name()).then_some(path)
+    })
+}
+
+const fn empty() -> Cgroup {
+    Cgroup::none()
 }
 
 fn add(

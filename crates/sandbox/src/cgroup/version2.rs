@@ -129,6 +129,33 @@ impl Version2 {
         })
     }
 
+    /// Where a group could be made by somebody else, from the top of the tree.
+    pub(super) fn place(&self, name: GroupName, needed: &[Controller]) -> Option<String> {
+        let parent = parent::find(&self.parents(), needed, &name.home()).ok()?;
+        let below = parent.strip_prefix(&self.mount.point).ok()?;
+        let path = Path::new("/").join(below).join(name.to_string());
+        Some(path.join(INNER).display().to_string())
+    }
+
+    /// The group of another process, by its `cgroup` file, if it is not the own one's.
+    pub(super) fn found(&self, own: &str, other: &str) -> Cgroup {
+        let path = group(other);
+        if path == group(own) {
+            return Cgroup::none();
+        }
+        let inner = self.mount.locate(path);
+        let outer = inner.parent().filter(|_| inner.ends_with(INNER));
+        Cgroup {
+            memory_events: Some(inner.join("memory.events")),
+            start_in: kiln_sys::confined::open_directory(&inner).ok(),
+            join: Vec::new(),
+            directories: [Some(inner.clone()), outer.map(Path::to_owned)]
+                .into_iter()
+                .flatten()
+                .collect(),
+        }
+    }
+
     /// Whether systemd has just moved this process to a group of its own.
     fn ask_for_scope(&self) -> bool {
         let mut moved = false;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use kiln_bundle::spec::{ConsoleSize, Process};
-use kiln_bundle::{Container, ExecOptions, Follow, follow};
+use kiln_bundle::{Container, ExecOptions, Follow, SubGroup, follow};
 
 use super::{Context, Outcome, Problem};
 
@@ -72,9 +72,9 @@ pub(super) struct Args {
     #[arg(long)]
     ignore_paused: bool,
 
-    /// Run it in this group below the container's
-    #[arg(long, value_name = "PATH")]
-    cgroup: Option<PathBuf>,
+    /// Run it in this group below the container's, of all controllers or of some (version 1)
+    #[arg(long, value_name = "[CONTROLLER,...:]PATH", value_parser = parse_group)]
+    cgroup: Vec<SubGroup>,
 
     /// The container
     #[arg(value_name = "ID")]
@@ -105,6 +105,15 @@ fn parse_user(text: &str) -> Result<(u32, Option<u32>), String> {
     }
 }
 
+fn parse_group(text: &str) -> Result<SubGroup, std::convert::Infallible> {
+    let (controllers, path) = text.split_once(':').unwrap_or(("", text));
+    let names = controllers.split(',').filter(|name| !name.is_empty());
+    Ok(SubGroup {
+        controllers: names.map(str::to_owned).collect(),
+        path: PathBuf::from(path),
+    })
+}
+
 pub(super) fn run(args: &Args, context: &Context<'_>) -> Outcome {
     let container = Container::find(&context.root, &args.id)?;
     let process = process(args, &container)?;
@@ -113,7 +122,7 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Outcome {
         console: None,
         preserve_fds: args.preserve_fds,
         ignore_paused: args.ignore_paused,
-        cgroup: args.cgroup.clone(),
+        cgroups: args.cgroup.clone(),
     };
     if let Some(path) = args.console_socket.as_ref().filter(|_| process.terminal) {
         options.console = Some(kiln_bundle::connect_console(path)?);
