@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use kiln_manifest::value::{ByteSize, EnvName, Name, Signal, TimeSpan, ValueError};
+use kiln_manifest::value::{ByteSize, EnvName, Signal, TimeSpan, ValueError};
 use kiln_runtime::cdi::{self, DeviceError, DeviceName};
 use kiln_runtime::{Overrides, PlannedMount, PlannedSource};
 
 use crate::errors::{Class, Failure, Outcome};
+use crate::mounts;
 use crate::networking::{NetworkArgs, Reach};
-use crate::printer::Printer;
-use crate::settings::Environment;
+use crate::other_runtime;
+use crate::rights::RightsArgs;
+use crate::settings::{Environment, Settings};
 
-/// Most variables of files that are read for `--env-file`, in bytes.
-const ENV_FILE_LIMIT_BYTES: u64 = 1 << 20;
+/// Most of a file of lines that is read, in bytes.
+const LINES_LIMIT_BYTES: u64 = 1 << 20;
 
 /// Flags that `run` and `shell` share; each replaces what service and image say.
 #[derive(Args, Clone, Debug, Default)]
@@ -57,6 +59,10 @@ pub(crate) struct ContainerArgs {
     #[arg(short, long, value_name = "SOURCE:PATH[:ro]")]
     volume: Vec<String>,
 
+    /// Mount a volume, something of this machine, or memory, as type=bind,source=PATH,target=PATH,readonly
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    mount: Vec<String>,
+
     /// Mount memory
     #[arg(long, value_name = "PATH[:SIZE]")]
     tmpfs: Vec<String>,
@@ -64,6 +70,10 @@ pub(crate) struct ContainerArgs {
     /// Give it a device of this machine, by path or by its CDI name, such as vendor.com/gpu=all
     #[arg(long, value_name = "DEVICE[:PATH]")]
     device: Vec<String>,
+
+    /// Give it graphics processors by their CDI names: `all`, a number of them, or device=0,1
+    #[arg(long, value_name = "WHICH")]
+    gpus: Vec<String>,
 
     /// Keep the root file system as it is
     #[arg(long)]
@@ -93,6 +103,13 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "TIME", value_parser = time)]
     stop_timeout: Option<Duration>,
 
+    /// Let another runtime start it, by name or path, such as crun or runc [default: kiln itself]
+    #[arg(long, value_name = "PROGRAM")]
+    runtime: Option<String>,
+
+    #[command(flatten)]
+    rights: RightsArgs,
+
     #[command(flatten)]
     network: NetworkArgs,
 }
@@ -119,17 +136,12 @@ impl ContainerArgs {
 
     /// What is to be different, with `command` instead of the image's.
     ///
-    /// Relative paths of this machine begin in `folder`.
+    /// Relative paths of this machine begin in the folder of `settings`.
     ///
     /// # Errors
-    /// A variable, mount or file of variables that makes no sense.
-    pub(crate) fn overrides(
-        &self,
-        command: &[String],
-        folder: &Path,
-        environment: &Environment,
-        printer: &mut Printer,
-    ) -> Outcome<Overrides> {
+    /// A variable, mount, file of variables or runtime that makes no sense.
+    pub(crate) fn overrides(&self, command: &[String], settings: &Settings) -> Outcome<Overrides> {
+        let (folder, environment) = (&*settings.directory, &settings.environment);
         let mut env = BTreeMap::new();
         for path in &self.env_file {
             for (name, value) in read_env_file(path)? {
@@ -141,19 +153,18 @@ impl ContainerArgs {
                 env.insert(name, value);
             }
         }
-        let mut mounts = BTreeMap::new();
+        let mut planned = BTreeMap::new();
         for text in &self.volume {
-            let (target, mount) = volume(text, folder)?;
-            mounts.insert(target, mount);
+            let (target, mount) = mounts::volume(text, folder)?;
+            planned.insert(target, mount);
+        }
+        for text in &self.mount {
+            let (target, mount) = mounts::described(text, folder)?;
+            planned.insert(target, mount);
         }
         for text in &self.tmpfs {
-            let (target, mount) = tmpfs(text)?;
-            mounts.insert(target, mount);
-        }
-        if devices(&self.device, &mut env, &mut mounts)? {
-            printer.warning(
-                "hooks of the devices' descriptions are not run; what they would set up is missing",
-            );
+            let (target, mount) = mounts::tmpfs(text)?;
+            planned.insert(target, mount);
         }
         let mut overrides = Overrides {
             command: command.to_vec(),
@@ -169,15 +180,22 @@ impl ContainerArgs {
             user: self.user.clone(),
             workdir: self.workdir.clone(),
             hostname: self.hostname.clone(),
-            mounts,
+            mounts: planned,
             read_only: self.read_only.then_some(true),
             memory_bytes: self.memory,
             cpu_thousandths: self.cpus,
             pids: self.pids,
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
+            runtime: other_runtime::find(self.runtime.as_deref(), settings)?,
             ..Overrides::default()
         };
+        self.rights.apply(&mut overrides)?;
+        let mut named = self.device.clone();
+        for text in &self.gpus {
+            named.extend(gpus(text)?);
+        }
+        devices(&named, &settings.user.run.cdi, &mut overrides)?;
         self.network.apply(&mut overrides)?;
         Ok(overrides)
     }
@@ -220,7 +238,7 @@ pub(crate) fn thousandths(text: &str) -> Result<u32, String> {
         .ok_or_else(wrong)
 }
 
-fn wrong(message: String, help: &str) -> Failure {
+pub(crate) fn wrong(message: String, help: &str) -> Failure {
     Failure::message(Class::User, message, Some(help.to_owned()))
 }
 
@@ -238,62 +256,36 @@ pub(crate) fn variable(text: &str, environment: &Environment) -> Outcome<Option<
 }
 
 pub(crate) fn read_env_file(path: &Path) -> Outcome<Vec<(String, String)>> {
-    use std::io::Read;
-    let mut text = String::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(ENV_FILE_LIMIT_BYTES).read_to_string(&mut text))
-        .map_err(|error| {
-            wrong(
-                format!("`{}`: {error}", path.display()),
-                "`--env-file` takes a file of NAME=VALUE lines",
-            )
-        })?;
     let nothing = Environment::default();
     let mut variables = Vec::new();
-    for line in text.lines() {
-        if !line.trim().is_empty() && !line.trim_start().starts_with('#') {
-            variables.extend(variable(line, &nothing)?);
-        }
+    for line in read_lines(path, "--env-file")? {
+        variables.extend(variable(&line, &nothing)?);
     }
     Ok(variables)
 }
 
-/// `NAME:/path[:ro]` for a volume, `./path:/path[:ro]` or `/path:/path[:ro]` for
-/// something of this machine.
-fn volume(text: &str, folder: &Path) -> Outcome<(String, PlannedMount)> {
-    let help =
-        "write NAME:/path for a volume, ./path:/path for a folder, and :ro behind it for read-only";
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, read_only) = match parts.as_slice() {
-        [source, target] | [source, target, "rw"] => (*source, *target, false),
-        [source, target, "ro"] => (*source, *target, true),
-        _ => return Err(wrong(format!("`{text}` is not a mount"), help)),
-    };
-    if !target.starts_with('/') {
-        return Err(wrong(
-            format!("the mount `{text}` does not end in an absolute path"),
-            help,
-        ));
-    }
-    let is_path = source.starts_with('/') || source.starts_with('.');
-    let source = if is_path {
-        PlannedSource::Host(folder.join(source))
-    } else {
-        if let Err(error) = Name::parse(source) {
-            return Err(wrong(format!("the volume `{source}` {error}"), help));
-        }
-        PlannedSource::Volume(kiln_store::Name::new(source)?)
-    };
-    Ok((target.to_owned(), PlannedMount { source, read_only }))
+/// Lines of a file that a flag names, but empty ones and remarks.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn read_lines(path: &Path, flag: &str) -> Outcome<Vec<String>> {
+    use std::io::Read;
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(LINES_LIMIT_BYTES).read_to_string(&mut text))
+        .map_err(|error| {
+            let message = format!("`{}`: {error}", path.display());
+            wrong(
+                message,
+                &format!("`{flag}` takes a file of NAME=VALUE lines"),
+            )
+        })?;
+    let says = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+    Ok(text.lines().filter(says).map(str::to_owned).collect())
 }
 
-/// Adds devices: `/dev/fuse`, `/dev/fuse:/dev/other`, a folder of them, or CDI names; returns whether their
-/// descriptions have hooks, which are left out.
-fn devices(
-    texts: &[String],
-    env: &mut BTreeMap<String, String>,
-    mounts: &mut BTreeMap<String, PlannedMount>,
-) -> Outcome<bool> {
+/// Adds devices: `/dev/fuse`, `/dev/fuse:/dev/other`, a folder of them, or CDI names, which are described in `folders`.
+fn devices(texts: &[String], folders: &[PathBuf], overrides: &mut Overrides) -> Outcome {
     let mut names = Vec::new();
     for text in texts {
         if let Some(name) = DeviceName::parse(text) {
@@ -322,30 +314,59 @@ fn devices(
                 source: PlannedSource::Device(source),
                 read_only: false,
             };
-            mounts.insert(target.display().to_string(), mount);
+            let target = target.display().to_string();
+            overrides.mounts.insert(target, mount);
         }
     }
     if names.is_empty() {
-        return Ok(false);
+        return Ok(());
     }
-    let folders = cdi::FOLDERS.map(Path::new);
+    let folders: Vec<&Path> = if folders.is_empty() {
+        cdi::FOLDERS.map(Path::new).to_vec()
+    } else {
+        folders.iter().map(PathBuf::as_path).collect()
+    };
     let edits = cdi::find(&folders, &names).map_err(|error| {
         let help = match &error {
-            DeviceError::Missing { known, unread, .. } => match (known.first(), unread.first()) {
-                (Some(_), _) => format!("there are {}", known.join(", ")),
-                (None, Some(path)) => format!(
+            DeviceError::Missing { known, .. } if !known.is_empty() => {
+                format!("there are {}", known.join(", "))
+            }
+            DeviceError::Missing { unread, .. } => match unread.first() {
+                Some(path) => format!(
                     "`{}` is not read: kiln reads descriptions in JSON, as `nvidia-ctk cdi generate --format=json` writes them",
                     path.display()
                 ),
-                (None, None) => "the vendor's tool writes a description".to_owned(),
+                None => "the vendor's tool writes a description".to_owned(),
             },
             DeviceError::Broken { .. } => "mend or remove it".to_owned(),
         };
         wrong(error.to_string(), &help)
     })?;
-    env.extend(edits.env);
-    mounts.extend(edits.mounts);
-    Ok(edits.has_hooks)
+    overrides.env.extend(edits.env);
+    overrides.mounts.extend(edits.mounts);
+    overrides.hooks.extend(edits.hooks);
+    let groups = edits.groups.iter().map(ToString::to_string);
+    overrides.rights.groups.extend(groups);
+    Ok(())
+}
+
+/// The CDI names that docker's `--gpus` stands for.
+fn gpus(text: &str) -> Outcome<Vec<String>> {
+    const KIND: &str = "nvidia.com/gpu";
+    let name = |which: &str| format!("{KIND}={which}");
+    if text == "all" {
+        return Ok(vec![name("all")]);
+    }
+    if let Ok(count @ 1..=64) = text.parse::<u32>() {
+        return Ok((0..count).map(|number| name(&number.to_string())).collect());
+    }
+    let listed = text.trim_matches('"').strip_prefix("device=");
+    let listed = listed.filter(|listed| !listed.is_empty());
+    let names = listed.map(|listed| listed.split(',').map(name).collect());
+    names.ok_or_else(|| {
+        let help = format!("write all, a number, or device=0,1; others by --device {KIND}=NAME");
+        wrong(format!("`{text}` are no graphics processors"), &help)
+    })
 }
 
 /// How deep a folder of devices is looked through.
@@ -377,29 +398,6 @@ fn device_nodes(
     Ok(())
 }
 
-/// `/path`, `/path:64MB` or, as docker has it, `/path:size=64MB`.
-fn tmpfs(text: &str) -> Outcome<(String, PlannedMount)> {
-    let help = "write /path or /path:64MB";
-    let (target, size_bytes) = match text.split_once(':') {
-        Some((target, bytes)) => match size(bytes.strip_prefix("size=").unwrap_or(bytes)) {
-            Ok(bytes) => (target, Some(bytes)),
-            Err(error) => return Err(wrong(format!("the size in `{text}`: {error}"), help)),
-        },
-        None => (text, None),
-    };
-    if !target.starts_with('/') {
-        return Err(wrong(format!("`{text}` is not an absolute path"), help));
-    }
-    let source = PlannedSource::Tmpfs { size_bytes };
-    Ok((
-        target.to_owned(),
-        PlannedMount {
-            source,
-            read_only: false,
-        },
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,22 +409,6 @@ mod tests {
         }
         for text in ["", "0", "-1", "1.2345", ".5", "1e3", "9999999999"] {
             assert!(thousandths(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn mounts_tell_volumes_from_folders() {
-        let read = |text| volume(text, Path::new("/here"));
-        let (target, mount) = read("data:/var/lib/data:ro").expect("a volume");
-        assert_eq!(target, "/var/lib/data");
-        assert!(mount.read_only && matches!(mount.source, PlannedSource::Volume(_)));
-        let (_, mount) = read("./src:/srv").expect("a folder");
-        assert_eq!(
-            mount.source,
-            PlannedSource::Host(PathBuf::from("/here/./src"))
-        );
-        for text in ["data", "data:relative", "a:/b:c", "Not A Name:/x"] {
-            assert!(read(text).is_err(), "{text}");
         }
     }
 

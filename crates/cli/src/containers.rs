@@ -43,18 +43,57 @@ pub(crate) fn each(
 ) -> Outcome {
     let mut failed = None;
     for name in names {
-        match action(name, printer) {
-            Ok(()) => printer.line(name)?,
-            Err(failure) => {
-                if let Some(earlier) = failed.replace(failure) {
-                    printer.report_failure(&earlier);
-                }
-            }
+        let done = action(name, printer);
+        told(name, done, &mut failed, printer)?;
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// As [`each`], for what takes time and does not wait for one another: several at once.
+///
+/// # Errors
+/// As [`each`].
+pub(crate) fn each_at_once(
+    names: &[String],
+    printer: &mut Printer,
+    action: impl Fn(&str) -> Outcome + Sync,
+) -> Outcome {
+    let mut failed = None;
+    for some in names.chunks(AT_ONCE) {
+        let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+            let started: Vec<_> = some
+                .iter()
+                .map(|name| scope.spawn(|| action(name)))
+                .collect();
+            let panicked = |_panic| {
+                let message = "what was to be done with a container broke off";
+                Err(Failure::message(Class::Bug, message, None))
+            };
+            let ended = started.into_iter();
+            ended
+                .map(|one| one.join().unwrap_or_else(panicked))
+                .collect()
+        });
+        for (name, done) in some.iter().zip(outcomes) {
+            told(name, done, &mut failed, printer)?;
         }
     }
-    match failed {
-        Some(failure) => Err(failure),
-        None => Ok(()),
+    failed.map_or(Ok(()), Err)
+}
+
+/// How many containers are asked at once; docker's number.
+const AT_ONCE: usize = 50;
+
+/// Prints the name of what was done, or keeps the failure, and tells the one before it.
+fn told(name: &str, done: Outcome, failed: &mut Option<Failure>, printer: &mut Printer) -> Outcome {
+    match done {
+        Ok(()) => printer.line(name),
+        Err(failure) => {
+            if let Some(earlier) = failed.replace(failure) {
+                printer.report_failure(&earlier);
+            }
+            Ok(())
+        }
     }
 }
 

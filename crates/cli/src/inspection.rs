@@ -1,5 +1,7 @@
 //! Everything about a container, with docker's names where docker has them.
 
+use std::collections::BTreeMap;
+
 use kiln_network::DEFAULT_NETWORK;
 use kiln_runtime::{PlannedNetwork, PlannedSource, StoredContainer};
 use kiln_store::Store;
@@ -7,12 +9,13 @@ use serde_json::{Value, json};
 
 use crate::listing;
 use crate::monitor_log::MONITOR_LOG;
+use crate::ports::{self, Places};
 
 /// A time that is none.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// One container as JSON.
-pub(crate) fn container(store: &Store, container: &StoredContainer) -> Value {
+pub(crate) fn container(store: &Store, places: &Places, container: &StoredContainer) -> Value {
     let StoredContainer {
         config,
         state,
@@ -41,6 +44,8 @@ pub(crate) fn container(store: &Store, container: &StoredContainer) -> Value {
             .first()
             .map_or(DEFAULT_NETWORK, |one| &one.network),
     };
+    let exposed = config.exposed.iter();
+    let exposed: BTreeMap<&String, Value> = exposed.map(|port| (port, json!({}))).collect();
     json!({
         "Id": config.id,
         "Name": container.display_name(),
@@ -74,6 +79,8 @@ pub(crate) fn container(store: &Store, container: &StoredContainer) -> Value {
             "AutoRemove": config.auto_remove,
             "RestartPolicy": restart_policy(container),
             "NetworkMode": network,
+            "PortBindings": ports::bindings(&plan.ports),
+            "Runtime": plan.runtime.as_ref().map_or("kiln", |runtime| &*runtime.name),
             "ReadonlyRootfs": plan.read_only,
             "Memory": plan.memory_bytes.unwrap_or(0),
             "NanoCpus": u64::from(plan.cpu_thousandths.unwrap_or(0)) * 1_000_000,
@@ -97,9 +104,9 @@ pub(crate) fn container(store: &Store, container: &StoredContainer) -> Value {
             "StopSignal": plan.stop_signal,
             "StopTimeout": plan.stop_timeout.as_secs(),
             "Healthcheck": config.health,
-            "ExposedPorts": config.exposed,
+            "ExposedPorts": exposed,
         },
-        "NetworkSettings": { "Networks": {} },
+        "NetworkSettings": places.settings(container),
     })
 }
 

@@ -22,6 +22,7 @@ use kiln_sandbox::{Accounting, Durability, Host, PassedOn, Privileges, Stdio, wi
 use kiln_store::{ContainerClaim, ContainerId, Session, Store, StoreError};
 
 use crate::errors::{Class, Failure, Outcome};
+use crate::id_file::IdFile;
 use crate::life::LifeArgs;
 use crate::local;
 use crate::names;
@@ -63,6 +64,7 @@ pub(crate) struct Ready {
     image: String,
     /// Its manifest and id; none for a step.
     identity: Option<(Descriptor, Digest)>,
+    platform: Platform,
 }
 
 impl Ready {
@@ -134,6 +136,7 @@ impl Ready {
         Ok(Self {
             layers: image.diff_ids().to_vec(),
             identity: Some((image.descriptor.clone(), image.id().0)),
+            platform: image.config.platform,
             config: image.config.config,
             session: entered.session,
             host: entered.host,
@@ -176,6 +179,7 @@ impl Ready {
         }
         let missing = || Failure::message(Class::Bug, "what was built is not there", None);
         let reached = graph.targets().first().ok_or_else(missing)?;
+        let platform = reached.slot.platform.clone();
         let (layers, config, identity) = match target {
             BuildTarget::Step { image, step } => {
                 let outputs = reached
@@ -217,6 +221,7 @@ impl Ready {
             service,
             image: target.to_string(),
             identity,
+            platform,
             project: Some(project),
             secrets,
         })
@@ -308,19 +313,22 @@ impl Ready {
             labels,
             health,
             log,
+            id_file: _,
         } = life.clone();
         let (manifest, image_id) = self.identity.clone().unzip();
         let project = self.project.as_ref();
         let project = project.map(|project| absolute(&project.folder));
         let (image, layers) = (self.image.clone(), self.layers.clone());
+        let platform = Some(self.platform.clone());
         let (project_name, secrets) = (self.project_name(), self.secret_sources());
-        let exposed = self.config.exposed_ports.keys().cloned().collect();
+        let exposed = plan.exposed.clone();
         move |id| ContainerConfig {
             id,
             created: tasks::clock(),
             image,
             manifest,
             image_id,
+            platform,
             layers,
             plan,
             project,
@@ -344,6 +352,7 @@ impl Ready {
         life: &Life,
         name: Option<&str>,
     ) -> Outcome<(ContainerClaim, ContainerConfig, kiln_store::Name)> {
+        let id_file = life.id_file.as_deref().map(IdFile::reserve).transpose()?;
         let mut attempt = 0;
         loop {
             let chosen = match name {
@@ -352,7 +361,12 @@ impl Ready {
             };
             let make = self.container(plan.clone(), life);
             match StoredContainer::create(&self.session, &chosen, make) {
-                Ok((claim, config)) => return Ok((claim, config, chosen)),
+                Ok((claim, config)) => {
+                    if let Some(file) = id_file {
+                        file.write(&config.id)?;
+                    }
+                    return Ok((claim, config, chosen));
+                }
                 Err(StoreError::Exists { .. }) if name.is_none() && attempt < ATTEMPTS => {
                     attempt += 1;
                 }
@@ -433,21 +447,6 @@ impl Ready {
         exit_code(exit.code(), exit.out_of_memory)
     }
 
-    /// Checks that a container of it can be started by another process.
-    ///
-    /// # Errors
-    /// Its programs need an emulator that ends with this process.
-    pub(crate) fn check_outlives(&self) -> Outcome {
-        if !self.host.brings_emulators() {
-            return Ok(());
-        }
-        Err(Failure::message(
-            Class::Environment,
-            "the container's programs need an emulator, which kiln brings to containers that it starts at once",
-            Some("use kiln run, or let root register emulators: Debian's package is qemu-user-static".to_owned()),
-        ))
-    }
-
     /// Makes a container that has a life of its own.
     ///
     /// # Errors
@@ -495,6 +494,8 @@ pub(crate) struct Life {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) health: Option<HealthCheck>,
     pub(crate) log: LogOptions,
+    /// Where its id is written.
+    pub(crate) id_file: Option<PathBuf>,
 }
 
 impl Life {
@@ -523,6 +524,7 @@ impl Life {
             labels: args.labels(image)?,
             health: args.health(image),
             log: args.log()?,
+            id_file: args.cidfile.clone(),
         })
     }
 
@@ -536,6 +538,7 @@ impl Life {
             labels: BTreeMap::new(),
             health: None,
             log: LogOptions::default(),
+            id_file: None,
         }
     }
 }
@@ -606,7 +609,7 @@ fn of_step(mut config: RunConfig, project: &Project, image: &Name, step: &Name) 
 }
 
 /// Sees to it that a container's programs can run.
-fn emulated(
+pub(crate) fn emulated(
     host: &Host,
     settings: &Settings,
     platform: &Platform,

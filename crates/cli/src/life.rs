@@ -1,6 +1,7 @@
 //! How a container lives: its name, what happens when it ends, where its output goes, whether it is well.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -8,7 +9,9 @@ use kiln_manifest::value::{ByteSize, TimeSpan};
 use kiln_oci::RunConfig;
 use kiln_runtime::{DetachKeys, HealthCheck, HttpProbe, LogOptions, Probe, RestartPolicy, shell};
 
+use crate::container::read_lines;
 use crate::errors::{Class, Failure, Outcome};
+use crate::settings::Settings;
 
 /// Flags that `run` and `create` share.
 #[derive(Args, Clone, Debug, Default)]
@@ -29,6 +32,14 @@ pub(crate) struct LifeArgs {
     /// Note something about it
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     label: Vec<String>,
+
+    /// Note what a file of NAME=VALUE lines says
+    #[arg(long, value_name = "FILE")]
+    label_file: Vec<PathBuf>,
+
+    /// Write its id to a file that is not there yet
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cidfile: Option<PathBuf>,
 
     /// Choose whether its output is kept
     #[arg(long, value_name = "DRIVER", default_value = "json-file")]
@@ -84,9 +95,18 @@ enum LogDriver {
 /// The keys that leave a container alone.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct DetachArgs {
-    /// Leave the container alone with these keys, such as ctrl-x,q; none if empty
-    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
-    pub(crate) detach_keys: DetachKeys,
+    /// Leave the container alone with these keys, such as ctrl-x,q; none if empty [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS")]
+    detach_keys: Option<DetachKeys>,
+}
+
+impl DetachArgs {
+    /// Those that were typed, else the user's settings', else docker's.
+    pub(crate) fn keys(&self, settings: &Settings) -> DetachKeys {
+        let settled = settings.user.run.detach_keys.as_ref();
+        let settled = settled.map(|keys| keys.0.clone());
+        self.detach_keys.clone().or(settled).unwrap_or_default()
+    }
 }
 
 fn time(text: &str) -> Result<Duration, String> {
@@ -102,6 +122,9 @@ impl LifeArgs {
     /// A label without a name.
     pub(crate) fn labels(&self, image: &RunConfig) -> Outcome<BTreeMap<String, String>> {
         let mut labels = image.labels.clone();
+        for path in &self.label_file {
+            labels.extend(parse_labels(&read_lines(path, "--label-file")?)?);
+        }
         labels.extend(parse_labels(&self.label)?);
         Ok(labels)
     }

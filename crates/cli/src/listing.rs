@@ -7,6 +7,7 @@ use kiln_runtime::{PlannedSource, Status, StoredContainer};
 use serde_json::{Value, json};
 
 use crate::errors::{Class, Failure, Outcome};
+use crate::ports::Places;
 use crate::text;
 
 /// Most characters of a command in a table.
@@ -93,13 +94,8 @@ pub(crate) fn id(container: &StoredContainer, width: Width) -> String {
     }
 }
 
-/// Ports, as far as they are known.
-pub(crate) fn ports(container: &StoredContainer) -> String {
-    container.config.exposed.join(", ")
-}
-
 /// One container as JSON, with docker's names.
-pub(crate) fn row_json(container: &StoredContainer, now: Timestamp) -> Value {
+pub(crate) fn row_json(container: &StoredContainer, places: &Places, now: Timestamp) -> Value {
     let config = &container.config;
     let mounts = config.plan.mounts.values();
     let mounts: Vec<String> = mounts.map(|mount| source_text(&mount.source)).collect();
@@ -112,7 +108,7 @@ pub(crate) fn row_json(container: &StoredContainer, now: Timestamp) -> Value {
         "RunningFor": format!("{} ago", about(since(Some(config.created), now))),
         "State": container.status.as_str(),
         "Status": status(container, now),
-        "Ports": ports(container),
+        "Ports": places.column(container),
         "Labels": config.labels,
         "Mounts": mounts,
         "Pid": container.state.process.filter(|_| is_alive(container)).map(|(pid, _)| pid),

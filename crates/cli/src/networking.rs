@@ -15,6 +15,7 @@ use kiln_store::Store;
 use crate::containers;
 use crate::errors::{Class, Classify, Failure, Outcome};
 use crate::local;
+use crate::ports;
 
 /// What `--add-host` calls the machine; docker's word.
 const GATEWAY: &str = "host-gateway";
@@ -30,6 +31,14 @@ pub(crate) struct NetworkArgs {
     /// Publish a port, or a range of ports, of the container on this machine
     #[arg(short, long, value_name = "[IP:][PORT:]PORT[/PROTOCOL]", value_parser = publish)]
     publish: Vec<Publish>,
+
+    /// Publish all ports that it says it listens on, each on one that is free
+    #[arg(short = 'P', long)]
+    publish_all: bool,
+
+    /// Say that it listens on a port
+    #[arg(long, value_name = "PORT[/PROTOCOL]", value_parser = exposed)]
+    expose: Vec<String>,
 
     /// Give it another name in its networks
     #[arg(long, alias = "net-alias", value_name = "NAME")]
@@ -68,6 +77,8 @@ impl NetworkArgs {
     pub(crate) fn apply(&self, overrides: &mut Overrides) -> Outcome {
         overrides.network = self.planned()?;
         overrides.ports.clone_from(&self.publish);
+        overrides.publishes_all = self.publish_all;
+        overrides.exposed.clone_from(&self.expose);
         overrides.hosts.clone_from(&self.add_host);
         overrides.dns.clone_from(&self.dns);
         overrides.dns_search.clone_from(&self.dns_search);
@@ -78,7 +89,9 @@ impl NetworkArgs {
     /// What these flags alone ask for; `None` if that is for a service to say.
     pub(crate) fn reach(&self) -> Option<Reach> {
         let asks_for_a_place = self.ip.is_some() || self.ip6.is_some();
-        let asks = asks_for_a_place || !(self.publish.is_empty() && self.network_alias.is_empty());
+        let asks = asks_for_a_place
+            || self.publish_all
+            || !(self.publish.is_empty() && self.network_alias.is_empty());
         let closed = |name: &String| matches!(name.as_str(), "none" | "host");
         match self.network.as_slice() {
             [] if asks => Some(Reach::Container),
@@ -199,6 +212,11 @@ impl Classify for NetworkError {
 
 fn publish(text: &str) -> Result<Publish, String> {
     Publish::parse(text).map_err(|error| error.to_string())
+}
+
+/// As an image writes it.
+fn exposed(text: &str) -> Result<String, String> {
+    ports::port(text).map(ports::named)
 }
 
 /// `NAME:ADDRESS`, also with `=` between the two, which docker takes as well.

@@ -5,15 +5,15 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use kiln_network::{NetworkError, Outside, SharedNetwork};
 use kiln_runtime::{
-    ExecOrder, ExecOutcome, Monitor, MonitorError, MonitorOrder, PlannedNetwork, ProbeOrder,
-    StoredContainer, Task, take_order, tell_failure,
+    ExecOrder, ExecOutcome, KeepOrder, Monitor, MonitorError, MonitorOrder, PlannedNetwork,
+    ProbeOrder, StoredContainer, Task, take_order, tell_failure,
 };
 use kiln_sandbox::EnterOptions;
 use kiln_store::Store;
@@ -37,6 +37,7 @@ pub(crate) fn of_this_process() -> Option<ExitCode> {
         (Task::Monitor, [order, socket]) => monitor(*order, *socket),
         (Task::Exec, [order]) => exec(*order),
         (Task::Probe, [order]) => probe(*order),
+        (Task::Keep, [order, line]) => keep(*order, *line),
         _ => Err(not_for_people()),
     };
     Some(done.unwrap_or_else(|failure| Printer::plain().failure(&failure, true)))
@@ -125,7 +126,8 @@ fn outside(store: &Store, order: &MonitorOrder) -> Result<Outside, NetworkError>
 
 fn exec(order: i32) -> Outcome<ExitCode> {
     let order: ExecOrder = take_order(order).map_err(|error| broken_order(&error))?;
-    match order.run(std::io::stdin(), std::io::stdout()) {
+    let (input, output, errors) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    match order.run([input.as_fd(), output.as_fd(), errors.as_fd()]) {
         Ok(ExecOutcome::Exited(code)) => {
             Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX)))
         }
@@ -143,6 +145,14 @@ pub(crate) fn exec_failure(error: &kiln_runtime::ExecError) -> Failure {
         Class::User
     };
     Failure::message(class, error.to_string(), None).with_code(code)
+}
+
+fn keep(order: i32, line: i32) -> Outcome<ExitCode> {
+    let line = kiln_sys::process::inherited(line);
+    let line = line.map_err(|error| broken_order(&error.into()))?;
+    let order: KeepOrder = take_order(order).map_err(|error| broken_order(&error))?;
+    let code = kiln_runtime::keep(&order, line);
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }
 
 fn probe(order: i32) -> Outcome<ExitCode> {

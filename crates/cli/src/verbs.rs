@@ -31,6 +31,7 @@ pub(crate) mod logs;
 mod network;
 pub(crate) mod oci_runtime;
 mod pause;
+mod port;
 mod ps;
 mod pull;
 mod push;
@@ -97,6 +98,7 @@ pub(crate) enum Verb {
     Unpause(pause::UnpauseArgs),
     Rm(rm::Args),
     Ps(ps::Args),
+    Port(port::Args),
     Logs(logs::Args),
     Exec(exec::Args),
     Attach(attach::Args),
@@ -168,6 +170,7 @@ impl Verb {
             Self::Unpause(args) => pause::unpause(&args, settings, printer),
             Self::Rm(args) => rm::run(&args, settings, printer),
             Self::Ps(args) => ps::run(&args, settings, printer),
+            Self::Port(args) => port::run(&args, settings, printer),
             Self::Logs(args) => logs::run(&args, settings, printer),
             Self::Exec(args) => exec::run(&args, settings, printer),
             Self::Attach(args) => return attach::run(&args, settings, printer),

@@ -20,6 +20,14 @@ use crate::control::{Connection, FromMonitor, MAX_PIECE, Reply, Request};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DetachKeys(Vec<u8>);
 
+impl DetachKeys {
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl Default for DetachKeys {
     /// Ctrl-P, Ctrl-Q; docker's.
     fn default() -> Self {

@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! vendor.com/class=name    kind and name of a device
-//! /etc/cdi/*.json          what a container needs for the devices of a kind: nodes, mounts, variables
+//! /etc/cdi/*.json          what a container needs for the devices of a kind: nodes, mounts, variables, programs
 //! ```
-//! Hooks are programs that would run on the host, and are left out.
+//! Programs (hooks) run as kiln's user while the container is made. A container that needs some is run from a bundle:
+//! see [`OtherRuntime`](crate::OtherRuntime).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::plan::{PlannedMount, PlannedSource};
+use crate::plan::{HookStage, PlannedHook, PlannedMount, PlannedSource};
 
 /// Where descriptions are looked for, the ones that win last.
 pub const FOLDERS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
@@ -54,8 +55,10 @@ pub struct DeviceEdits {
     pub env: BTreeMap<String, String>,
     /// Nodes and mounts, by their place in the container.
     pub mounts: BTreeMap<String, PlannedMount>,
-    /// Whether there were hooks, which are left out.
-    pub has_hooks: bool,
+    /// Groups that the container's user is in, too.
+    pub groups: Vec<u32>,
+    /// Programs that are run while it is made.
+    pub hooks: Vec<PlannedHook>,
 }
 
 /// A device that cannot be had.
@@ -63,10 +66,12 @@ pub struct DeviceEdits {
 #[must_use]
 pub enum DeviceError {
     /// Nobody describes it.
-    #[error("no description of `{name}` is in {}", FOLDERS.join(" or "))]
+    #[error("no description of `{name}` is in {folders}")]
     Missing {
         /// Its name.
         name: String,
+        /// Where was looked.
+        folders: String,
         /// Names of the same kind that there are.
         known: Vec<String>,
         /// Descriptions in YAML, which are not read.
@@ -105,7 +110,20 @@ struct Edits {
     env: Vec<String>,
     device_nodes: Vec<Node>,
     mounts: Vec<Mount>,
-    hooks: Vec<serde::de::IgnoredAny>,
+    hooks: Vec<Hook>,
+    additional_gids: Vec<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Hook {
+    hook_name: HookStage,
+    path: PathBuf,
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: Vec<String>,
+    timeout: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -150,6 +168,7 @@ pub fn find(folders: &[&Path], devices: &[DeviceName]) -> Result<DeviceEdits, De
                 known: known
                     .map(|it| format!("{}={}", device.kind, it.name))
                     .collect(),
+                folders: names_of(folders),
                 unread,
             });
         };
@@ -182,8 +201,21 @@ impl DeviceEdits {
             let target = mount.container_path.display().to_string();
             self.mounts.insert(target, planned);
         }
-        self.has_hooks |= !edits.hooks.is_empty();
+        self.groups.extend(&edits.additional_gids);
+        self.hooks
+            .extend(edits.hooks.iter().map(|hook| PlannedHook {
+                stage: hook.hook_name,
+                path: hook.path.clone(),
+                args: hook.args.clone(),
+                env: hook.env.clone(),
+                timeout_seconds: hook.timeout,
+            }));
     }
+}
+
+fn names_of(folders: &[&Path]) -> String {
+    let names = folders.iter().map(|folder| folder.display().to_string());
+    names.collect::<Vec<_>>().join(" or ")
 }
 
 fn read_all(folders: &[&Path]) -> Result<(Vec<Description>, Vec<PathBuf>), DeviceError> {
@@ -259,7 +291,6 @@ mod tests {
     fn a_device_brings_what_all_of_its_kind_need() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("gpu.json"), DESCRIPTION).unwrap();
-        std::fs::write(folder.path().join("other.yaml"), "").unwrap();
         let edits = find(&[folder.path()], &[name("vendor.com/gpu=0")]).unwrap();
         assert_eq!(
             edits.env,
@@ -267,15 +298,18 @@ mod tests {
         );
         let device = PlannedSource::Device(PathBuf::from("/dev/null"));
         assert_eq!(edits.mounts["/dev/gpu0"].source, device);
-        assert!(edits.mounts["/usr/lib/gpu.so"].read_only && !edits.has_hooks);
+        assert!(edits.mounts["/usr/lib/gpu.so"].read_only && edits.hooks.is_empty());
         let both = [name("vendor.com/gpu=0"), name("vendor.com/gpu=all")];
-        assert!(find(&[folder.path()], &both).unwrap().has_hooks);
+        let hooks = find(&[folder.path()], &both).unwrap().hooks;
+        assert_eq!(
+            (hooks[0].stage, hooks[0].path.as_path()),
+            (HookStage::CreateContainer, Path::new("/x"))
+        );
         let error = find(&[folder.path()], &[name("vendor.com/gpu=7")]).unwrap_err();
-        let DeviceError::Missing { known, unread, .. } = error else {
+        let DeviceError::Missing { known, .. } = error else {
             panic!("{error}")
         };
         assert_eq!(known, ["vendor.com/gpu=0", "vendor.com/gpu=all"]);
-        assert_eq!(unread.len(), 1);
         std::fs::write(folder.path().join("broken.json"), "{").unwrap();
         let error = find(&[folder.path()], &[name("vendor.com/gpu=0")]).unwrap_err();
         assert!(matches!(error, DeviceError::Broken { .. }), "{error}");

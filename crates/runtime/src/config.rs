@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kiln_oci::{Descriptor, DiffId, Digest};
+use kiln_oci::{Descriptor, DiffId, Digest, Platform};
 use kiln_store::ContainerId;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,9 @@ pub struct ContainerConfig {
     pub manifest: Option<Descriptor>,
     /// The image's id; none for a step.
     pub image_id: Option<Digest>,
+    /// What its programs run on; this machine's platform if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
     /// The image's layers, oldest first.
     pub layers: Vec<DiffId>,
     /// What it runs and what it sees.

@@ -65,6 +65,8 @@ pub enum Request {
     },
     /// To be told when it ends.
     Wait,
+    /// To leave it alone: it is to go on. Of a further process only; a container does so in any case.
+    Leave,
 }
 
 /// What a verb is told.

@@ -3,20 +3,24 @@
 //! The verb makes an [`ExecOrder`], enters the container's users and becomes `kiln-exec`, started from a program
 //! file that nobody in the container can write to; that starts the process and follows it.
 
+mod detachable;
+
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use kiln_sandbox::{
-    EnterError, ExecSpec, Lifeline, PassedOn, Privileges, ProcessName, Running, SandboxError,
-    Stdio, Stop, WindowSize, sealed_program,
+    Child, EnterError, ExecSpec, Lifeline, PassedOn, Privileges, ProcessName, Running,
+    SandboxError, Stdio, Stop, WindowSize, sealed_program,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::attach::DetachKeys;
 use crate::config::ContainerConfig;
-use crate::launch::{environment, security, user};
+use crate::launch::{environment, user};
+use crate::rights::Rights;
 use crate::state::{ContainerState, Status};
 use crate::stored::StoredContainer;
 use crate::task::{self, Task};
@@ -34,6 +38,8 @@ pub struct ExecRequest {
     pub workdir: Option<String>,
     /// The size of a terminal of its own.
     pub terminal: Option<WindowSize>,
+    /// The keys that leave it alone, if it has a terminal; none if not given.
+    pub keys: Option<DetachKeys>,
     /// Whether it runs on by itself, without input or output.
     pub detached: bool,
 }
@@ -49,6 +55,8 @@ pub struct ExecOrder {
     user: String,
     workdir: String,
     terminal: Option<(u16, u16)>,
+    keys: Option<DetachKeys>,
+    rights: Rights,
     detached: bool,
 }
 
@@ -68,6 +76,14 @@ pub enum ExecError {
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// It could not be started by a process in between.
+    #[error("{message}")]
+    Failed {
+        /// Why.
+        message: String,
+        /// What `exec` ends with.
+        code: i32,
+    },
     /// The system.
     #[error("cannot hand over what to run: {0}")]
     Io(#[from] io::Error),
@@ -79,6 +95,7 @@ impl ExecError {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Sandbox(error) => error.exit_code(),
+            Self::Failed { code, .. } => *code,
             Self::NotRunning(_) | Self::Paused(_) => 1,
             Self::Enter(_) | Self::Io(_) => 125,
         }
@@ -154,6 +171,8 @@ impl ExecOrder {
             user: request.user.unwrap_or_else(|| plan.user.clone()),
             workdir: request.workdir.unwrap_or_else(|| plan.workdir.clone()),
             terminal: request.terminal.map(|size| (size.rows, size.columns)),
+            keys: request.keys.filter(|keys| !keys.is_empty()),
+            rights: plan.rights.clone(),
             detached: request.detached,
         }
     }
@@ -189,11 +208,26 @@ impl ExecOrder {
         Ok((arguments, order))
     }
 
-    /// Runs it and follows it to its end. Call it before the first thread is started.
+    /// Runs it and follows it to its end, or until the user leaves it. Call it before the first thread is started.
     ///
     /// # Errors
     /// [`ExecError`].
-    pub fn run(&self, input: impl AsFd, output: impl AsFd) -> Result<ExecOutcome, ExecError> {
+    pub fn run(&self, files: [BorrowedFd<'_>; 3]) -> Result<ExecOutcome, ExecError> {
+        if let (Some(_), Some(keys), false) = (self.terminal, &self.keys, self.detached) {
+            return detachable::run(self, keys.clone(), files);
+        }
+        let [input, output, _] = files;
+        let signals = PassedOn::take_over()?;
+        let mut child = self.execute()?;
+        if self.detached {
+            child.let_go();
+            return Ok(ExecOutcome::Detached);
+        }
+        let exit = child.foreground_with(&signals, Stop::default(), input, output)?;
+        Ok(ExecOutcome::Exited(exit.code()))
+    }
+
+    fn execute(&self) -> Result<Child, ExecError> {
         let running = self.running()?;
         let privileges: Privileges = running.enter_users()?;
         let lifeline = if self.detached {
@@ -213,18 +247,11 @@ impl ExecOrder {
                 Some((rows, columns)) => Stdio::Terminal(WindowSize { rows, columns }),
                 None => Stdio::Inherit,
             },
-            rlimits: Vec::new(),
-            security: security(&privileges),
+            rlimits: self.rights.rlimits(),
+            security: self.rights.security(&privileges),
             groups: self.groups.clone(),
             lifeline,
         };
-        let signals = PassedOn::take_over()?;
-        let mut child = running.execute(&spec, &privileges)?;
-        if self.detached {
-            child.let_go();
-            return Ok(ExecOutcome::Detached);
-        }
-        let exit = child.foreground_with(&signals, Stop::default(), input, output)?;
-        Ok(ExecOutcome::Exited(exit.code()))
+        Ok(running.execute(&spec, &privileges)?)
     }
 }

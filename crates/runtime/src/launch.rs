@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 
 use kiln_network::{Attachment, NetworkError, Outside};
 use kiln_sandbox::{
-    Access, Accounting, BindSource, Child, Durability, Host, Limits, Mount, MountSource,
-    OwnerEmulation, PidsLimit, Privileges, RootfsSpec, SandboxError, SandboxSpec, Security, Stdio,
-    Stop, Unenforced, UpperDirectory, User, signal_of,
+    Access, Accounting, BindSource, Child, Durability, Host, Limits, Mount, MountSource, PidsLimit,
+    RootfsSpec, SandboxError, SandboxSpec, Stdio, Stop, Unenforced, UpperDirectory, User,
+    signal_of,
 };
 use kiln_store::{Session, StoreError, VolumeUse};
 
 use crate::networking::Networking;
+use crate::other::{self, OtherError, OtherRuntime};
 use crate::plan::{Plan, PlannedMount, PlannedSecret, PlannedSource, SecretPlace};
 
 /// What a container is started with beside its plan.
@@ -60,6 +61,9 @@ pub enum LaunchError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Another runtime.
+    #[error(transparent)]
+    Other(#[from] OtherError),
     /// Networks.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -105,6 +109,7 @@ impl LaunchError {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Sandbox(error) => error.exit_code(),
+            Self::Other(error) => error.exit_code(),
             Self::Store(_)
             | Self::Network(_)
             | Self::NoGateway { .. }
@@ -140,7 +145,14 @@ impl Started {
         let (mut spec, mut attachment) = spec(launch, plan, &mut volumes)?;
         let (limits, unenforced) = launch.host.enforceable(&spec.limits);
         spec.limits = limits;
-        let child = launch.host.spawn(&spec)?;
+        let own = (!plan.hooks.is_empty()).then(OtherRuntime::own);
+        let child = match plan.runtime.as_ref().or(own.as_ref()) {
+            None => launch.host.spawn(&spec)?,
+            Some(runtime) => {
+                let (hooks, id) = (&plan.hooks, launch.container);
+                other::spawn(launch.host, &spec, runtime, hooks, id)?
+            }
+        };
         if let Some(attachment) = &mut attachment {
             attachment.started(child.pid())?;
         }
@@ -166,17 +178,6 @@ pub(crate) fn stop_of(plan: &Plan) -> Stop {
     }
 }
 
-/// What a container may do, and what is pretended, by what kiln itself may do.
-pub(crate) fn security(privileges: &Privileges) -> Security {
-    Security {
-        owners: match privileges {
-            Privileges::Single { .. } => OwnerEmulation::Flatten,
-            Privileges::Root | Privileges::Mapped { .. } => OwnerEmulation::None,
-        },
-        ..Security::default()
-    }
-}
-
 /// The plan's user, as the sandbox takes it.
 pub(crate) fn user(text: &str) -> User {
     match text {
@@ -189,6 +190,7 @@ pub(crate) fn user(text: &str) -> User {
 pub(crate) fn limits(plan: &Plan) -> Limits {
     Limits {
         memory_bytes: plan.memory_bytes,
+        swap_bytes: plan.swap_bytes,
         cpu_thousandths: plan.cpu_thousandths,
         pids: plan.pids.map_or(PidsLimit::Default, PidsLimit::AtMost),
         ..Limits::default()
@@ -226,7 +228,10 @@ fn spec(
     spec.stdio = launch.stdio;
     spec.limits = limits(plan);
     spec.accounting = launch.accounting;
-    spec.security = security(launch.host.privileges());
+    spec.security = plan.rights.security(launch.host.privileges());
+    spec.rlimits = plan.rights.rlimits();
+    spec.extra_groups.clone_from(&plan.rights.groups);
+    spec.shm_size_bytes = plan.shm_size_bytes.unwrap_or(spec.shm_size_bytes);
     let networking = Networking::make(launch, plan, hostname)?;
     spec.network = networking.network;
     spec.mounts = networking.files;

@@ -23,8 +23,10 @@ mod launch;
 mod log;
 mod monitor;
 mod networking;
+mod other;
 mod plan;
 mod probe;
+mod rights;
 mod state;
 mod stored;
 mod task;
@@ -36,14 +38,17 @@ pub use event::{Actor, Event};
 pub use exec::{ExecError, ExecOrder, ExecOutcome, ExecRequest};
 pub use foreground::Foreground;
 pub use health::{Health, HealthCheck, HealthStatus, HttpProbe, Probe, shell};
+pub use kiln_bundle::KeepOrder;
 pub use launch::{Launch, LaunchError};
 pub use log::{LogEntry, LogFilter, LogReader, Stream};
 pub use monitor::{Monitor, MonitorError, MonitorOrder, tell_failure};
+pub use other::{OtherError, OtherRuntime, keep};
 pub use plan::{
-    DEFAULT_STOP_TIMEOUT, HostAddress, Overrides, Plan, PlanError, PlannedMount, PlannedNetwork,
-    PlannedSecret, PlannedSource, SecretPlace, network_name,
+    DEFAULT_STOP_TIMEOUT, HookStage, HostAddress, Overrides, Plan, PlanError, PlannedHook,
+    PlannedMount, PlannedNetwork, PlannedSecret, PlannedSource, SecretPlace, network_name,
 };
 pub use probe::ProbeOrder;
+pub use rights::{ProcessLimit, Rights};
 pub use state::{ContainerState, Phase, Status};
 pub use stored::{BrokenContainer, Clock, StoredContainer, wait_for_end};
 pub use task::{Task, number, order, take_order};

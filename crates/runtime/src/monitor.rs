@@ -452,7 +452,9 @@ impl Monitor {
 
     fn answer(&mut self, client: usize, asked: Asked) {
         match asked {
-            Asked::Request(Request::Start | Request::Wait | Request::Attach { .. }) => {}
+            Asked::Request(
+                Request::Start | Request::Wait | Request::Leave | Request::Attach { .. },
+            ) => {}
             Asked::Request(Request::Resize { rows, columns }) => {
                 self.size = WindowSize { rows, columns };
                 if let Some(running) = &self.running {

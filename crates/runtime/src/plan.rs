@@ -12,6 +12,9 @@ use kiln_network::{DEFAULT_NETWORK, Membership, Protocol, Publish};
 use kiln_oci::RunConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::other::OtherRuntime;
+use crate::rights::Rights;
+
 /// How long a container may take to end after its stop signal; docker's.
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -56,6 +59,20 @@ pub struct Overrides {
     pub stop_signal: Option<i32>,
     /// How long to wait for that.
     pub stop_timeout: Option<Duration>,
+    /// Who runs it, if that is not kiln itself.
+    pub runtime: Option<OtherRuntime>,
+    /// What it may do.
+    pub rights: Rights,
+    /// Size of `/dev/shm`.
+    pub shm_size_bytes: Option<u64>,
+    /// Most swap, beyond the memory.
+    pub swap_bytes: Option<u64>,
+    /// Whether all ports that the image says it listens on are published.
+    pub publishes_all: bool,
+    /// Further ports that it listens on, as `8000/tcp`.
+    pub exposed: Vec<String>,
+    /// Programs that are run while it is made.
+    pub hooks: Vec<PlannedHook>,
 }
 
 /// What a container can reach.
@@ -130,6 +147,35 @@ pub enum SecretPlace {
     Environment(String),
 }
 
+/// A program that is run while a container is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PlannedHook {
+    /// When.
+    pub stage: HookStage,
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Its arguments, with its name.
+    pub args: Vec<String>,
+    /// Its variables.
+    pub env: Vec<String>,
+    /// When it is killed.
+    pub timeout_seconds: Option<u32>,
+}
+
+/// When a program is run; the names are those of the runtime specification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the names are those of the specification")]
+pub enum HookStage {
+    Prestart,
+    CreateRuntime,
+    CreateContainer,
+    StartContainer,
+    Poststart,
+    Poststop,
+}
+
 /// Everything about a container but its root file system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -174,6 +220,24 @@ pub struct Plan {
     pub stop_signal: i32,
     /// How long to wait for that.
     pub stop_timeout: Duration,
+    /// Who runs it, if that is not kiln itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<OtherRuntime>,
+    /// What it may do.
+    #[serde(default)]
+    pub rights: Rights,
+    /// Size of `/dev/shm`; docker's 64 MiB if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm_size_bytes: Option<u64>,
+    /// Most swap, beyond the memory; none if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap_bytes: Option<u64>,
+    /// Ports that it says it listens on, as `8000/tcp`.
+    #[serde(default)]
+    pub exposed: Vec<String>,
+    /// Programs that are run while it is made.
+    #[serde(default)]
+    pub hooks: Vec<PlannedHook>,
 }
 
 /// A container that cannot be planned.
@@ -234,7 +298,18 @@ impl Plan {
             .or_else(|| Some(service?.user.as_ref()?.value.to_string()))
             .or_else(|| config.user.clone())
             .unwrap_or_default();
-        let ports = ports(service, overrides);
+        let mut ports = ports(service, overrides);
+        if overrides.publishes_all {
+            let exposed = exposed(config, overrides).into_iter();
+            // What an image says and nobody can publish is left out, as it would be without the flag.
+            let exposed = exposed.filter_map(|port| Publish::parse(&port).ok());
+            let is_known = |port: &Publish| {
+                let mut ports = ports.iter();
+                ports.any(|one| (one.container, one.protocol) == (port.container, port.protocol))
+            };
+            let more: Vec<Publish> = exposed.filter(|port| !is_known(port)).collect();
+            ports.extend(more);
+        }
         let network = network(of_project, overrides, &ports)?;
         Ok(Self {
             argv: argv(config, service, overrides)?,
@@ -266,8 +341,23 @@ impl Plan {
                 .stop_timeout
                 .or_else(|| service?.stop_timeout)
                 .unwrap_or(DEFAULT_STOP_TIMEOUT),
+            runtime: overrides.runtime.clone(),
+            rights: overrides.rights.clone(),
+            shm_size_bytes: overrides.shm_size_bytes,
+            swap_bytes: overrides.swap_bytes,
+            exposed: exposed(config, overrides),
+            hooks: overrides.hooks.clone(),
         })
     }
+}
+
+/// Ports that image and command line say the container listens on.
+fn exposed(config: &RunConfig, overrides: &Overrides) -> Vec<String> {
+    let all = config.exposed_ports.keys().chain(&overrides.exposed);
+    let mut all: Vec<String> = all.cloned().collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 /// What was asked for, else what the service says. Ports that nobody named a network for are of the default one.

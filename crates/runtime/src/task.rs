@@ -4,6 +4,7 @@
 //! kiln run -d  ─order→ kiln-monitor   runs one container
 //! kiln exec    ─order→ kiln-exec      a process in a container, from a program file that nobody can write to
 //! monitor      ─order→ kiln-probe     asks a server in a container
+//! monitor      ─order→ kiln-keeper    runs another runtime, and dies with whoever started it
 //! ```
 //! The order is handed over by an inherited descriptor and not on the command line, where everybody could read it.
 
@@ -27,6 +28,8 @@ pub enum Task {
     Exec,
     /// See [`ProbeOrder`](crate::ProbeOrder).
     Probe,
+    /// See [`KeepOrder`](crate::KeepOrder).
+    Keep,
 }
 
 impl Task {
@@ -36,12 +39,13 @@ impl Task {
             Self::Monitor => "kiln-monitor",
             Self::Exec => "kiln-exec",
             Self::Probe => "kiln-probe",
+            Self::Keep => "kiln-keeper",
         }
     }
 
     /// The task of a process that was started under `name`.
     pub fn of(name: &str) -> Option<Self> {
-        [Self::Monitor, Self::Exec, Self::Probe]
+        [Self::Monitor, Self::Exec, Self::Probe, Self::Keep]
             .into_iter()
             .find(|task| task.program() == name)
     }

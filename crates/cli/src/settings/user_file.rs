@@ -10,6 +10,11 @@
 //! cache-from = ["registry.example.com/team/cache"]
 //! cache-to   = ["registry.example.com/team/cache"]
 //!
+//! [run]
+//! runtime = "crun"           # unless --runtime says it
+//! detach-keys = "ctrl-x,q"   # unless --detach-keys says it
+//! cdi = ["/etc/cdi"]         # where devices are described
+//!
 //! [debian]
 //! mirror = "http://mirror.example.com/debian"
 //!
@@ -30,6 +35,7 @@ use std::path::{Path, PathBuf};
 use kiln_client::{Mirror, RegistrySettings};
 use kiln_http::{ClientCertificate, HostSettings};
 use kiln_manifest::value::ByteSize;
+use kiln_runtime::DetachKeys;
 use serde::Deserialize;
 
 use crate::caches::CacheReference;
@@ -43,6 +49,8 @@ pub(crate) struct UserFile {
     pub(crate) store: UserStore,
     /// `[build]`
     pub(crate) build: UserBuild,
+    /// `[run]`
+    pub(crate) run: UserRun,
     /// `[debian]`
     pub(crate) debian: UserDebian,
     /// `[registry."HOST"]`
@@ -107,6 +115,18 @@ pub(crate) struct UserBuild {
     pub(crate) cache_to: Vec<CacheReference>,
 }
 
+/// `[run]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct UserRun {
+    /// Who starts containers, unless a flag says it.
+    pub(crate) runtime: Option<String>,
+    /// Folders with descriptions of devices, in place of the usual ones; the last one wins.
+    pub(crate) cdi: Vec<PathBuf>,
+    /// The keys that leave a container alone, unless a flag names some.
+    pub(crate) detach_keys: Option<Keys>,
+}
+
 /// `[debian]`
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -129,6 +149,19 @@ pub(crate) struct UserRegistry {
     pub(crate) certificate: Option<PathBuf>,
     /// PEM file of the certificate's private key.
     pub(crate) key: Option<PathBuf>,
+}
+
+/// Keys that leave a container alone, `ctrl-x,q`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+pub(crate) struct Keys(pub(crate) DetachKeys);
+
+impl TryFrom<String> for Keys {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map(Self)
+    }
 }
 
 /// A size with a unit, `50GB`.
@@ -197,6 +230,7 @@ mod tests {
         let text = "[store]\npath = \"/data/kiln\"\nmax = \"50GB\"\n[build]\njobs = 16\n\
                     cache-from = [\"registry.example.com/team/cache\"]\n\
                     cache-to = [\"registry.example.com/team/cache\"]\n\
+                    [run]\nruntime = \"crun\"\ndetach-keys = \"ctrl-x,q\"\ncdi = [\"/etc/cdi\"]\n\
                     [debian]\nmirror = \"http://mirror.example.com/debian\"\n\
                     [registry.\"registry.example.com\"]\nplain-http = true\n\
                     authorities = [\"/etc/ssl/example.pem\"]\n\
@@ -211,6 +245,7 @@ mod tests {
         for text in [
             "[store]\nmax = \"50\"",
             "[registry.a]\ncertificate = \"/x\"",
+            "[run]\ndetach-keys = \"nonsense\"",
         ] {
             assert!(parse(Path::new("c"), text).is_err(), "{text}");
         }

@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let attachment = Attachment {
         terminal: container.config.terminal,
         input: !args.no_stdin,
-        keys: args.keys.detach_keys.clone(),
+        keys: args.keys.keys(settings),
         proxy: if args.sig_proxy {
             Proxy::Signals
         } else {

@@ -51,7 +51,9 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         let message = "this container is of a step, which has no image to add to";
         Failure::message(Class::User, message, None)
     })?;
-    let base = Image::load(session.store(), descriptor, &Platform::host())?;
+    let platform = container.config.platform.clone();
+    let platform = platform.unwrap_or_else(Platform::host);
+    let base = Image::load(session.store(), descriptor, &platform)?;
     base.pin(&session)?;
     let ownership = match entered.host.privileges() {
         Privileges::Root | Privileges::Mapped { .. } => Ownership::Keep,

@@ -43,9 +43,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let (target, command) =
         split_words(&args.words).map_err(|flag| unknown_flag("create", flag))?;
-    let overrides =
-        args.container
-            .overrides(command, &settings.directory, &settings.environment, printer)?;
+    let overrides = args.container.overrides(command, settings)?;
     let ready = Ready::make(
         target,
         args.pull,
@@ -61,7 +59,6 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         terminal.unwrap_or(false),
         args.container.keeps_input_open(),
     )?;
-    ready.check_outlives()?;
     let kept = ready.keep(&overrides, &life, args.life.name.as_deref())?;
     printer.line(kept.config.id.as_str())
 }

@@ -9,6 +9,7 @@ use kiln_sandbox::{WindowSize, window_size};
 use crate::container;
 use crate::containers::find;
 use crate::errors::{Class, Failure, Outcome};
+use crate::life::DetachArgs;
 use crate::local;
 use crate::monitors;
 use crate::printer::Printer;
@@ -59,6 +60,9 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "PATH")]
     workdir: Option<String>,
 
+    #[command(flatten)]
+    keys: DetachArgs,
+
     /// Name or id
     container: String,
 
@@ -86,6 +90,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, _printer: &mut Printer) -> O
             user: args.user.clone(),
             workdir: args.workdir.clone(),
             terminal: terminal(args)?,
+            keys: Some(args.keys.keys(settings)),
             detached: args.detach,
         },
     )

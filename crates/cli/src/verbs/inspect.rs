@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::errors::{Class, Failure, Outcome};
 use crate::inspection;
 use crate::local;
+use crate::ports::Places;
 use crate::printer::Printer;
 use crate::settings::Settings;
 
@@ -38,7 +39,10 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let mut containers = Vec::new();
     for name in &args.names {
         match StoredContainer::find(&store, name) {
-            Ok(found) => containers.push(inspection::container(&store, &found)),
+            Ok(found) => {
+                let places = Places::read(&store)?;
+                containers.push(inspection::container(&store, &places, &found));
+            }
             Err(StoreError::Missing { .. }) if args.names.len() == 1 => {}
             Err(StoreError::Missing { .. }) => {
                 let message = format!("there is no container `{name}`");

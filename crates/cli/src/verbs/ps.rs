@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::errors::Outcome;
 use crate::listing::{self, Filters, Width};
 use crate::local;
+use crate::ports::Places;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::tasks;
@@ -74,8 +75,11 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         let ids = containers.iter().map(|it| listing::id(it, width) + "\n");
         return printer.data(ids.collect::<String>());
     }
+    let places = Places::read(&store)?;
     if args.format == Format::Json {
-        let rows = containers.iter().map(|it| listing::row_json(it, now));
+        let rows = containers
+            .iter()
+            .map(|it| listing::row_json(it, &places, now));
         return printer.json(&Value::Array(rows.collect()));
     }
     let head = [
@@ -96,7 +100,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
             listing::command(it, width),
             format!("{} ago", listing::about(created)),
             listing::status(it, now),
-            listing::ports(it),
+            places.column(it),
             it.display_name(),
         ]
     }));

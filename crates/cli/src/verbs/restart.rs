@@ -35,14 +35,14 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let store = local::open(settings)?;
     // Those that are not there are told one by one.
     let reach = networking::reach_of(&store, &args.containers).unwrap_or(Reach::None);
-    let _entered = networking::enter(&store, reach)?;
+    let (host, _outside) = networking::enter(&store, reach)?;
     let timeout = args.seconds.map(Duration::from_secs);
     each(&args.containers, printer, |name, printer| {
         let container = find(&store, name)?;
         stop(&store, &container, args.signal, timeout)?;
         // As it is now.
         let container = find(&store, container.id().as_str())?;
-        start(&store, &container, settings, printer)?;
+        start(&store, &host, &container, settings, printer)?;
         let shown = container.display_name();
         monitors::tell(&store, &container.config, &shown, "restart", &[])
     })

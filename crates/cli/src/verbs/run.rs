@@ -12,6 +12,7 @@ use crate::launch::{Kept, Life, Pulling, Ready, stdio};
 use crate::life::{DetachArgs, LifeArgs};
 use crate::monitors;
 use crate::printer::Printer;
+use crate::rights;
 use crate::settings::Settings;
 use crate::suggest;
 use crate::verbs::build::BuildArgs;
@@ -66,9 +67,7 @@ pub(crate) struct Args {
 /// Builds, runs, and returns the container's own exit code.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
     let (target, command) = split_words(&args.words).map_err(|flag| unknown_flag("run", flag))?;
-    let overrides =
-        args.container
-            .overrides(command, &settings.directory, &settings.environment, printer)?;
+    let overrides = args.container.overrides(command, settings)?;
     let reach = args.container.reach();
     let ready = Ready::make(target, args.pull, reach, &args.how, settings, printer)?;
     let name = args.life.name.as_deref();
@@ -90,7 +89,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let attachment = Attachment {
         terminal,
         input: true,
-        keys: args.keys.detach_keys.clone(),
+        keys: args.keys.keys(settings),
         proxy: Proxy::Owner,
     };
     let signals = PassedOn::take_over()?;
@@ -136,7 +135,10 @@ pub(crate) fn unknown_flag(verb: &str, word: &str) -> Failure {
         .flat_map(clap::Command::get_arguments)
         .filter_map(|argument| Some(format!("--{}", argument.get_long()?)));
     let (name, _) = word.split_once('=').unwrap_or((word, ""));
-    let help = suggest::help(name, flags, || format!("see its flags: kiln {verb} --help"));
+    let help = match rights::instead_of(name) {
+        Some(advice) => advice.to_owned(),
+        None => suggest::help(name, flags, || format!("see its flags: kiln {verb} --help")),
+    };
     let message = format!("`{name}` is not a flag of kiln {verb}");
     Failure::message(Class::User, message, Some(help))
 }

@@ -40,9 +40,7 @@ pub(crate) struct Args {
 
 /// Opens it, and returns the shell's exit code.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome<ExitCode> {
-    let mut overrides =
-        args.container
-            .overrides(&[], &settings.directory, &settings.environment, printer)?;
+    let mut overrides = args.container.overrides(&[], settings)?;
     overrides.entrypoint = Some(match &args.shell {
         Some(program) => vec![program.clone()],
         None => ["/bin/sh", "-c", BEST_SHELL].map(String::from).to_vec(),

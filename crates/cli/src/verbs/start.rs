@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use kiln_runtime::{Attachment, Proxy, Request, RestartPolicy, Status, StoredContainer};
-use kiln_sandbox::PassedOn;
+use kiln_sandbox::{Host, PassedOn};
 
 use crate::containers::{self, find};
 use crate::errors::{Class, Failure, Outcome};
+use crate::launch;
 use crate::life::DetachArgs;
 use crate::local;
 use crate::monitors;
@@ -55,7 +56,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     };
     // Those that are not there are told one by one.
     let reach = networking::reach_of(&store, &names).unwrap_or(Reach::None);
-    let _entered = networking::enter(&store, reach)?;
+    let (host, _outside) = networking::enter(&store, reach)?;
     if args.attach || args.interactive {
         let [name] = args.containers.as_slice() else {
             let message = "you can be connected to one container at a time";
@@ -63,10 +64,11 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         };
         let container = find(&store, name)?;
         refuse_running(&container)?;
+        emulate(&host, &container, settings)?;
         let attachment = Attachment {
             terminal: container.config.terminal,
             input: args.interactive,
-            keys: args.keys.detach_keys.clone(),
+            keys: args.keys.keys(settings),
             proxy: Proxy::Signals,
         };
         let signals = PassedOn::take_over()?;
@@ -76,7 +78,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     }
     containers::each(&names, printer, |name, printer| {
         let container = find(&store, name)?;
-        start(&store, &container, settings, printer)
+        start(&store, &host, &container, settings, printer)
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -87,6 +89,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
 /// It cannot be started.
 pub(crate) fn start(
     store: &kiln_store::Store,
+    host: &Host,
     container: &StoredContainer,
     settings: &Settings,
     printer: &mut Printer,
@@ -95,9 +98,22 @@ pub(crate) fn start(
         return Ok(());
     }
     refuse_running(container)?;
+    emulate(host, container, settings)?;
     let secrets = monitors::secrets(&container.config, settings)?;
     let monitored = monitors::start(store, &container.config, secrets, &Request::Start)?;
     monitors::wait_until_started(monitored, printer)
+}
+
+/// Sees to it that the container's programs can run, and go on to when this process has ended.
+fn emulate(host: &Host, container: &StoredContainer, settings: &Settings) -> Outcome {
+    let Some(platform) = &container.config.platform else {
+        return Ok(());
+    };
+    launch::emulated(host, settings, platform, || {
+        format!("container {}", container.display_name())
+    })?;
+    host.hand_on_emulators()
+        .map_err(|error| Failure::from_error(Class::Environment, error))
 }
 
 fn refuse_running(container: &StoredContainer) -> Outcome {

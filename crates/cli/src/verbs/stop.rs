@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::containers::{each, find, stop};
+use crate::containers::{each_at_once, find, stop};
 use crate::errors::Outcome;
 use crate::local;
 use crate::printer::Printer;
@@ -30,11 +30,11 @@ pub(crate) struct Args {
     signal: Option<i32>,
 }
 
-/// Stops them, one after the other.
+/// Stops them, many at once.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let store = local::open(settings)?;
     let timeout = args.seconds.map(Duration::from_secs);
-    each(&args.containers, printer, |name, _| {
+    each_at_once(&args.containers, printer, |name| {
         stop(&store, &find(&store, name)?, args.signal, timeout)
     })
 }

@@ -252,6 +252,7 @@ impl Client {
             }
             Request::Start
             | Request::Wait
+            | Request::Leave
             | Request::Stop { .. }
             | Request::Resize { .. }
             | Request::Signal { .. } => {}

@@ -1,0 +1,178 @@
+//! Flags about what a container may do; docker's.
+
+use clap::Args;
+use kiln_runtime::{Overrides, ProcessLimit, Rights};
+
+use crate::container::size;
+use crate::errors::{Class, Failure, Outcome};
+
+/// Flags about rights and sizes.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Rights")]
+pub(crate) struct RightsArgs {
+    /// Give it a capability, such as NET_ADMIN, or ALL
+    #[arg(long, value_name = "CAPABILITY", value_parser = Rights::capability)]
+    cap_add: Vec<String>,
+
+    /// Take a capability from it, or ALL
+    #[arg(long, value_name = "CAPABILITY", value_parser = Rights::capability)]
+    cap_drop: Vec<String>,
+
+    /// Let its programs gain rights (no-new-privileges=false), or make any system call (seccomp=unconfined)
+    #[arg(long, value_name = "OPTION")]
+    security_opt: Vec<String>,
+
+    /// Put its user into this group, too, by name or number
+    #[arg(long, value_name = "GROUP")]
+    group_add: Vec<String>,
+
+    /// Set a resource limit of its processes, such as nofile=1024:4096
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = ProcessLimit::parse)]
+    ulimit: Vec<ProcessLimit>,
+
+    /// Set the size of /dev/shm [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    shm_size: Option<u64>,
+
+    /// Limit memory and swap together; with --memory alone there is no swap
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "memory")]
+    memory_swap: Option<u64>,
+}
+
+impl RightsArgs {
+    /// Adds what is to be different.
+    ///
+    /// # Errors
+    /// An option that there is not, or less memory with swap than without.
+    pub(crate) fn apply(&self, overrides: &mut Overrides) -> Outcome {
+        let mut rights = Rights {
+            added: self.cap_add.iter().cloned().collect(),
+            dropped: self.cap_drop.iter().cloned().collect(),
+            groups: self.group_add.clone(),
+            limits: self.ulimit.clone(),
+            ..Rights::default()
+        };
+        for option in &self.security_opt {
+            match option.as_str() {
+                "no-new-privileges" | "no-new-privileges=true" | "no-new-privileges:true" => {
+                    rights.gains_privileges = false;
+                }
+                "no-new-privileges=false" | "no-new-privileges:false" => {
+                    rights.gains_privileges = true;
+                }
+                "seccomp=unconfined" => rights.any_call = true,
+                _ => {
+                    let message = format!("containers have no security option `{option}`");
+                    let help = "there are no-new-privileges=false and seccomp=unconfined";
+                    return Err(wrong(message, help));
+                }
+            }
+        }
+        overrides.rights = rights;
+        overrides.shm_size_bytes = self.shm_size;
+        overrides.swap_bytes = match (self.memory_swap, overrides.memory_bytes) {
+            (Some(together), Some(memory)) => {
+                Some(together.checked_sub(memory).ok_or_else(|| {
+                    let message = "memory and swap together are less than the memory".to_owned();
+                    wrong(message, "raise --memory-swap, or lower --memory")
+                })?)
+            }
+            (Some(_), None) | (None, _) => None,
+        };
+        Ok(())
+    }
+}
+
+fn wrong(message: String, help: &str) -> Failure {
+    Failure::message(Class::User, message, Some(help.to_owned()))
+}
+
+/// What to do instead of a flag of `docker run` that there is not.
+pub(crate) fn instead_of(flag: &str) -> Option<&'static str> {
+    let limits = "of processors there is --cpus";
+    let disks = "disk bandwidth is not limited";
+    let namespaces = "a container always has its own; only --network can be the machine's";
+    let advice = match flag {
+        "--privileged" => {
+            "containers are always confined: give what it needs by --cap-add, --device and --security-opt"
+        }
+        "--pid" | "--ipc" | "--uts" | "--userns" | "--cgroupns" => namespaces,
+        "--cgroup-parent" => "start kiln in the group that containers are to be below",
+        "--link" => "put both into a network (--network NAME): they know each other by name there",
+        "--link-local-ip" | "--mac-address" => "addresses are chosen: --ip and --ip6 ask for one",
+        "--volumes-from" => "name the volumes: -v NAME:/path",
+        "--volume-driver" | "--storage-opt" => "volumes are folders of the store: -v NAME:/path",
+        "--domainname" => "write it into --hostname",
+        "--sysctl" => "kernel settings of a container are as kiln makes them",
+        "--oom-kill-disable"
+        | "--oom-score-adj"
+        | "--memory-reservation"
+        | "--memory-swappiness"
+        | "--kernel-memory" => "of memory there are --memory and --memory-swap",
+        "--cpu-shares" | "--cpu-period" | "--cpu-quota" | "--cpu-rt-period"
+        | "--cpu-rt-runtime" | "--cpuset-cpus" | "--cpuset-mems" | "--cpu-count"
+        | "--cpu-percent" => limits,
+        "--blkio-weight"
+        | "--blkio-weight-device"
+        | "--device-read-bps"
+        | "--device-read-iops"
+        | "--device-write-bps"
+        | "--device-write-iops" => disks,
+        "--device-cgroup-rule" => "name the devices: --device /dev/NAME",
+        "--attach" | "-a" => "kiln run shows all of it; kiln attach --no-stdin only looks",
+        "--sig-proxy" => "run it with -d, then look with kiln attach --sig-proxy=false",
+        "--annotation" => "note it with --label",
+        "--disable-content-trust" => "see kiln verify-signature",
+        "--isolation" | "--use-api-socket" | "--health-start-interval" => "leave it out",
+        _ => return None,
+    };
+    Some(advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_security_are_those_that_there_are() {
+        let read = |option: &str| {
+            let args = RightsArgs {
+                security_opt: vec![option.to_owned()],
+                ..RightsArgs::default()
+            };
+            let mut overrides = Overrides::default();
+            args.apply(&mut overrides).map(|()| overrides.rights).ok()
+        };
+        assert_eq!(read("no-new-privileges"), Some(Rights::default()));
+        let free = read("no-new-privileges=false").expect("an option");
+        assert!(free.gains_privileges && !free.any_call);
+        assert!(read("seccomp=unconfined").expect("an option").any_call);
+        for option in [
+            "",
+            "seccomp=/etc/profile.json",
+            "apparmor=x",
+            "label=disable",
+        ] {
+            assert_eq!(read(option), None, "{option}");
+        }
+    }
+
+    #[test]
+    fn swap_is_what_is_beyond_the_memory() {
+        let swap = |together, memory| {
+            let args = RightsArgs {
+                memory_swap: Some(together),
+                ..RightsArgs::default()
+            };
+            let mut overrides = Overrides {
+                memory_bytes: Some(memory),
+                ..Overrides::default()
+            };
+            args.apply(&mut overrides)
+                .map(|()| overrides.swap_bytes)
+                .ok()
+        };
+        assert_eq!(swap(30, 10), Some(Some(20)));
+        assert_eq!(swap(5, 10), None);
+    }
+}
