@@ -384,3 +384,73 @@ fn limits_are_changed_while_it_runs() {
         .assert_code(1)
         .assert_says("nothing is to be changed");
 }
+
+#[test]
+fn a_process_with_a_terminal_can_be_left_alone() {
+    let space = ContainerSpace::new("");
+    space.background("web", &[], SLEEPS);
+    let beats = "while true; do echo beat; date > /alive; sleep 0.1; done";
+    let is_alive = |space: &ContainerSpace| {
+        space.inside("web", "rm -f /alive").assert_code(0);
+        wait_until("it goes on", || {
+            space.inside("web", "cat /alive").code == Some(0)
+        });
+    };
+    for (flags, keys) in [("", "\u{10}\u{11}"), ("--detach-keys ctrl-x,q", "\u{18}q")] {
+        let script = format!("\"$KILN\" exec -it {flags} web sh -c '{beats}'; echo left with $?");
+        let mut terminal = Terminal::start(&space, &script);
+        terminal.wait_for("beat");
+        terminal.press(keys);
+        terminal.wait_for("left with 0");
+        let (code, _) = terminal.end();
+        assert_eq!(code, Some(0));
+        is_alive(&space);
+        let processes = space.kiln_ok(["top", "--format", "json", "web"]).stdout;
+        let processes: Vec<serde_json::Value> = serde_json::from_str(&processes).expect("JSON");
+        let ours = processes.iter().find(|one| {
+            one["command"]
+                .as_str()
+                .is_some_and(|command| command.contains("echo beat"))
+        });
+        let pid = ours.expect("it runs")["pid"].to_string();
+        host(Command::new("kill").args(["-KILL", &pid]));
+        wait_until("it ends", || {
+            !space.kiln_ok(["top", "web"]).stdout.contains("echo beat")
+        });
+    }
+    // The user's settings say which keys, too; without any, all of them reach the process.
+    let settings = space.path().join("home/.config/kiln");
+    std::fs::create_dir_all(&settings).expect("a folder");
+    std::fs::write(
+        settings.join("config.toml"),
+        "[run]\ndetach-keys = \"ctrl-a\"\n",
+    )
+    .expect("a file");
+    let mut terminal = Terminal::start(
+        &space,
+        "\"$KILN\" exec -it web sh -c 'echo ready; cat'; echo left with $?",
+    );
+    terminal.wait_for("ready");
+    terminal.press("x\r");
+    terminal.wait_for("x\r\nx\r\n");
+    terminal.press("\u{1}");
+    terminal.wait_for("left with 0");
+    terminal.end();
+    let mut terminal = Terminal::start(
+        &space,
+        "\"$KILN\" exec -it --detach-keys '' web sh; echo left with $?",
+    );
+    terminal.wait_for("/ # ");
+    terminal.press("\u{10}\u{11}exit 4\r");
+    terminal.wait_for("left with 4");
+    terminal.end();
+    // Whoever is killed takes it along.
+    let script = format!("echo $$ > pid; exec \"$KILN\" exec -it web sh -c '{beats}'");
+    let mut terminal = Terminal::start(&space, &script);
+    terminal.wait_for("beat");
+    let pid = std::fs::read_to_string(space.project().join("pid")).expect("its number");
+    host(Command::new("kill").args(["-KILL", pid.trim()]));
+    wait_until("it ends", || {
+        !space.kiln_ok(["top", "web"]).stdout.contains("echo beat")
+    });
+}

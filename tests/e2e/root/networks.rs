@@ -1,5 +1,7 @@
 //! Networks of containers, with namespaces in place of the machine's own network.
 
+mod beside;
+
 use super::is_root;
 use crate::fixtures::busybox_project;
 use crate::fixtures::machine::{MACHINE, Machine, Running, WORLD, eventually};
