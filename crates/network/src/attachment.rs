@@ -299,6 +299,8 @@ impl Attachment {
             network: "its networks".to_owned(),
         };
         self.held = Some(held.ok_or_else(taken)?);
+        // Whoever looked after it before may have been killed; from now on it looks alive to everybody.
+        self.networks.take_back(joining.container)?;
         self.networks
             .members
             .write(joining.container, &self.member)?;
@@ -378,13 +380,7 @@ impl Attachment {
         let container = &self.member.container;
         let _lock = self.networks.lock()?;
         // Others may have connected it to more networks.
-        for name in self.networks.named.names()? {
-            let folder = self.networks.named.folder(&name)?;
-            if let Some(endpoint) = folder.read::<Endpoint>(container)? {
-                self.networks.dismiss(&endpoint)?;
-                folder.remove(container)?;
-            }
-        }
+        self.networks.take_back(container)?;
         self.networks.members.remove(container)?;
         self.held = None;
         Ok(self.networks.members.forget(container)?)

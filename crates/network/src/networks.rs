@@ -377,6 +377,18 @@ impl Networks {
         Ok(())
     }
 
+    /// Takes back what one container had, in all networks. The lock must be held, and the container by the caller.
+    pub(crate) fn take_back(&self, container: &str) -> Result<(), NetworkError> {
+        for name in self.named.names()? {
+            let folder = self.named.folder(&name)?;
+            if let Some(endpoint) = folder.read::<Endpoint>(container)? {
+                self.dismiss(&endpoint)?;
+                folder.remove(container)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes an endpoint out of the rules.
     pub(crate) fn dismiss(&self, endpoint: &Endpoint) -> Result<(), NetworkError> {
         if !self.outside.exists() {

@@ -263,3 +263,36 @@ fn rules_that_drop_what_is_forwarded_do_not_cut_containers_off() {
         .assert_says("the nftables chain `inet own pass` drops what this machine forwards");
     net.kiln(&["network", "prune"]).assert_code(0);
 }
+
+#[test]
+fn a_container_whose_monitor_was_killed_gets_its_network_back() {
+    if !is_root() {
+        return;
+    }
+    let net = Net::new();
+    let flags = ["run", "-d", "--name", "server", "-p", "8080:80", "app"];
+    net.kiln(&flags).assert_code(0);
+    let world = |script: &str| net.machine.outside(script);
+    assert_eq!(net.asked(world, &format!("{MACHINE}:8080")), WORLD);
+    net.kiln(&["restart", "-t", "1", "server"]).assert_code(0);
+    assert_eq!(net.asked(world, &format!("{MACHINE}:8080")), WORLD);
+    let inspected = net.kiln(&["inspect", "server"]).stdout;
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
+    let monitor = inspected[0]["Monitor"].to_string();
+    crate::space::host(std::process::Command::new("kill").args(["-KILL", &monitor]));
+    let ended = eventually(|| {
+        let listed = net.kiln(&["ps", "-a"]).stdout;
+        if listed.contains("Exited (137)") {
+            Ok(())
+        } else {
+            Err(listed)
+        }
+    });
+    ended.unwrap_or_else(|listed| panic!("{listed}"));
+    assert!(net.kiln(&["port", "server"]).stdout.is_empty());
+    net.kiln(&["start", "server"]).assert_code(0);
+    assert_eq!(net.asked(world, &format!("{MACHINE}:8080")), WORLD);
+    net.kiln(&["rm", "-f", "server"]).assert_code(0);
+    net.kiln(&["network", "prune"]).assert_code(0);
+    net.machine.is_clean();
+}
