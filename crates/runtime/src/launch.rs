@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use kiln_network::{Attachment, NetworkError, Outside};
 use kiln_sandbox::{
     Access, Accounting, BindSource, Child, Durability, Host, Limits, Mount, MountSource, PidsLimit,
-    RootfsSpec, SandboxError, SandboxSpec, Stdio, Stop, Unenforced, UpperDirectory, User,
-    signal_of,
+    Privileges, RootfsSpec, SandboxError, SandboxSpec, Stdio, Stop, Unenforced, UpperDirectory,
+    User, signal_of,
 };
 use kiln_store::{Session, StoreError, VolumeUse};
 
@@ -75,6 +75,12 @@ pub enum LaunchError {
         /// The name.
         name: String,
     },
+    /// Programs that are to gain rights where there is nobody else to be.
+    #[error(
+        "no program can gain rights here, since only one user is mapped; give this user more in /etc/subuid, or leave \
+         out no-new-privileges=false"
+    )]
+    OneUser,
     /// A bind mount's source that is not there.
     #[error("`{path}`, which is to be mounted at `{target}`, does not exist")]
     MissingSource {
@@ -113,6 +119,7 @@ impl LaunchError {
             Self::Store(_)
             | Self::Network(_)
             | Self::NoGateway { .. }
+            | Self::OneUser
             | Self::MissingSource { .. }
             | Self::OutOfProject { .. }
             | Self::Io { .. } => 125,
@@ -141,6 +148,10 @@ impl Started {
     /// # Errors
     /// [`LaunchError`]; nothing is left running.
     pub(crate) fn new(launch: &Launch<'_>, plan: &Plan) -> Result<Self, LaunchError> {
+        let is_single = matches!(launch.host.privileges(), Privileges::Single { .. });
+        if is_single && plan.rights.gains_privileges {
+            return Err(LaunchError::OneUser);
+        }
         let mut volumes = Vec::new();
         let (mut spec, mut attachment) = spec(launch, plan, &mut volumes)?;
         let (limits, unenforced) = launch.host.enforceable(&spec.limits);
