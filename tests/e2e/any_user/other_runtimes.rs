@@ -204,6 +204,19 @@ fn a_terminal_of_another_runtime_is_one() {
     }
 }
 
+/// Groups in any hierarchy that were made for a container of this monitor.
+fn groups_of(monitor: &str) -> Vec<String> {
+    let beginning = format!("kiln-{monitor}-");
+    let entries = |path: &std::path::Path| {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let below = entries(std::path::Path::new("/sys/fs/cgroup")).into_iter();
+    let below = below.flat_map(|hierarchy| entries(&hierarchy));
+    let names = below.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    names.filter(|name| name.starts_with(&beginning)).collect()
+}
+
 #[test]
 fn a_container_of_another_runtime_dies_with_its_monitor() {
     let space = space();
@@ -221,7 +234,9 @@ fn a_container_of_another_runtime_dies_with_its_monitor() {
         crate::space::host(Command::new("kill").args(["-KILL", &monitor]));
         wait_until("it ends", || !process.exists());
         space.wait_for_status("web", "Exited (137)");
+        // Groups that only the other runtime has made go with those of kiln's own.
         space.kiln_ok(["start", "web"]);
+        assert_eq!(groups_of(&monitor), [""; 0]);
         space.kiln_ok(["rm", "-f", "web"]);
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Version1 {
     own: BTreeMap<Controller, PathBuf>,
     /// Where each hierarchy is mounted.
     mounts: BTreeMap<Controller, MountLine>,
+    /// The top of every hierarchy, also of those that kiln makes nothing of: other runtimes make groups in all.
+    tops: Vec<PathBuf>,
 }
 
 impl Version1 {
@@ -49,13 +51,18 @@ impl Version1 {
         (!found.is_empty()).then_some(Self {
             own: found,
             mounts: mounted,
+            tops: mounts
+                .iter()
+                .filter(|mount| mount.kind == "cgroup")
+                .map(|mount| mount.point.clone())
+                .collect(),
         })
     }
 
     /// The own groups, and the top of each hierarchy.
     pub(super) fn parents(&self) -> Vec<PathBuf> {
-        let tops = self.mounts.values().map(|mount| mount.point.clone());
-        let mut parents: Vec<PathBuf> = self.own.values().cloned().chain(tops).collect();
+        let own = self.own.values();
+        let mut parents: Vec<PathBuf> = own.chain(&self.tops).cloned().collect();
         parents.sort();
         parents.dedup();
         parents
