@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::events::Build;
-use crate::fixtures::{busybox_project, rewrite_busybox_project};
+use crate::fixtures::{Web, busybox_project, rewrite_busybox_project};
 use crate::space::{Run, TestSpace};
 
 /// Builds a project with one step `bad` and returns what was said; it must fail with this code.
@@ -48,6 +48,29 @@ fn a_failing_step_shows_its_end_its_code_its_place_and_its_log() {
     assert!(log.starts_with("line 1\nline 2\n"), "{log}");
     // It is not remembered as done.
     space.kiln(["build"]).assert_code(1).assert_says("line 100");
+}
+
+#[test]
+fn a_misspelt_suite_is_answered_with_the_one_that_is_meant() {
+    let web = Web::start([]);
+    let build = |suite: &str| {
+        let mirror = web.url("/debian");
+        TestSpace::with_manifest(&format!(
+            "schema = 1\n[project]\nname = \"t\"\n[image.app]\n\
+             from = {{ debian = {{ suite = \"{suite}\", mirror = \"{mirror}\" }} }}\n"
+        ))
+        .kiln(["build"])
+    };
+    build("bokworm")
+        .assert_code(1)
+        .assert_says("there is no Debian suite `bokworm` at `http://127.0.0.1:")
+        .assert_says("did you mean `bookworm`?");
+    // This mirror does not have it, and nothing is like the other.
+    for suite in ["bookworm", "jammy"] {
+        let run = build(suite);
+        run.assert_code(1).assert_says("there is no Debian suite");
+        assert!(!run.stderr.contains("did you mean"), "{}", run.shown());
+    }
 }
 
 #[test]
