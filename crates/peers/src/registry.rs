@@ -31,6 +31,18 @@ impl Registry {
     /// # Errors
     /// [`PeerError::Silent`] with its log, and what the system says.
     pub fn start(folder: &Path, further: &str) -> Result<Self, PeerError> {
+        Self::configured(folder, "  delete:\n    enabled: true\n", further)
+    }
+
+    /// The same, which deletes nothing, as Debian configures it.
+    ///
+    /// # Errors
+    /// As [`Registry::start`].
+    pub fn start_keeping(folder: &Path, further: &str) -> Result<Self, PeerError> {
+        Self::configured(folder, "", further)
+    }
+
+    fn configured(folder: &Path, storage: &str, further: &str) -> Result<Self, PeerError> {
         let written = |path: &Path, source| PeerError::Write {
             path: path.to_owned(),
             source,
@@ -45,7 +57,7 @@ impl Registry {
         let configuration = folder.join("config.yml");
         let text = format!(
             "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\n\
-             storage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
+             storage:\n  filesystem:\n    rootdirectory: {}\n{storage}\
              http:\n  addr: 127.0.0.1:{port}\n{further}",
             folder.join("data").display()
         );

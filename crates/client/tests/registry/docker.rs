@@ -40,7 +40,7 @@ impl DockerRegistry {
         fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
         let root = folder.path().display().to_string();
         let further = format!("{http}{top}").replace("FOLDER", &root);
-        let server = kiln_peers::Registry::start(folder.path(), &further).unwrap();
+        let server = kiln_peers::Registry::start_keeping(folder.path(), &further).unwrap();
         Self {
             port: server.port(),
             _server: server,
