@@ -135,7 +135,6 @@ mod tests {
             ("linux/z80", "the architectures are"),
             ("linux/arm/v9", "linux/arm/v7"),
             ("linux/amd64/v9", "linux/amd64"),
-            ("linux/386/v2", "linux/386"),
             ("linux/riscv64/x", "linux/riscv64"),
             ("", "linux/arm64"),
         ] {
