@@ -78,7 +78,7 @@ fn the_same_image_is_saved_as_the_same_bytes() {
     );
     assert_eq!(
         digest(Compression::Gzip),
-        "sha256:913d16ebac032309a1dde07ea9473d1b3d65faa300c4005f7ce98a8160696f15"
+        "sha256:01e13f644e9cb4f5d69ef3231ae140a14626674c255fe6f5c3376bc794c4aaab"
     );
     assert_eq!(digest(Compression::Gzip), digest(Compression::Gzip));
 }
