@@ -45,6 +45,7 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome {
         return list();
     }
     packages::ensure(packages::FOR_TESTS)?;
+    packages::ensure_from_python()?;
     // Built first, so that the time limit below is about tests only.
     run_shown(&mut cargo(["test", "--workspace", "--locked", "--no-run"]))?;
     let programs = test_programs()?;

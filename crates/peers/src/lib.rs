@@ -6,11 +6,13 @@
 
 mod docker;
 mod error;
+mod object_store;
 mod patience;
 mod postgres;
 mod registry;
 
 pub use docker::Docker;
 pub use error::PeerError;
+pub use object_store::ObjectStore;
 pub use postgres::{Ending, Postgres};
 pub use registry::Registry;

