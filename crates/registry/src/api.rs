@@ -13,6 +13,7 @@ mod identify;
 mod lists;
 mod manifests;
 mod own;
+mod passage;
 mod query;
 mod range;
 mod receive;

@@ -1,28 +1,24 @@
-//! The bytes, in files.
+//! The bytes: in a folder of this machine, or in a bucket of an object store.
 //!
-//! ```text
-//! blobs/sha256/ab/<hex>.<generation>   complete; read-only; never written again, never under this name again
-//! uploads/<id>                         an upload that is under way, or was cut and may go on
-//! quarantine/                          what was found damaged; nothing removes it by itself
-//! ```
-//!
-//! A generation begins with the second of its commit: the age of a file that nothing knows is in
-//! its name, because an upload may be old before it is committed. Knows nothing of repositories;
+//! A copy has a key, is complete, and is never written again. Knows nothing of repositories;
 //! whether a blob exists is for the index to say.
 
+pub(crate) mod bucket;
+pub(crate) mod folder;
+pub(crate) mod key;
 pub(crate) mod pool;
 pub(crate) mod upload;
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::digest::{Algorithm, Digest};
+use crate::digest::Digest;
 use crate::index::Seconds;
+use bucket::Bucket;
+use folder::Folder;
+pub(crate) use folder::{copy_file, create_file, make_folder, remove_file, sync_folder};
 
-/// Something went wrong with a file.
+/// Something went wrong with a file or object.
 #[derive(Debug, thiserror::Error)]
 #[error("{action} {path}: {source}", path = path.display())]
 #[must_use]
@@ -45,140 +41,32 @@ impl BlobError {
     pub(crate) fn is_full(&self) -> bool {
         crate::index::is_full(&self.source)
     }
+
+    /// Whether what it is about is not there.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+
+    /// Whether an object store could not be asked, which may pass.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NetworkDown
+    }
 }
 
-/// The folders with the bytes.
+/// Where the bytes are.
 #[derive(Debug)]
-pub(crate) struct Blobs {
-    folder: PathBuf,
-    /// Tells apart what is committed within a second.
-    counter: AtomicU32,
+pub(crate) enum Blobs {
+    Folder(Folder),
+    Bucket(Bucket),
 }
 
-/// A file of `blobs/`, as its name has it.
+/// A copy, as its key has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) key: String,
     pub(crate) digest: Digest,
     pub(crate) committed_at: Seconds,
     pub(crate) size: u64,
-}
-
-impl Blobs {
-    /// Opens the folders, and makes them if need be.
-    pub(crate) fn open(folder: &Path, seed: u32) -> Result<Self, BlobError> {
-        for name in ["uploads", "quarantine"] {
-            make_folder(&folder.join(name))?;
-        }
-        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            for first in 0..=255 {
-                make_folder(&folder.join(format!("blobs/{}/{first:02x}", algorithm.name())))?;
-            }
-        }
-        for parent in ["blobs/sha256", "blobs/sha512", "blobs", "."] {
-            sync_folder(&folder.join(parent))?;
-        }
-        Ok(Self {
-            folder: folder.to_owned(),
-            counter: AtomicU32::new(seed),
-        })
-    }
-
-    /// A name for a copy that nothing had before.
-    pub(crate) fn new_key(&self, digest: &Digest, now: Seconds) -> String {
-        let count = self.counter.fetch_add(1, Ordering::Relaxed) & 0xff_ffff;
-        let name = digest.algorithm().name();
-        let hex = digest.hex();
-        format!("{name}/{}/{hex}.{now:08x}{count:06x}", &hex[..2])
-    }
-
-    /// Where a copy is.
-    pub(crate) fn path(&self, key: &str) -> PathBuf {
-        self.folder.join("blobs").join(key)
-    }
-
-    /// Opens a copy for reading; `None` if it is gone.
-    pub(crate) fn open_blob(&self, key: &str) -> Result<Option<File>, BlobError> {
-        let path = self.path(key);
-        match File::open(&path) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(BlobError::new("open", &path, error)),
-        }
-    }
-
-    /// Makes a whole, synced file a copy, durably. Blocks.
-    pub(crate) fn publish(&self, draft: &Path, key: &str) -> Result<(), BlobError> {
-        let path = self.path(key);
-        fs::rename(draft, &path).map_err(|error| BlobError::new("rename", &path, error))?;
-        sync_folder(path.parent().unwrap_or(&self.folder))
-    }
-
-    /// Removes a copy; it is no failure if it is gone.
-    pub(crate) fn remove(&self, key: &str) -> Result<(), BlobError> {
-        remove_file(&self.path(key))
-    }
-
-    /// Moves a copy that is not what it should be out of the way.
-    pub(crate) fn quarantine(&self, key: &str) -> Result<PathBuf, BlobError> {
-        let to = self.folder.join("quarantine").join(key.replace('/', "-"));
-        let from = self.path(key);
-        match fs::rename(&from, &to) {
-            Ok(()) => Ok(to),
-            Err(error) => Err(BlobError::new("move to quarantine", &from, error)),
-        }
-    }
-
-    /// Calls `each` for every file that looks like a copy, folder by folder.
-    pub(crate) fn each(
-        &self,
-        mut each: impl FnMut(Found) -> Result<(), BlobError>,
-    ) -> Result<(), BlobError> {
-        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            for first in 0..=255 {
-                let part = format!("{}/{first:02x}", algorithm.name());
-                let folder = self.path(&part);
-                let failed = |error| BlobError::new("list", &folder, error);
-                for entry in fs::read_dir(&folder).map_err(failed)? {
-                    let entry = entry.map_err(failed)?;
-                    let name = entry.file_name();
-                    let Some((digest, committed_at)) =
-                        name.to_str().and_then(|name| parse_name(algorithm, name))
-                    else {
-                        continue;
-                    };
-                    let size = match entry.metadata() {
-                        Ok(metadata) => metadata.len(),
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                        Err(error) => return Err(failed(error)),
-                    };
-                    let key = format!("{part}/{}", name.to_string_lossy());
-                    each(Found {
-                        key,
-                        digest,
-                        committed_at,
-                        size,
-                    })?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The folder of uploads.
-    pub(crate) fn uploads(&self) -> PathBuf {
-        self.folder.join("uploads")
-    }
-
-    /// Bytes that are free for us on the file system, and all it has.
-    pub(crate) fn room(&self) -> Result<Room, BlobError> {
-        let found = rustix::fs::statvfs(&self.folder)
-            .map_err(|error| BlobError::new("ask for room on", &self.folder, error.into()))?;
-        Ok(Room {
-            free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
-            total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
-        })
-    }
 }
 
 /// Room on a file system.
@@ -188,79 +76,127 @@ pub(crate) struct Room {
     pub(crate) total_bytes: u64,
 }
 
-fn parse_name(algorithm: Algorithm, name: &str) -> Option<(Digest, Seconds)> {
-    let (hex, generation) = name.split_once('.')?;
-    let digest = format!("{}:{hex}", algorithm.name()).parse().ok()?;
-    let seconds = generation.get(..generation.len().checked_sub(6)?)?;
-    Some((digest, Seconds::from_str_radix(seconds, 16).ok()?))
-}
-
-/// Makes a folder that only its owner sees.
-pub(crate) fn make_folder(path: &Path) -> Result<(), BlobError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|error| BlobError::new("make", path, error))
-}
-
-/// Makes names in a folder durable.
-pub(crate) fn sync_folder(path: &Path) -> Result<(), BlobError> {
-    File::open(path)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| BlobError::new("sync", path, error))
-}
-
-/// Removes a file that may be gone already.
-pub(crate) fn remove_file(path: &Path) -> Result<(), BlobError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(BlobError::new("remove", path, error))
+impl Blobs {
+    /// Where a copy is, for people.
+    pub(crate) fn place(&self, key: &str) -> String {
+        match self {
+            Self::Folder(folder) => folder.path(key).display().to_string(),
+            Self::Bucket(bucket) => bucket.place(key),
         }
-        Ok(()) | Err(_) => Ok(()),
     }
-}
 
-/// Makes a file that only its owner sees.
-pub(crate) fn create_file(path: &Path) -> Result<File, BlobError> {
-    OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| BlobError::new("make", path, error))
-}
+    /// Bytes of a copy; `None` if it is gone. Blocks.
+    pub(crate) fn size_of(&self, key: &str) -> Result<Option<u64>, BlobError> {
+        match self {
+            Self::Folder(folder) => folder.size_of(key),
+            Self::Bucket(bucket) => bucket.size_of(key),
+        }
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Reads a copy from beginning to end; `false` if it is gone. Blocks.
+    pub(crate) fn read(&self, key: &str, each: &mut dyn FnMut(&[u8])) -> Result<bool, BlobError> {
+        match self {
+            Self::Folder(folder) => folder.read(key, each),
+            Self::Bucket(bucket) => bucket.read(key, each),
+        }
+    }
 
-    #[test]
-    fn a_key_says_what_and_when() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path(), 7).unwrap();
-        let digest = Digest::of(Algorithm::Sha512, b"x");
-        let key = blobs.new_key(&digest, 1_700_000_000);
-        assert_ne!(key, blobs.new_key(&digest, 1_700_000_000));
-        fs::write(blobs.path(&key), b"x").unwrap();
-        fs::write(blobs.path("sha256/ab/stray"), b"").unwrap();
-        let mut found = Vec::new();
-        blobs
-            .each(|file| {
-                found.push(file);
-                Ok(())
-            })
-            .unwrap();
-        assert_eq!(
-            found,
-            [Found {
-                key,
-                digest,
-                committed_at: 1_700_000_000,
-                size: 1
-            }]
-        );
+    /// Gives the bytes of a copy a second place, as a file. Blocks.
+    pub(crate) fn copy_out(&self, key: &str, to: &Path) -> Result<(), BlobError> {
+        match self {
+            Self::Folder(folder) => folder.copy_out(key, to),
+            Self::Bucket(bucket) => bucket.copy_out(key, to),
+        }
+    }
+
+    /// Gives the bytes of a file, which never change, a second place as a copy. Blocks.
+    pub(crate) fn copy_in(&self, from: &Path, key: &str) -> Result<(), BlobError> {
+        match self {
+            Self::Folder(folder) => folder.copy_in(from, key),
+            Self::Bucket(bucket) => bucket.copy_in(from, key),
+        }
+    }
+
+    /// Makes a file of others a copy, durably, if it is what `digest` says; `Err` within says what it is.
+    /// Returns key and bytes. Blocks.
+    pub(crate) fn take_in(
+        &self,
+        from: &Path,
+        digest: &Digest,
+        now: Seconds,
+    ) -> Result<Result<(String, u64), Digest>, BlobError> {
+        match self {
+            Self::Folder(folder) => folder.take_in(from, digest, now),
+            Self::Bucket(bucket) => bucket.take_in(from, digest, now),
+        }
+    }
+
+    /// Removes copies; those that are gone are no failure. After a failure some may be left. Blocks.
+    pub(crate) fn remove_all(&self, keys: &[String]) -> Result<(), BlobError> {
+        match self {
+            Self::Folder(folder) => folder.remove_all(keys),
+            Self::Bucket(bucket) => bucket.remove_all(keys),
+        }
+    }
+
+    /// Moves a copy that is not what it should be out of the way; says where it is then. Blocks.
+    pub(crate) fn quarantine(&self, key: &str) -> Result<String, BlobError> {
+        match self {
+            Self::Folder(folder) => folder.quarantine(key),
+            Self::Bucket(bucket) => bucket.quarantine(key),
+        }
+    }
+
+    /// Calls `each` for everything that looks like a copy. Blocks.
+    pub(crate) fn each(
+        &self,
+        each: impl FnMut(Found) -> Result<(), BlobError>,
+    ) -> Result<(), BlobError> {
+        match self {
+            Self::Folder(folder) => folder.each(each),
+            Self::Bucket(bucket) => bucket.each(each),
+        }
+    }
+
+    /// After a commit of which nobody knows whether it counts: removes what nobody else can rely on.
+    pub(crate) async fn take_back(&self, key: &str) -> Result<(), BlobError> {
+        match self {
+            Self::Folder(folder) => folder.remove(key),
+            Self::Bucket(bucket) => bucket.take_back(key).await,
+        }
+    }
+
+    /// Removes a copy that came after another one of the same blob.
+    pub(crate) async fn remove(&self, key: &str) -> Result<(), BlobError> {
+        match self {
+            Self::Folder(folder) => folder.remove(key),
+            Self::Bucket(bucket) => bucket.remove(key).await,
+        }
+    }
+
+    /// Removes objects that are of no use any more, as far as that is possible now.
+    pub(crate) async fn remove_stale(&self, objects: &[String]) {
+        if let Self::Bucket(bucket) = self
+            && !objects.is_empty()
+            && bucket.objects.delete_all(objects).await.is_err()
+        {
+            // Nothing names them any more; the search for such objects finds them.
+        }
+    }
+
+    /// Checks that there is somebody to ask for bytes.
+    pub(crate) async fn answers(&self) -> Result<(), BlobError> {
+        match self {
+            Self::Folder(_) => Ok(()),
+            Self::Bucket(bucket) => bucket.objects.answers().await,
+        }
+    }
+
+    /// Room for more; `None` where nobody can tell.
+    pub(crate) fn room(&self) -> Result<Option<Room>, BlobError> {
+        match self {
+            Self::Folder(folder) => folder.room().map(Some),
+            Self::Bucket(_) => Ok(None),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The one file with settings, and what stands where it says nothing.
 
 mod database;
+mod storage;
 pub(crate) mod units;
 
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use database::Database;
+pub use storage::Storage;
 pub use units::{Size, Span};
 
 use crate::name::Pattern;
@@ -21,7 +23,7 @@ use crate::name::Pattern;
 pub struct Config {
     /// Addresses to answer on.
     pub listen: Vec<SocketAddr>,
-    /// The folder with everything.
+    /// The folder with everything, or with everything but the blobs if those are elsewhere.
     pub data: Option<PathBuf>,
     /// A database that several registries share; without it, a file in the folder is used.
     pub database: Option<Database>,
@@ -31,6 +33,8 @@ pub struct Config {
     pub read_only: bool,
     /// How connections are encrypted.
     pub tls: Option<Tls>,
+    /// Where blobs are, if not in the folder.
+    pub storage: Option<Storage>,
     /// Who may do what.
     pub access: Access,
     /// What may be pushed.
@@ -152,6 +156,7 @@ impl Default for Config {
             external_url: None,
             read_only: false,
             tls: None,
+            storage: None,
             access: Access::default(),
             push: Push::default(),
             gc: Gc::default(),
@@ -244,6 +249,9 @@ impl Config {
             tls.certificate = folder.join(&tls.certificate);
             tls.key = folder.join(&tls.key);
         }
+        if let Some(storage) = &mut config.storage {
+            storage.resolve(folder);
+        }
         Ok(config)
     }
 
@@ -272,6 +280,9 @@ impl Config {
             return wrong(format!(
                 "`external-url`: `{url}` is not an http or https URL"
             ));
+        }
+        if let Some(storage) = &self.storage {
+            storage.check()?;
         }
         let Some(open) = self
             .listen

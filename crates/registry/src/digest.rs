@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use sha2::Digest as _;
+use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 
 /// How a digest is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,6 +138,22 @@ impl Hasher {
         }
     }
 
+    /// What it knows, for [`Hasher::load`] of the same version of `sha2`.
+    pub(crate) fn save(&self) -> Vec<u8> {
+        match self {
+            Self::Sha256(state) => state.serialize().to_vec(),
+            Self::Sha512(state) => state.serialize().to_vec(),
+        }
+    }
+
+    /// Goes on where one was saved; `None` if it cannot be read.
+    pub(crate) fn load(algorithm: Algorithm, saved: &[u8]) -> Option<Self> {
+        match algorithm {
+            Algorithm::Sha256 => loaded(saved).map(Self::Sha256),
+            Algorithm::Sha512 => loaded(saved).map(|state| Self::Sha512(Box::new(state))),
+        }
+    }
+
     /// The digest of all bytes.
     pub(crate) fn finish(self) -> Digest {
         match self {
@@ -150,6 +167,11 @@ impl fmt::Debug for Hasher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.algorithm().name())
     }
+}
+
+fn loaded<T: SerializableState>(saved: &[u8]) -> Option<T> {
+    let saved = SerializedState::<T>::try_from(saved).ok()?;
+    T::deserialize(&saved).ok()
 }
 
 fn named(algorithm: Algorithm, raw: &[u8]) -> Digest {

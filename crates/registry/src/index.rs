@@ -26,6 +26,7 @@ mod snapshot;
 mod sqlite;
 mod survey;
 mod sweep;
+mod uploads;
 
 use std::path::Path;
 
@@ -40,6 +41,7 @@ pub(crate) use read::{BlobRow, ManifestRow, Totals};
 pub(crate) use records::Records;
 pub(crate) use refill::Copy;
 pub(crate) use sweep::Policy;
+pub(crate) use uploads::Claim;
 
 use crate::name::RepoName;
 use crate::upkeep::wait;

@@ -27,6 +27,7 @@ mod index;
 mod log;
 mod metrics;
 mod name;
+mod objects;
 mod registry;
 mod secret;
 mod serve;
@@ -34,7 +35,7 @@ mod upkeep;
 
 pub use config::{
     Access, Config, ConfigError, Database, Gc, Limits, Log, Login, MissingParts, Push, Size, Span,
-    Tls, schema,
+    Storage, Tls, schema,
 };
 pub use control::{Command, command};
 pub use log::Sink;

@@ -34,6 +34,8 @@ pub(crate) struct Metrics {
     pub(crate) collected_blobs: AtomicU64,
     /// Bytes freed by them.
     pub(crate) collected_bytes: AtomicU64,
+    /// Times that an object did not come back as it was put.
+    pub(crate) damaged_reads: AtomicU64,
     /// Lines that no reader of the log was fast enough for.
     pub(crate) lost_lines: AtomicU64,
 }
@@ -57,7 +59,12 @@ impl Metrics {
     }
 
     /// All numbers as text.
-    pub(crate) fn render(&self, totals: &Totals, uploads: usize, free_bytes: u64) -> String {
+    pub(crate) fn render(
+        &self,
+        totals: &Totals,
+        uploads: usize,
+        free_bytes: Option<u64>,
+    ) -> String {
         let mut out = String::new();
         self.render_requests(&mut out);
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -101,6 +108,12 @@ impl Metrics {
                 read(&self.collected_bytes),
             ),
             (
+                "damaged_reads_total",
+                "counter",
+                "Times that the object store returned other bytes than were put",
+                read(&self.damaged_reads),
+            ),
+            (
                 "lost_log_lines_total",
                 "counter",
                 "Lines of the log dropped",
@@ -117,11 +130,17 @@ impl Metrics {
                 totals.blob_bytes,
             ),
             ("uploads", "gauge", "Uploads under way", uploads as u64),
-            ("free_bytes", "gauge", "Bytes free on the disk", free_bytes),
         ] {
-            line(&mut out, format_args!("# HELP kiln_registry_{name} {help}"));
-            line(&mut out, format_args!("# TYPE kiln_registry_{name} {kind}"));
-            line(&mut out, format_args!("kiln_registry_{name} {value}"));
+            number(&mut out, name, kind, help, value);
+        }
+        if let Some(value) = free_bytes {
+            number(
+                &mut out,
+                "free_bytes",
+                "gauge",
+                "Bytes free on the disk",
+                value,
+            );
         }
         out
     }
@@ -194,6 +213,12 @@ impl Metrics {
             );
         }
     }
+}
+
+fn number(out: &mut String, name: &str, kind: &str, help: &str, value: u64) {
+    line(out, format_args!("# HELP kiln_registry_{name} {help}"));
+    line(out, format_args!("# TYPE kiln_registry_{name} {kind}"));
+    line(out, format_args!("kiln_registry_{name} {value}"));
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {

@@ -9,17 +9,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
 use crate::access::Access;
+use crate::blobs::bucket::Bucket;
+use crate::blobs::folder::Folder;
 use crate::blobs::pool::Pool;
-use crate::blobs::upload::Uploads;
+use crate::blobs::upload::{UploadError, Uploads};
 use crate::blobs::{BlobError, Blobs, make_folder};
 use crate::cache::Cache;
-use crate::config::{Config, Database};
+use crate::config::{Config, ConfigError, Database};
 use crate::index::{Address, Index, IndexError, Moment, Policy, Records, Seconds};
 use crate::metrics::Metrics;
 use crate::name::RepoName;
+use crate::objects::Objects;
 use crate::secret;
 use crate::upkeep::wait;
 
@@ -79,6 +82,18 @@ impl From<IndexError> for RegistryError {
     }
 }
 
+impl From<UploadError> for RegistryError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Blob(error) => error.into(),
+            UploadError::Index(error) => error.into(),
+            error @ (UploadError::TakenOver | UploadError::Crowded) => {
+                Self::Refused(error.to_string())
+            }
+        }
+    }
+}
+
 impl From<BlobError> for RegistryError {
     fn from(error: BlobError) -> Self {
         Self::Io {
@@ -103,7 +118,7 @@ impl RegistryError {
 pub struct Registry {
     pub(crate) folder: PathBuf,
     pub(crate) config: Config,
-    pub(crate) blobs: Blobs,
+    pub(crate) blobs: Arc<Blobs>,
     pub(crate) uploads: Uploads,
     pub(crate) index: Index,
     pub(crate) access: Arc<Access>,
@@ -138,29 +153,29 @@ impl Registry {
             Some(_) => share_lock(folder)?,
             None => take_lock(folder)?,
         };
-        let seed = u32::from_ne_bytes(secret::random::<4>());
-        let blobs = Blobs::open(folder, seed)?;
-        let mut runtime = None;
-        let index = match &config.database {
-            None => Index::open(folder)?,
-            Some(database) => {
-                let handle = runtime.insert(self::runtime()?).handle();
-                connect(database, folder, handle.clone())?
+        let runtime = runtime_for(&config)?;
+        let blobs = open_blobs(folder, &config, &clock, runtime.as_ref())?;
+        let index = match (&config.database, &runtime) {
+            (Some(database), Some(runtime)) => {
+                connect(database, folder, &blobs, runtime.handle().clone())?
             }
+            (None, _) | (_, None) => Index::open(folder)?,
         };
         let secret = index.kept_secret("secret", secret::random::<32>().to_vec())?;
         let access = wait(Access::open(&index, &config, &secret))?;
+        // Bytes in a folder are put together by the process that began to.
+        let is_bound = index.is_shared() && matches!(blobs, Blobs::Folder(_));
         let registry = Self {
             access: Arc::new(access),
-            // Bytes in a folder are put together by the process that began to.
-            uploads: match index.is_shared() {
-                true => Uploads::new(&secret::random::<32>()),
-                false => Uploads::new(&secret),
+            uploads: if is_bound {
+                Uploads::new(&secret::random::<32>(), &blobs)
+            } else {
+                Uploads::new(&secret, &blobs)
             },
             folder: folder.to_owned(),
             read_only: AtomicBool::new(config.read_only),
             config,
-            blobs,
+            blobs: Arc::new(blobs),
             index,
             cache: Cache::default(),
             pool: Pool::default(),
@@ -189,10 +204,7 @@ impl Registry {
 
     /// Seconds since 1970.
     pub(crate) fn now(&self) -> Seconds {
-        let since = (self.clock)()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        Seconds::try_from(since.as_secs()).unwrap_or(Seconds::MAX)
+        seconds(&self.clock)
     }
 
     /// The time.
@@ -230,7 +242,9 @@ impl Registry {
 
     /// Whether an upload of `more` bytes leaves the room on the disk that it should.
     pub(crate) fn has_room(&self, more: u64) -> Result<bool, BlobError> {
-        let room = self.blobs.room()?;
+        let Some(room) = self.blobs.room()? else {
+            return Ok(true);
+        };
         let reserve = match self.config.limits.reserve {
             Some(size) => size.0,
             None => LEAST_RESERVE.max(room.total_bytes / 50),
@@ -239,7 +253,19 @@ impl Registry {
     }
 }
 
-/// What answers requests, and what speaks to a database.
+/// Seconds since 1970.
+pub(crate) fn seconds(clock: &Clock) -> Seconds {
+    let since = clock().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Seconds::try_from(since.as_secs()).unwrap_or(Seconds::MAX)
+}
+
+/// A runtime, if there is a database or an object store to speak to.
+pub(crate) fn runtime_for(config: &Config) -> Result<Option<Runtime>, RegistryError> {
+    let is_needed = config.database.is_some() || config.storage.is_some();
+    is_needed.then(runtime).transpose()
+}
+
+/// What answers requests, and what speaks to a database or an object store.
 pub(crate) fn runtime() -> Result<Runtime, RegistryError> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -249,21 +275,60 @@ pub(crate) fn runtime() -> Result<Runtime, RegistryError> {
         .map_err(|error| RegistryError::Network(format!("no runtime: {error}")))
 }
 
+/// Opens what the settings say blobs are in. An object store is asked whether it does what it must.
+pub(crate) fn open_blobs(
+    folder: &Path,
+    config: &Config,
+    clock: &Clock,
+    runtime: Option<&Runtime>,
+) -> Result<Blobs, RegistryError> {
+    let (Some(storage), Some(runtime)) = (&config.storage, runtime) else {
+        let seed = u32::from_ne_bytes(secret::random::<4>());
+        return Ok(Blobs::Folder(Folder::open(folder, seed)?));
+    };
+    let refused = |error: ConfigError| RegistryError::Refused(error.to_string());
+    let objects = Arc::new(Objects::new(storage, Arc::clone(clock)).map_err(refused)?);
+    runtime.block_on(objects.test()).map_err(|error| {
+        let (endpoint, bucket) = (&storage.endpoint, &storage.bucket);
+        RegistryError::Network(format!(
+            "the bucket `{bucket}` at {endpoint} cannot be used: {error}"
+        ))
+    })?;
+    let handle = runtime.handle().clone();
+    Ok(Blobs::Bucket(Bucket::new(objects, handle)))
+}
+
 /// Opens the index in a database.
 fn connect(
     database: &Database,
     folder: &Path,
-    handle: tokio::runtime::Handle,
+    blobs: &Blobs,
+    handle: Handle,
 ) -> Result<Index, RegistryError> {
     let connections = usize::try_from(database.connections).unwrap_or(usize::MAX);
-    let records = Records::in_folder(folder, handle.clone())?;
+    let records = records(folder, blobs, handle.clone())?;
     let address = address(database)?;
     Ok(Index::connect(address, connections, records, handle)?)
 }
 
+/// Where the journal of an index in a database is: where the bytes are.
+pub(crate) fn records(
+    folder: &Path,
+    blobs: &Blobs,
+    handle: Handle,
+) -> Result<Records, RegistryError> {
+    Ok(match blobs {
+        Blobs::Folder(_) => Records::in_folder(folder, handle)?,
+        Blobs::Bucket(bucket) => Records::Bucket {
+            objects: Arc::clone(&bucket.objects),
+            handle,
+        },
+    })
+}
+
 /// Where a database is.
 pub(crate) fn address(database: &Database) -> Result<Address, RegistryError> {
-    let refused = |error: crate::config::ConfigError| RegistryError::Refused(error.to_string());
+    let refused = |error: ConfigError| RegistryError::Refused(error.to_string());
     let url = database.url().map_err(refused)?;
     Address::parse(&url, database.authorities())
         .map_err(|error| RegistryError::Refused(error.to_string()))

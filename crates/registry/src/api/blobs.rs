@@ -4,20 +4,25 @@ use std::sync::Arc;
 
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE,
-    RANGE,
+    LOCATION, RANGE,
 };
 use http::{Method, StatusCode};
 use serde_json::json;
 
-use super::body::Body;
+use super::body::{self, Body};
 use super::error::ApiError;
 use super::range::{Wanted, wanted};
 use super::{Answer, Asked, finish, plain};
 use crate::access::Action;
+use crate::blobs::Blobs;
 use crate::cache;
 use crate::digest::Digest;
 use crate::index::{BlobRow, DeleteBlob};
 use crate::name::RepoName;
+use crate::registry::Registry;
+
+/// How long a client that is sent to the object store may take to begin.
+const REDIRECTED_SECONDS: u64 = 20 * 60;
 
 /// Answers a request about a blob.
 pub(super) async fn answer(asked: &Asked, repo: &RepoName, digest: &Digest) -> Answer {
@@ -36,7 +41,7 @@ pub(super) async fn answer(asked: &Asked, repo: &RepoName, digest: &Digest) -> A
 
 async fn read(asked: &Asked, repo: &RepoName, digest: &Digest) -> Answer {
     let unknown = || ApiError::blob_unknown(digest);
-    let mut blob = find(asked, repo, digest).await?.ok_or_else(unknown)?;
+    let blob = find(asked, repo, digest).await?.ok_or_else(unknown)?;
     let tag = format!("\"{digest}\"");
     let head = |status| {
         plain(status)
@@ -58,43 +63,55 @@ async fn read(asked: &Asked, repo: &RepoName, digest: &Digest) -> Answer {
             Body::empty(),
         );
     }
-    let file = match asked.registry.blobs.open_blob(&blob.key)? {
-        Some(file) => file,
-        // It went while we looked; perhaps another copy came.
-        None => {
-            blob = Arc::new(
-                asked
-                    .registry
-                    .index
-                    .blob(repo, digest)
-                    .await?
-                    .ok_or_else(unknown)?,
-            );
-            let file = asked.registry.blobs.open_blob(&blob.key)?;
-            file.ok_or_else(|| ApiError::internal(&format!("the file of {digest} is missing")))?
-        }
-    };
     let size = blob.size;
     let is_current = asked.header(IF_RANGE).is_none_or(|one| one == tag);
     let range = asked.header(RANGE).filter(|_| is_current);
-    match range.map_or(Wanted::Whole, |range| wanted(range, size)) {
-        Wanted::Whole => {
-            let body = Body::file(Arc::clone(&asked.registry), file, 0, size);
-            finish(head(StatusCode::OK).header(CONTENT_LENGTH, size), body)
-        }
-        Wanted::Part { first, length } => {
-            let range = format!("bytes {first}-{}/{size}", first + length - 1);
-            let body = Body::file(Arc::clone(&asked.registry), file, first, length);
-            let head = head(StatusCode::PARTIAL_CONTENT)
-                .header(CONTENT_LENGTH, length)
-                .header(CONTENT_RANGE, range);
-            finish(head, body)
-        }
+    let part = match range.map_or(Wanted::Whole, |range| wanted(range, size)) {
+        Wanted::Whole => None,
+        Wanted::Part { first, length } => Some((first, length)),
         Wanted::Unsatisfiable => {
             let message = format!("the blob has {size} bytes");
             let error = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID", message);
-            Err(error.with_header("content-range", format!("bytes */{size}")))
+            return Err(error.with_header("content-range", format!("bytes */{size}")));
         }
+    };
+    let (first, length) = part.unwrap_or((0, size));
+    let registry = &asked.registry;
+    if let Some(url) = elsewhere(registry, &blob) {
+        let head = head(StatusCode::TEMPORARY_REDIRECT).header(LOCATION, url);
+        return finish(head, Body::empty());
+    }
+    let body = match body::open(registry, digest, &blob, first, length).await? {
+        Some(body) => body,
+        // It went while we looked; perhaps another copy came.
+        None => {
+            let again = registry
+                .index
+                .blob(repo, digest)
+                .await?
+                .ok_or_else(unknown)?;
+            let body = body::open(registry, digest, &again, first, length).await?;
+            body.ok_or_else(|| ApiError::internal(&format!("the bytes of {digest} are missing")))?
+        }
+    };
+    if part.is_none() {
+        return finish(head(StatusCode::OK).header(CONTENT_LENGTH, size), body);
+    }
+    let range = format!("bytes {first}-{}/{size}", first + length - 1);
+    let head = head(StatusCode::PARTIAL_CONTENT)
+        .header(CONTENT_LENGTH, length)
+        .header(CONTENT_RANGE, range);
+    finish(head, body)
+}
+
+/// A URL at which the client finds the bytes itself, if the settings want that.
+fn elsewhere(registry: &Registry, row: &BlobRow) -> Option<String> {
+    let storage = registry.config.storage.as_ref()?;
+    match &*registry.blobs {
+        Blobs::Bucket(bucket) if storage.redirect => {
+            Some(bucket.presigned(&row.key, REDIRECTED_SECONDS))
+        }
+        Blobs::Bucket(_) | Blobs::Folder(_) => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bodies of answers: bytes in memory, or a part of a file.
+//! Bodies of answers: bytes in memory, a part of a file, or of an object that is passed on.
 
 use std::fs::File;
 use std::pin::Pin;
@@ -8,9 +8,14 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::passage::Passage;
 use crate::blobs::pool::BUFFER_BYTES;
+use crate::blobs::{BlobError, Blobs};
+use crate::digest::Digest;
+use crate::index::BlobRow;
 use crate::registry::Registry;
 
 /// The body of an answer.
@@ -18,6 +23,15 @@ use crate::registry::Registry;
 pub(crate) enum Body {
     Bytes(Option<Bytes>),
     File(Box<FilePart>),
+    Passed(Box<Passed>),
+}
+
+/// A part of an object that is on its way.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    registry: Arc<Registry>,
+    pieces: mpsc::Receiver<std::io::Result<Bytes>>,
+    left: u64,
 }
 
 /// A part of a file that is on its way.
@@ -30,6 +44,41 @@ pub(crate) struct FilePart {
     reading: Option<JoinHandle<std::io::Result<Bytes>>>,
 }
 
+/// `length` bytes of a copy from `first` on; `None` if it is gone.
+pub(super) async fn open(
+    registry: &Arc<Registry>,
+    digest: &Digest,
+    row: &BlobRow,
+    first: u64,
+    length: u64,
+) -> Result<Option<Body>, BlobError> {
+    match &*registry.blobs {
+        Blobs::Folder(folder) => {
+            let file = folder.open_blob(&row.key)?;
+            Ok(file.map(|file| Body::file(Arc::clone(registry), file, first, length)))
+        }
+        Blobs::Bucket(_) if length == 0 => Ok(Some(Body::empty())),
+        Blobs::Bucket(bucket) => {
+            let opened = bucket.open(&row.key, first, length, row.size).await?;
+            Ok(opened.map(|stream| {
+                let wanted = Passage {
+                    registry: Arc::clone(registry),
+                    key: row.key.clone(),
+                    digest: digest.clone(),
+                    size: row.size,
+                    first,
+                    end: first + length,
+                };
+                Body::Passed(Box::new(Passed {
+                    registry: Arc::clone(registry),
+                    pieces: wanted.begin(stream),
+                    left: length,
+                }))
+            }))
+        }
+    }
+}
+
 impl Body {
     /// No bytes.
     pub(crate) fn empty() -> Self {
@@ -37,7 +86,7 @@ impl Body {
     }
 
     /// `length` bytes of a file from `first` on.
-    pub(crate) fn file(registry: Arc<Registry>, file: File, first: u64, length: u64) -> Self {
+    fn file(registry: Arc<Registry>, file: File, first: u64, length: u64) -> Self {
         Self::File(Box::new(FilePart {
             registry,
             file: Arc::new(file),
@@ -52,6 +101,7 @@ impl Body {
         match self {
             Self::Bytes(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
             Self::File(part) => part.left,
+            Self::Passed(part) => part.left,
         }
     }
 }
@@ -102,6 +152,19 @@ impl FilePart {
     }
 }
 
+impl Passed {
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<std::io::Result<Bytes>>> {
+        let piece = ready!(self.pieces.poll_recv(context));
+        if let Some(Ok(bytes)) = &piece {
+            let length = bytes.len() as u64;
+            self.left = self.left.saturating_sub(length);
+            let sent = &self.registry.metrics.sent_bytes;
+            sent.fetch_add(length, Ordering::Relaxed);
+        }
+        Poll::Ready(piece)
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = std::io::Error;
@@ -113,6 +176,9 @@ impl http_body::Body for Body {
         match self.get_mut() {
             Self::Bytes(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::File(part) => part
+                .poll_bytes(context)
+                .map(|bytes| bytes.map(|bytes| bytes.map(Frame::data))),
+            Self::Passed(part) => part
                 .poll_bytes(context)
                 .map(|bytes| bytes.map(|bytes| bytes.map(Frame::data))),
         }

@@ -6,6 +6,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::blobs::BlobError;
+use crate::blobs::upload::UploadError;
 use crate::index::IndexError;
 
 /// An answer that is not what was asked for.
@@ -182,8 +183,37 @@ impl From<BlobError> for ApiError {
     fn from(error: BlobError) -> Self {
         if error.is_full() {
             Self::full()
+        } else if error.is_unavailable() {
+            let message = "the registry cannot reach its bytes at the moment";
+            let mut answer = Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", message)
+                .with_header("retry-after", "5");
+            answer.details.cause = Some(error.to_string());
+            answer
         } else {
             Self::internal(&error)
+        }
+    }
+}
+
+impl From<UploadError> for ApiError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Blob(error) if error.is_gone() => {
+                let mut answer = Self::upload_unknown();
+                answer.details.cause = Some(error.to_string());
+                answer
+            }
+            UploadError::Blob(error) => error.into(),
+            UploadError::Index(error) => error.into(),
+            UploadError::TakenOver => {
+                let message = "another request goes on with this upload";
+                Self::new(StatusCode::CONFLICT, "BLOB_UPLOAD_INVALID", message)
+            }
+            UploadError::Crowded => {
+                let message = "too many uploads at once; try again in a moment";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", message)
+                    .with_header("retry-after", "10")
+            }
         }
     }
 }

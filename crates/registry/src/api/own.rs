@@ -16,12 +16,12 @@ pub(super) fn health() -> Answer {
 pub(super) async fn ready(asked: &Asked) -> Answer {
     let registry = &asked.registry;
     registry.index.repositories("", 1).await?;
-    let free_bytes = registry.blobs.room()?.free_bytes;
-    json(&json!({
-        "status": "ok",
-        "read-only": asked.is_read_only(),
-        "free-bytes": free_bytes,
-    }))
+    registry.blobs.answers().await?;
+    let mut state = json!({ "status": "ok", "read-only": asked.is_read_only() });
+    if let Some(room) = registry.blobs.room()? {
+        state["free-bytes"] = json!(room.free_bytes);
+    }
+    json(&state)
 }
 
 /// Numbers for Prometheus; for administrators where accounts are needed, or from this machine.
@@ -42,7 +42,7 @@ pub(super) async fn metrics(asked: &Asked) -> Answer {
     let text = registry.metrics.render(
         &totals,
         registry.uploads.count(),
-        registry.blobs.room()?.free_bytes,
+        registry.blobs.room()?.map(|room| room.free_bytes),
     );
     let head = plain(StatusCode::OK).header(CONTENT_TYPE, "text/plain; version=0.0.4");
     finish(head, text.into())

@@ -1,4 +1,4 @@
-//! Bodies of requests, on their way to memory or disk.
+//! Bodies of requests, on their way to memory or to where blobs are.
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -9,18 +9,14 @@ use http::StatusCode;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::sync::mpsc;
 
 use super::Asked;
 use super::error::ApiError;
-use crate::blobs::BlobError;
-use crate::blobs::upload::Turn;
+use crate::blobs::upload::{Turn, UploadError};
 use crate::registry::Registry;
 
-/// Bytes that go to the disk together.
+/// Bytes that are written together.
 const BATCH_BYTES: usize = 512 << 10;
-/// Bytes after which the kernel is asked to write, so that the sync at the end finds little to do.
-const SYNC_BYTES: u64 = 64 << 20;
 /// How often the speed of a body is judged.
 const JUDGED_EVERY: Duration = Duration::from_secs(30);
 
@@ -35,8 +31,8 @@ pub(crate) enum Broken {
     TakenOver,
     /// More than may be.
     TooLarge,
-    /// The disk does not take it.
-    Disk(BlobError),
+    /// Where blobs are, they are not taken.
+    Refused(UploadError),
 }
 
 /// Reads pieces of a body that flows fast enough.
@@ -119,15 +115,14 @@ pub(super) async fn append(
     asked: &Asked,
     body: Incoming,
     turn: Turn,
-) -> (Result<Turn, BlobError>, Result<(), Broken>) {
+) -> Result<(Turn, Result<(), Broken>), UploadError> {
     let registry = &asked.registry;
     let limit = registry.config.limits.blob.map_or(u64::MAX, |size| size.0);
     let mut left = limit.saturating_sub(turn.offset());
+    let body_length = body.size_hint().exact();
     let mut flow = Flow::new(registry, body);
     let mut taken_over = pin!(turn.taken_over());
-    let (batches, pieces) = mpsc::channel(2);
-    let mut early = EarlySync::new(&turn);
-    let worker = tokio::task::spawn_blocking(move || write(turn, pieces));
+    let writing = turn.write(body_length);
     let (mut batch, mut size) = (Vec::new(), 0);
     let outcome = loop {
         let piece = tokio::select! {
@@ -152,79 +147,25 @@ pub(super) async fn append(
         size += piece.len();
         batch.push(piece);
         if size >= BATCH_BYTES {
-            early.wrote(size as u64);
             size = 0;
-            if batches.send(std::mem::take(&mut batch)).await.is_err() {
-                // The worker says why below.
+            if !writing.take(std::mem::take(&mut batch)).await {
+                // The end says why.
                 break Ok(());
             }
         }
     };
-    if !batch.is_empty() && batches.send(batch).await.is_err() {
+    if !batch.is_empty() && !writing.take(batch).await {
         // As above.
     }
-    drop(batches);
-    match worker.await {
-        Ok((turn, Ok(()))) => (Ok(turn), outcome),
-        Ok((turn, Err(error))) => (Ok(turn), Err(Broken::Disk(error))),
-        Err(stopped) => {
-            let source = std::io::Error::other(stopped);
-            (
-                Err(BlobError::new(
-                    "write to",
-                    &registry.blobs.uploads(),
-                    source,
-                )),
-                outcome,
-            )
-        }
+    let (mut turn, written) = writing.end().await?;
+    let outcome = match written {
+        Ok(()) => outcome,
+        Err(error) => Err(Broken::Refused(error)),
+    };
+    if outcome.is_err() {
+        turn.settle().await?;
     }
-}
-
-fn write(mut turn: Turn, mut pieces: mpsc::Receiver<Vec<Bytes>>) -> (Turn, Result<(), BlobError>) {
-    while let Some(batch) = pieces.blocking_recv() {
-        if let Err(error) = turn.append(&batch) {
-            return (turn, Err(error));
-        }
-    }
-    (turn, Ok(()))
-}
-
-/// Syncs beside the writing.
-struct EarlySync {
-    file: Option<std::fs::File>,
-    bytes: u64,
-    running: Option<tokio::task::JoinHandle<()>>,
-}
-
-impl EarlySync {
-    fn new(turn: &Turn) -> Self {
-        Self {
-            file: turn.open_again(),
-            bytes: 0,
-            running: None,
-        }
-    }
-
-    fn wrote(&mut self, bytes: u64) {
-        self.bytes += bytes;
-        let is_idle = self
-            .running
-            .as_ref()
-            .is_none_or(tokio::task::JoinHandle::is_finished);
-        if self.bytes < SYNC_BYTES || !is_idle {
-            return;
-        }
-        let Some(file) = self.file.as_ref().and_then(|file| file.try_clone().ok()) else {
-            return;
-        };
-        self.bytes = 0;
-        self.running = Some(tokio::task::spawn_blocking(move || {
-            if file.sync_data().is_err() {
-                // The sync that counts comes at the end, and fails then: its handle has not been told.
-            }
-        }));
-    }
+    Ok((turn, outcome))
 }
 
 impl Broken {
@@ -239,12 +180,9 @@ impl Broken {
                 let message = "the body flows too slowly";
                 ApiError::new(StatusCode::REQUEST_TIMEOUT, "BLOB_UPLOAD_INVALID", message).closing()
             }
-            Self::TakenOver => {
-                let message = "another request goes on with this upload";
-                ApiError::new(StatusCode::CONFLICT, "BLOB_UPLOAD_INVALID", message).closing()
-            }
+            Self::TakenOver => ApiError::from(UploadError::TakenOver).closing(),
             Self::TooLarge => ApiError::too_large("the blob", limit),
-            Self::Disk(error) => ApiError::from(error).closing(),
+            Self::Refused(error) => ApiError::from(error).closing(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Uploads: begun, gone on with, ended.
 
+use std::sync::Arc;
+
 use http::header::{CONTENT_RANGE, LOCATION, RANGE};
 use http::{Method, StatusCode};
 use http_body::Body as _;
@@ -10,7 +12,7 @@ use super::error::ApiError;
 use super::range::sent;
 use super::{Answer, Asked, finish, plain, receive};
 use crate::access::Action;
-use crate::blobs::upload::{Turn, UploadId};
+use crate::blobs::upload::{Placed, Turn, UploadError, UploadId};
 use crate::digest::{Algorithm, Digest};
 use crate::index::{Mounted, Stored};
 use crate::name::RepoName;
@@ -39,23 +41,23 @@ pub(super) async fn begin(asked: &Asked, repo: &RepoName, body: Incoming) -> Ans
     if !registry.has_room(body.size_hint().exact().unwrap_or(0))? {
         return Err(ApiError::full().closing());
     }
-    let owner = &asked.caller.name;
-    let id = registry
-        .uploads
-        .begin(&registry.blobs, repo, owner, algorithm)?;
+    let (uploads, owner) = (&registry.uploads, &asked.caller.name);
     let Some(digest) = digest else {
+        let id = uploads.begin(registry, repo, owner, algorithm).await?;
         let head = plain(StatusCode::ACCEPTED)
             .header(LOCATION, location(repo, &id))
             .header(RANGE, "0-0")
             .header("docker-upload-uuid", id.as_str());
         return finish(head, Body::empty());
     };
-    let turn = take(registry, &id).await?;
-    let (turn, outcome) = receive::append(asked, body, turn).await;
-    let turn = turn?;
+    let turn = uploads
+        .begin_at_once(registry, repo, owner, algorithm)
+        .await?;
+    let turn = turn.ok_or_else(ApiError::upload_unknown)?;
+    let (turn, outcome) = receive::append(asked, body, turn).await?;
     if let Err(broken) = outcome {
         // Nobody was told of this upload, so nobody can go on with it.
-        registry.uploads.cancel(turn)?;
+        turn.cancel().await?;
         return Err(broken.into_error(blob_limit(registry)));
     }
     commit(asked, repo, digest, turn).await
@@ -77,8 +79,7 @@ pub(super) async fn go_on(asked: &Asked, repo: &RepoName, id: &str, body: Incomi
         Method::PATCH => patch(asked, repo, &id, body).await,
         Method::PUT => put(asked, repo, &id, body).await,
         Method::DELETE => {
-            let turn = take(registry, &id).await?;
-            registry.uploads.cancel(turn)?;
+            take(registry, &id).await?.cancel().await?;
             finish(plain(StatusCode::NO_CONTENT), Body::empty())
         }
         _ => {
@@ -90,7 +91,8 @@ pub(super) async fn go_on(asked: &Asked, repo: &RepoName, id: &str, body: Incomi
 }
 
 async fn patch(asked: &Asked, repo: &RepoName, id: &UploadId, body: Incoming) -> Answer {
-    let turn = receive_at(asked, repo, id, body).await?;
+    let mut turn = receive_at(asked, repo, id, body).await?;
+    turn.settle().await?;
     let head = progress(StatusCode::ACCEPTED, repo, id, turn.offset());
     finish(head, Body::empty())
 }
@@ -143,13 +145,12 @@ async fn receive_at(
     if length == Some(0) {
         return Ok(turn);
     }
-    let (turn, outcome) = receive::append(asked, body, turn).await;
-    let mut turn = turn?;
+    let (mut turn, outcome) = receive::append(asked, body, turn).await?;
     outcome.map_err(|broken| broken.into_error(blob_limit(registry)))?;
     if let Some((first, last)) = range
         && turn.offset() != last + 1
     {
-        turn.cut(first)?;
+        turn.cut(first).await?;
         return Err(size_invalid());
     }
     Ok(turn)
@@ -158,17 +159,11 @@ async fn receive_at(
 /// Ends an upload: its bytes are a blob of the repository, durably.
 async fn commit(asked: &Asked, repo: &RepoName, digest: Digest, turn: Turn) -> Answer {
     let registry = &asked.registry;
-    let id = turn.id.clone();
-    let algorithm = digest.algorithm();
-    let (turn, found) = blocking(move || {
-        let mut turn = turn;
-        let found = turn.digest(algorithm);
-        (turn, found)
-    })
-    .await?;
+    let id = turn.id().clone();
+    let (turn, found) = turn.digest(digest.algorithm()).await;
     let found = found?;
     if found != digest {
-        registry.uploads.cancel(turn)?;
+        turn.cancel().await?;
         return Err(ApiError::digest_invalid(&format!(
             "the blob's digest is {found}, not {digest}"
         )));
@@ -178,33 +173,39 @@ async fn commit(asked: &Asked, repo: &RepoName, digest: Digest, turn: Turn) -> A
     if registry.index.has_bytes(&digest).await?
         && registry.index.link_blob(repo, &digest, now).await?
     {
-        registry.uploads.cancel(turn)?;
+        turn.cancel().await?;
         return created(repo, &digest);
     }
-    let key = registry.blobs.new_key(&digest, now);
-    let (shared, target) = (std::sync::Arc::clone(registry), key.clone());
-    let size = blocking(move || {
-        let finished = turn.finish()?;
-        finished.sync()?;
-        shared.blobs.publish(&finished.path, &target)?;
-        Ok::<u64, crate::blobs::BlobError>(finished.size)
-    })
-    .await??;
+    let placed = turn.publish(registry, &digest, now).await?;
     registry.uploads.forget(&id);
+    let Placed {
+        key,
+        size,
+        claim,
+        stale,
+    } = placed;
     let stored = registry
         .index
-        .commit_blob(repo, &digest, size, key.clone(), now)
+        .commit_blob(repo, &digest, size, key.clone(), claim, now)
         .await;
-    // Also when it failed: then nobody knows of the copy. If the answer was lost, it stays and is
-    // found as an orphan.
-    let is_superfluous = match &stored {
-        Ok(stored) => *stored == Stored::Already,
-        Err(error) => error.is_certain(),
-    };
-    if is_superfluous {
-        registry.blobs.remove(&key)?;
+    match stored {
+        Ok(Stored::New) => registry.blobs.remove_stale(&stale).await,
+        Ok(Stored::Already) => {
+            registry.blobs.remove(&key).await?;
+            registry.blobs.remove_stale(&stale).await;
+        }
+        Ok(Stored::Lost) => {
+            registry.blobs.take_back(&key).await?;
+            return Err(UploadError::TakenOver.into());
+        }
+        Err(error) => {
+            // If the answer was lost, the copy stays, and is found if nobody knows of it.
+            if error.is_certain() {
+                registry.blobs.take_back(&key).await?;
+            }
+            return Err(error.into());
+        }
     }
-    stored?;
     created(repo, &digest)
 }
 
@@ -233,18 +234,9 @@ async fn mount(asked: &Asked, repo: &RepoName, digest: &Digest) -> Result<Mounte
         .await?)
 }
 
-async fn take(registry: &Registry, id: &UploadId) -> Result<Turn, ApiError> {
-    let turn = registry.uploads.take(&registry.blobs, id).await?;
+async fn take(registry: &Arc<Registry>, id: &UploadId) -> Result<Turn, ApiError> {
+    let turn = registry.uploads.take(registry, id).await?;
     turn.ok_or_else(ApiError::upload_unknown)
-}
-
-/// Runs what blocks where blocking is allowed.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|stopped| ApiError::internal(&stopped))
 }
 
 fn parsed(text: &str) -> Result<Digest, ApiError> {

@@ -1,27 +1,29 @@
 //! Uploads: bytes that arrive in pieces, over any number of requests, connections and restarts.
 //!
-//! The file is the truth: how far an upload is, is the length of its file. What a request knows
-//! beside that, the state of the hash, is kept in memory and computed again after a restart. An
-//! upload's id says, signed, which repository and account it belongs to, so nothing has to be
-//! written when one begins.
-//!
-//! One request writes at a time. A later one takes the upload over: the earlier one is told to
-//! stop, which matters when its connection was cut and nobody has noticed yet.
+//! An upload's id says, signed, which repository and account it belongs to. One request writes at a
+//! time. A later one takes the upload over: the earlier one is told to stop, which matters when its
+//! connection was cut and nobody has noticed yet.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+mod files;
+mod memory;
+mod parts;
+mod sessions;
+mod state;
+
+use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ring::hmac;
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use super::{BlobError, Blobs, create_file, remove_file};
-use crate::digest::{Algorithm, Digest, Hasher, hex};
-use crate::index::Seconds;
+use super::folder::Folder;
+use super::{BlobError, Blobs};
+use crate::digest::{Algorithm, Digest, hex};
+use crate::index::{Claim, IndexError, Seconds};
 use crate::name::RepoName;
+use crate::registry::Registry;
 
 /// Random bytes and signature of an id, in hex digits.
 const ID_DIGITS: usize = 64;
@@ -37,52 +39,69 @@ impl UploadId {
     }
 }
 
-/// What is known of an upload beside its file.
-#[derive(Debug)]
-struct State {
-    file: File,
-    offset: u64,
-    /// Of all bytes up to `offset`; `None` when it has to be computed again.
-    hasher: Option<Hasher>,
-}
-
-#[derive(Debug)]
-struct Session {
-    state: Arc<tokio::sync::Mutex<Option<State>>>,
-    /// Counts the requests; the one that is not the last has to stop.
-    turns: watch::Sender<u64>,
+/// Why an upload does not go on.
+#[derive(Debug, thiserror::Error)]
+#[must_use]
+pub(crate) enum UploadError {
+    #[error("{0}")]
+    Blob(#[from] BlobError),
+    #[error("{0}")]
+    Index(#[from] IndexError),
+    /// Another request, perhaps on another replica, goes on with it.
+    #[error("another request goes on with this upload")]
+    TakenOver,
+    /// Too many others wait for memory.
+    #[error("too many uploads at once")]
+    Crowded,
 }
 
 /// All uploads.
 #[derive(Debug)]
 pub(crate) struct Uploads {
-    sessions: Mutex<BTreeMap<UploadId, Arc<Session>>>,
     secret: hmac::Key,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Files(files::Uploads),
+    Parts(parts::Uploads),
 }
 
 /// The right to write to an upload, until another request wants it.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    pub(crate) id: UploadId,
-    state: OwnedMutexGuard<Option<State>>,
-    turns: watch::Receiver<u64>,
-    path: PathBuf,
+pub(crate) enum Turn {
+    File(files::Turn),
+    Parts(Box<parts::Turn>),
 }
 
-/// A whole upload.
+/// An upload that takes in bytes.
 #[derive(Debug)]
-pub(crate) struct Finished {
-    pub(crate) path: PathBuf,
+pub(crate) struct Writing {
+    pieces: mpsc::Sender<Vec<Bytes>>,
+    worker: JoinHandle<(Turn, Result<(), UploadError>)>,
+}
+
+/// A whole upload that is a copy now, of which the index does not know yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    pub(crate) key: String,
     pub(crate) size: u64,
-    file: File,
+    /// What the index must find unchanged.
+    pub(crate) claim: Option<Claim>,
+    /// Objects that are of no use once it is a blob.
+    pub(crate) stale: Vec<String>,
 }
 
 impl Uploads {
-    /// No uploads but those whose files are there; `secret` signs their ids.
-    pub(crate) fn new(secret: &[u8]) -> Self {
+    /// Uploads to where `blobs` are; `secret` signs their ids.
+    pub(crate) fn new(secret: &[u8], blobs: &Blobs) -> Self {
         Self {
-            sessions: Mutex::new(BTreeMap::new()),
             secret: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            kind: match blobs {
+                Blobs::Folder(_) => Kind::Files(files::Uploads::default()),
+                Blobs::Bucket(_) => Kind::Parts(parts::Uploads::default()),
+            },
         }
     }
 
@@ -91,25 +110,47 @@ impl Uploads {
         hex(&hmac::sign(&self.secret, text.as_bytes()).as_ref()[..16])
     }
 
-    /// Begins one.
-    pub(crate) fn begin(
+    fn new_id(&self, repo: &RepoName, owner: &str) -> UploadId {
+        let random = hex(&crate::secret::random::<16>());
+        UploadId(format!("{random}{}", self.sign(&random, repo, owner)).into())
+    }
+
+    /// Begins one that others may go on with.
+    pub(crate) async fn begin(
         &self,
-        blobs: &Blobs,
+        registry: &Arc<Registry>,
         repo: &RepoName,
         owner: &str,
         algorithm: Algorithm,
-    ) -> Result<UploadId, BlobError> {
-        let random = hex(&crate::secret::random::<16>());
-        let id = UploadId(format!("{random}{}", self.sign(&random, repo, owner)).into());
-        let file = create_file(&blobs.uploads().join(id.as_str()))?;
-        let state = State {
-            file,
-            offset: 0,
-            hasher: Some(Hasher::new(algorithm)),
-        };
-        self.lock()
-            .insert(id.clone(), Arc::new(Session::new(Some(state))));
+    ) -> Result<UploadId, UploadError> {
+        let id = self.new_id(repo, owner);
+        match &self.kind {
+            Kind::Files(uploads) => uploads.begin(folder(registry)?, &id, algorithm)?,
+            Kind::Parts(_) => parts::begin(registry, &id, algorithm).await?,
+        }
         Ok(id)
+    }
+
+    /// Begins one that ends with this request, or is nothing.
+    pub(crate) async fn begin_at_once(
+        &self,
+        registry: &Arc<Registry>,
+        repo: &RepoName,
+        owner: &str,
+        algorithm: Algorithm,
+    ) -> Result<Option<Turn>, UploadError> {
+        let id = self.new_id(repo, owner);
+        match &self.kind {
+            Kind::Files(uploads) => {
+                uploads.begin(folder(registry)?, &id, algorithm)?;
+                let turn = uploads.take(folder(registry)?, &id).await?;
+                Ok(turn.map(Turn::File))
+            }
+            Kind::Parts(uploads) => {
+                let turn = uploads.begin_at_once(registry, id, algorithm).await;
+                Ok(Some(Turn::Parts(Box::new(turn))))
+            }
+        }
     }
 
     /// Reads an id; `None` if it is not one of this repository and account.
@@ -123,127 +164,86 @@ impl Uploads {
             .then(|| UploadId(text.into()))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<UploadId, Arc<Session>>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Waits for the turn to write; whoever writes is told to stop. `None` if there is no such upload.
     pub(crate) async fn take(
         &self,
-        blobs: &Blobs,
+        registry: &Arc<Registry>,
         id: &UploadId,
-    ) -> Result<Option<Turn>, BlobError> {
-        let path = blobs.uploads().join(id.as_str());
-        let session = Arc::clone(
-            self.lock()
-                .entry(id.clone())
-                .or_insert_with(|| Arc::new(Session::new(None))),
-        );
-        session.turns.send_modify(|turns| *turns += 1);
-        let turns = session.turns.subscribe();
-        let mut state = Arc::clone(&session.state).lock_owned().await;
-        if state.is_none() {
-            *state = State::open(&path)?;
-        }
-        // Finished or cancelled by the request before this one, or given up.
-        if state.is_none() || !path.exists() {
-            *state = None;
-            self.lock().remove(id);
-            return Ok(None);
-        }
-        Ok(Some(Turn {
-            id: id.clone(),
-            state,
-            turns,
-            path,
-        }))
+    ) -> Result<Option<Turn>, UploadError> {
+        Ok(match &self.kind {
+            Kind::Files(uploads) => uploads.take(folder(registry)?, id).await?.map(Turn::File),
+            Kind::Parts(uploads) => {
+                let turn = uploads.take(registry, id).await?;
+                turn.map(|turn| Turn::Parts(Box::new(turn)))
+            }
+        })
     }
 
-    /// Ends one and frees its bytes.
-    pub(crate) fn cancel(&self, mut turn: Turn) -> Result<(), BlobError> {
-        *turn.state = None;
-        self.lock().remove(&turn.id);
-        remove_file(&turn.path)
-    }
-
-    /// Forgets one whose file has gone elsewhere.
+    /// Forgets one that is a blob now.
     pub(crate) fn forget(&self, id: &UploadId) {
-        self.lock().remove(id);
+        match &self.kind {
+            Kind::Files(uploads) => uploads.forget(id),
+            Kind::Parts(uploads) => uploads.forget(id),
+        }
     }
 
-    /// Removes uploads that nothing was written to since a time; returns how many and their bytes.
-    pub(crate) fn expire(&self, blobs: &Blobs, before: Seconds) -> Result<(u64, u64), BlobError> {
-        use std::os::unix::fs::MetadataExt as _;
-        let folder = blobs.uploads();
-        let failed = |error| BlobError::new("list", &folder, error);
-        let (mut count, mut bytes) = (0, 0);
-        for entry in fs::read_dir(&folder).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let Ok(metadata) = entry.metadata() else {
-                continue;
-            };
-            if metadata.mtime() > before {
-                continue;
+    /// Removes uploads that nothing was written to since a time; returns how many and their bytes. Blocks.
+    pub(crate) fn expire(
+        &self,
+        registry: &Registry,
+        before: Seconds,
+    ) -> Result<(u64, u64), UploadError> {
+        match (&self.kind, &*registry.blobs) {
+            (Kind::Files(uploads), Blobs::Folder(folder)) => Ok(uploads.expire(folder, before)?),
+            (Kind::Parts(uploads), Blobs::Bucket(bucket)) => {
+                bucket.wait(uploads.expire(registry, bucket, before))
             }
-            if let Some(name) = entry.file_name().to_str() {
-                let id = UploadId(name.into());
-                let session = self.lock().get(&id).cloned();
-                if session.is_some_and(|session| session.state.try_lock().is_err()) {
-                    // Somebody is writing, however slowly.
-                    continue;
-                }
-                self.forget(&id);
-            }
-            remove_file(&entry.path())?;
-            count += 1;
-            bytes += metadata.len();
+            (Kind::Files(_), Blobs::Bucket(_)) | (Kind::Parts(_), Blobs::Folder(_)) => Ok((0, 0)),
         }
-        Ok((count, bytes))
     }
 
     /// Uploads that requests have been about since the start.
     pub(crate) fn count(&self) -> usize {
-        self.lock().len()
-    }
-}
-
-impl Session {
-    fn new(state: Option<State>) -> Self {
-        Self {
-            state: Arc::new(tokio::sync::Mutex::new(state)),
-            turns: watch::Sender::new(0),
+        match &self.kind {
+            Kind::Files(uploads) => uploads.count(),
+            Kind::Parts(uploads) => uploads.count(),
         }
     }
 }
 
-impl State {
-    /// Finds an upload of an earlier run.
-    fn open(path: &std::path::Path) -> Result<Option<Self>, BlobError> {
-        let failed = |error| BlobError::new("open", path, error);
-        let file = match OpenOptions::new().read(true).append(true).open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        };
-        let offset = file.metadata().map_err(failed)?.len();
-        let hasher = (offset == 0).then(|| Hasher::new(Algorithm::Sha256));
-        Ok(Some(Self {
-            file,
-            offset,
-            hasher,
-        }))
+fn folder(registry: &Registry) -> Result<&Folder, BlobError> {
+    match &*registry.blobs {
+        Blobs::Folder(folder) => Ok(folder),
+        Blobs::Bucket(_) => {
+            let source = std::io::Error::other("the registry's blobs are elsewhere");
+            Err(BlobError::new("write to", Path::new("uploads"), source))
+        }
     }
 }
 
 impl Turn {
+    /// Which upload.
+    pub(crate) fn id(&self) -> &UploadId {
+        match self {
+            Self::File(turn) => &turn.id,
+            Self::Parts(turn) => &turn.id,
+        }
+    }
+
     /// Bytes that are there.
     pub(crate) fn offset(&self) -> u64 {
-        self.state.as_ref().map_or(0, |state| state.offset)
+        match self {
+            Self::File(turn) => turn.offset(),
+            Self::Parts(turn) => turn.offset(),
+        }
     }
 
     /// Waits until another request wants the upload.
     pub(crate) fn taken_over(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut turns = self.turns.clone();
+        let mut turns = match self {
+            Self::File(turn) => turn.turns.clone(),
+            Self::Parts(turn) => turn.turns.clone(),
+        };
         async move {
             // A sender that is gone means that the upload is over, which others will notice.
             if turns.changed().await.is_err() {
@@ -252,101 +252,86 @@ impl Turn {
         }
     }
 
-    /// Appends pieces. Blocks.
-    ///
-    /// # Errors
-    /// The file cannot be written; what was written of the pieces is cut off again.
-    pub(crate) fn append(&mut self, pieces: &[Bytes]) -> Result<(), BlobError> {
-        let path = &self.path;
-        let Some(state) = self.state.as_mut() else {
-            let gone = io::Error::from(io::ErrorKind::NotFound);
-            return Err(BlobError::new("write", path, gone));
-        };
-        let before = state.offset;
-        for piece in pieces {
-            if let Err(error) = state.file.write_all(piece) {
-                if let Err(error) = state.file.set_len(before) {
-                    return Err(BlobError::new("cut", path, error));
-                }
-                // The hash has seen pieces that are gone.
-                state.hasher = None;
-                state.offset = before;
-                return Err(BlobError::new("write", path, error));
-            }
-            if let Some(hasher) = &mut state.hasher {
-                hasher.update(piece);
-            }
-            state.offset += piece.len() as u64;
-        }
-        Ok(())
-    }
-
-    /// The file opened once more, to sync it meanwhile; `None` if there are no more handles.
-    ///
-    /// Not a copy of the handle: the kernel tells of a failed write-back once to each opening, and the one that
-    /// the last sync uses must not have been told before.
-    pub(crate) fn open_again(&self) -> Option<File> {
-        File::open(&self.path).ok()
-    }
-
-    /// Takes back what was appended after `offset`.
-    pub(crate) fn cut(&mut self, offset: u64) -> Result<(), BlobError> {
-        if let Some(state) = self.state.as_mut() {
-            let cut = state.file.set_len(offset);
-            cut.map_err(|error| BlobError::new("cut", &self.path, error))?;
-            state.offset = offset;
-            state.hasher = None;
-        }
-        Ok(())
-    }
-
-    /// The digest of all bytes. Blocks; reads them again if it has to.
-    pub(crate) fn digest(&mut self, algorithm: Algorithm) -> Result<Digest, BlobError> {
-        let failed = |error| BlobError::new("read", &self.path, error);
-        if let Some(state) = &*self.state
-            && let Some(hasher) = &state.hasher
-            && hasher.algorithm() == algorithm
-        {
-            return Ok(hasher.clone().finish());
-        }
-        let mut file = File::open(&self.path).map_err(failed)?;
-        let mut hasher = Hasher::new(algorithm);
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut buffer).map_err(failed)? {
-                0 => break,
-                read => hasher.update(&buffer[..read]),
-            }
-        }
-        let digest = hasher.clone().finish();
-        if let Some(state) = self.state.as_mut() {
-            state.hasher = Some(hasher);
-        }
-        Ok(digest)
-    }
-
-    /// Ends the upload as a file that the caller moves elsewhere.
-    pub(crate) fn finish(mut self) -> Result<Finished, BlobError> {
-        match self.state.take() {
-            Some(State { file, offset, .. }) => Ok(Finished {
-                path: self.path,
-                size: offset,
-                file,
+    /// Begins to take in bytes; `length` is how many, if that is known.
+    pub(crate) fn write(self, length: Option<u64>) -> Writing {
+        let (pieces, queue) = mpsc::channel(2);
+        let worker = match self {
+            Self::File(turn) => tokio::task::spawn_blocking(move || {
+                let (turn, outcome) = turn.write_all(queue);
+                (Self::File(turn), outcome.map_err(UploadError::from))
             }),
-            None => Err(BlobError::new(
-                "finish",
-                &self.path,
-                io::ErrorKind::NotFound.into(),
-            )),
+            Self::Parts(mut turn) => tokio::spawn(async move {
+                let outcome = turn.write_all(queue, length).await;
+                (Self::Parts(turn), outcome)
+            }),
+        };
+        Writing { pieces, worker }
+    }
+
+    /// Makes sure that another request finds all bytes that this one was told to have.
+    pub(crate) async fn settle(&mut self) -> Result<(), UploadError> {
+        match self {
+            Self::File(_) => Ok(()),
+            Self::Parts(turn) => turn.settle().await,
+        }
+    }
+
+    /// Takes back what was appended after `offset`, where this request began.
+    pub(crate) async fn cut(&mut self, offset: u64) -> Result<(), UploadError> {
+        match self {
+            Self::File(turn) => Ok(turn.cut(offset)?),
+            Self::Parts(turn) => turn.cut().await,
+        }
+    }
+
+    /// Ends the upload and frees its bytes.
+    pub(crate) async fn cancel(self) -> Result<(), UploadError> {
+        match self {
+            Self::File(turn) => Ok(turn.cancel()?),
+            Self::Parts(turn) => turn.cancel().await,
+        }
+    }
+
+    /// The digest of all bytes; reads them again if it has to.
+    pub(crate) async fn digest(self, algorithm: Algorithm) -> (Self, Result<Digest, UploadError>) {
+        match self {
+            Self::File(turn) => {
+                let (turn, digest) = turn.digest(algorithm).await;
+                (Self::File(turn), digest.map_err(UploadError::from))
+            }
+            Self::Parts(mut turn) => {
+                let digest = turn.digest(algorithm).await;
+                (Self::Parts(turn), digest)
+            }
+        }
+    }
+
+    /// Makes the bytes, which are what `digest` says, a copy, durably.
+    pub(crate) async fn publish(
+        self,
+        registry: &Registry,
+        digest: &Digest,
+        now: Seconds,
+    ) -> Result<Placed, UploadError> {
+        match self {
+            Self::File(turn) => Ok(turn.publish(&registry.blobs, digest, now).await?),
+            Self::Parts(turn) => turn.publish(digest, now).await,
         }
     }
 }
 
-impl Finished {
-    /// Makes the bytes durable. Blocks.
-    pub(crate) fn sync(&self) -> Result<(), BlobError> {
-        self.file
-            .sync_all()
-            .map_err(|error| BlobError::new("sync", &self.path, error))
+impl Writing {
+    /// Hands over pieces; `false` if they are not taken any more, for a reason that [`Writing::end`] tells.
+    pub(crate) async fn take(&self, pieces: Vec<Bytes>) -> bool {
+        self.pieces.send(pieces).await.is_ok()
+    }
+
+    /// Waits until everything that was handed over has been taken in.
+    pub(crate) async fn end(self) -> Result<(Turn, Result<(), UploadError>), BlobError> {
+        drop(self.pieces);
+        self.worker.await.map_err(|stopped| {
+            let source = std::io::Error::other(stopped);
+            BlobError::new("write to", Path::new("uploads"), source)
+        })
     }
 }

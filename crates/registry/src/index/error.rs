@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tokio_postgres::error::SqlState;
 
 use super::schema::FORMAT;
+use crate::blobs::BlobError;
 
 /// Why the index did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,16 @@ impl From<rusqlite::Error> for IndexError {
             Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
             _ => Self::Sqlite(error),
         }
+    }
+}
+
+/// Of the journal, where that is in an object store.
+impl From<BlobError> for IndexError {
+    fn from(error: BlobError) -> Self {
+        if error.is_unavailable() {
+            return Self::Unavailable(error.to_string());
+        }
+        Self::io(&error.path, error.source)
     }
 }
 

@@ -10,6 +10,7 @@
 
 use super::change::{Change, ensure_repo, find_repo, has_manifest, link, own_repo, tagged};
 use super::db::{Lock, together, values};
+use super::uploads::{Claim, end};
 use super::{Batch, Index, IndexError, Job, Seconds};
 use crate::digest::Digest;
 use crate::document::{ChildKind, Document};
@@ -25,6 +26,8 @@ pub(crate) enum Stored {
     New,
     /// There was one; the one handed in is not needed.
     Already,
+    /// Somebody else goes on with the upload; nothing was changed.
+    Lost,
 }
 
 /// How a mount ended.
@@ -75,13 +78,14 @@ pub(crate) struct NewManifest {
 }
 
 impl Index {
-    /// Gives a repository a blob whose bytes are on disk under `key`.
+    /// Gives a repository a blob whose bytes are durable under `key`, and ends the upload it came by.
     pub(crate) async fn commit_blob(
         &self,
         repo: &RepoName,
         digest: &Digest,
         size: u64,
         key: String,
+        upload: Option<Claim>,
         now: Seconds,
     ) -> Result<Stored, IndexError> {
         let (repo, digest) = (repo.clone(), digest.clone());
@@ -90,6 +94,7 @@ impl Index {
             digest,
             size,
             key,
+            upload,
             now,
         })
         .await
@@ -196,6 +201,7 @@ struct CommitBlob {
     digest: Digest,
     size: u64,
     key: String,
+    upload: Option<Claim>,
     now: Seconds,
 }
 
@@ -203,6 +209,14 @@ impl Job for CommitBlob {
     type Output = Stored;
 
     async fn run(&self, batch: &mut Batch<'_>) -> Result<Stored, IndexError> {
+        if let Some(upload) = &self.upload
+            && !end(batch.db, upload).await?
+        {
+            // It may be this very commit that ended it, made once more because nobody heard of the first time.
+            let sql = "SELECT 1 FROM blob WHERE key = ?1 AND deleting = 0";
+            let is_done = batch.db.exists(sql, values![&self.key]).await?;
+            return Ok(if is_done { Stored::New } else { Stored::Lost });
+        }
         let repo = ensure_repo(batch.db, self.repo.as_str(), Lock::Share, self.now).await?;
         let size = i64::try_from(self.size).unwrap_or(i64::MAX);
         // One statement, because another commit of the same bytes may be under way.

@@ -14,13 +14,17 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::IndexError;
 use super::change::Change;
 use super::journal;
+use crate::blobs::BlobError;
 use crate::digest::hex;
+use crate::objects::{Objects, Seal};
 use crate::secret;
 
 /// Where the files are.
@@ -28,7 +32,17 @@ use crate::secret;
 pub(crate) enum Records {
     /// In a folder, which all processes see.
     Folder { folder: PathBuf, handle: Handle },
+    /// In the bucket of an object store, under `journal/`.
+    Bucket {
+        objects: Arc<Objects>,
+        handle: Handle,
+    },
 }
+
+/// What the keys of objects begin with.
+const PREFIX: &str = "journal/";
+/// The most bytes of a file.
+const MOST_BYTES: usize = 1 << 30;
 
 /// A change as it is kept: its number, and the change in JSON.
 pub(super) type Line = (i64, String);
@@ -53,45 +67,90 @@ impl Records {
 
     /// Writes a file, durably.
     async fn put(&self, name: String, bytes: Vec<u8>) -> Result<(), IndexError> {
-        let Self::Folder { folder, handle } = self;
-        let path = folder.join(name);
-        let written = handle.spawn_blocking(move || write(&path, &bytes));
-        written.await.map_err(|_stopped| IndexError::Closed)?
+        match self {
+            Self::Folder { folder, handle } => {
+                let path = folder.join(name);
+                let written = handle.spawn_blocking(move || write(&path, &bytes));
+                written.await.map_err(|_stopped| IndexError::Closed)?
+            }
+            Self::Bucket { objects, handle } => {
+                let (key, bytes) = (object(&name), Bytes::from(bytes));
+                let (shared, sent) = (Arc::clone(objects), bytes.clone());
+                on(handle, async move { shared.put(&key, sent, None).await }).await?;
+                if objects.seal() == Seal::ReadBack && self.get(&name).await?.as_bytes() != bytes {
+                    return Err(unreadable(&name, &"it does not come back as it was"));
+                }
+                Ok(())
+            }
+        }
     }
 
     async fn get(&self, name: &str) -> Result<String, IndexError> {
-        let Self::Folder { folder, handle } = self;
-        let path = folder.join(name);
-        let read = handle.spawn_blocking(move || {
-            fs::read_to_string(&path).map_err(|error| IndexError::io(&path, error))
-        });
-        read.await.map_err(|_stopped| IndexError::Closed)?
+        match self {
+            Self::Folder { folder, handle } => {
+                let path = folder.join(name);
+                let read = handle.spawn_blocking(move || {
+                    fs::read_to_string(&path).map_err(|error| IndexError::io(&path, error))
+                });
+                read.await.map_err(|_stopped| IndexError::Closed)?
+            }
+            Self::Bucket { objects, handle } => {
+                let (shared, key) = (Arc::clone(objects), object(name));
+                let bytes = on(handle, async move { shared.get(&key, MOST_BYTES).await }).await?;
+                let bytes = bytes.ok_or_else(|| unreadable(name, &"it is missing"))?;
+                String::from_utf8(bytes.into()).map_err(|error| unreadable(name, &error))
+            }
+        }
     }
 
     async fn names(&self) -> Result<Vec<String>, IndexError> {
-        let Self::Folder { folder, handle } = self;
-        let folder = folder.clone();
-        let list = handle.spawn_blocking(move || {
-            let failed = |error| IndexError::io(&folder, error);
-            let mut names = Vec::new();
-            for entry in fs::read_dir(&folder).map_err(failed)? {
-                names.extend(entry.map_err(failed)?.file_name().into_string());
+        match self {
+            Self::Folder { folder, handle } => {
+                let folder = folder.clone();
+                let list = handle.spawn_blocking(move || {
+                    let failed = |error| IndexError::io(&folder, error);
+                    let mut names = Vec::new();
+                    for entry in fs::read_dir(&folder).map_err(failed)? {
+                        names.extend(entry.map_err(failed)?.file_name().into_string());
+                    }
+                    Ok(names)
+                });
+                list.await.map_err(|_stopped| IndexError::Closed)?
             }
-            Ok(names)
-        });
-        list.await.map_err(|_stopped| IndexError::Closed)?
+            Self::Bucket { objects, handle } => {
+                let (mut names, mut next) = (Vec::new(), None::<String>);
+                loop {
+                    let shared = Arc::clone(objects);
+                    let list = async move { shared.list(PREFIX, next.as_deref()).await };
+                    let (page, further) = on(handle, list).await?;
+                    let keys = page.into_iter().map(|object| object.key);
+                    names.extend(keys.filter_map(|key| Some(key.strip_prefix(PREFIX)?.to_owned())));
+                    match further {
+                        Some(further) => next = Some(further),
+                        None => return Ok(names),
+                    }
+                }
+            }
+        }
     }
 
     async fn remove(&self, name: &str) -> Result<(), IndexError> {
-        let Self::Folder { folder, handle } = self;
-        let path = folder.join(name);
-        let removed = handle.spawn_blocking(move || match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(IndexError::io(&path, error))
+        match self {
+            Self::Folder { folder, handle } => {
+                let path = folder.join(name);
+                let removed = handle.spawn_blocking(move || match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        Err(IndexError::io(&path, error))
+                    }
+                    Ok(()) | Err(_) => Ok(()),
+                });
+                removed.await.map_err(|_stopped| IndexError::Closed)?
             }
-            Ok(()) | Err(_) => Ok(()),
-        });
-        removed.await.map_err(|_stopped| IndexError::Closed)?
+            Self::Bucket { objects, handle } => {
+                let (shared, key) = (Arc::clone(objects), object(name));
+                on(handle, async move { shared.delete(&key).await }).await
+            }
+        }
     }
 
     /// Keeps changes, durably.
@@ -171,9 +230,10 @@ impl Records {
         if newest.is_some() {
             return Ok(newest);
         }
-        let Self::Folder { folder, .. } = self;
-        let bytes = journal::size(folder)?;
-        Ok((bytes > 0).then_some(0))
+        match self {
+            Self::Folder { folder, .. } => Ok((journal::size(folder)? > 0).then_some(0)),
+            Self::Bucket { .. } => Ok(None),
+        }
     }
 
     /// How many files with changes there are.
@@ -189,11 +249,12 @@ impl Records {
     ) -> Result<(), IndexError> {
         let listing = self.listing().await?;
         let covered = match listing.snapshot {
-            None if listing.records.is_empty() => {
-                let Self::Folder { folder, .. } = self;
-                return journal::replay(folder, each);
-            }
-            None => i64::MIN,
+            None => match self {
+                Self::Folder { folder, .. } if listing.records.is_empty() => {
+                    return journal::replay(folder, each);
+                }
+                Self::Folder { .. } | Self::Bucket { .. } => i64::MIN,
+            },
             Some((number, parts)) => {
                 for part in 0..parts {
                     let name = format!("{number:016x}-{part:08}.snapshot");
@@ -218,6 +279,19 @@ impl Records {
         }
         lines.into_values().try_for_each(each)
     }
+}
+
+/// Asks the object store where its connections are, wherever the caller waits.
+async fn on<T: Send + 'static>(
+    handle: &Handle,
+    asked: impl Future<Output = Result<T, BlobError>> + Send + 'static,
+) -> Result<T, IndexError> {
+    let answer = handle.spawn(asked).await;
+    Ok(answer.map_err(|_stopped| IndexError::Closed)??)
+}
+
+fn object(name: &str) -> String {
+    format!("{PREFIX}{name}")
 }
 
 fn number_of(text: &str) -> Option<i64> {

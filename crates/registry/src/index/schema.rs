@@ -67,9 +67,18 @@ CREATE TABLE token (
 ) WITHOUT ROWID;
 ";
 
+/// A table that folders of before do not have; nothing else changed with it.
+pub(super) const UPLOADS: &str = "
+-- Uploads to an object store; see `uploads`.
+CREATE TABLE IF NOT EXISTS upload (
+    id TEXT PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL, touched_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS upload_touched ON upload (touched_at);
+";
+
 /// The same in the words of PostgreSQL.
 pub(super) fn postgres_tables() -> String {
-    let mut text = TABLES.to_owned();
+    let mut text = format!("{TABLES}{UPLOADS}");
     for (sqlite, postgres) in [
         (" WITHOUT ROWID", ""),
         (

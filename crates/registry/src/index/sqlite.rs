@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::db::Db;
 use super::journal::{self, Journal};
-use super::schema::{FORMAT, TABLES};
+use super::schema::{FORMAT, TABLES, UPLOADS};
 use super::{IndexError, Job};
 use writer::Writer;
 
@@ -160,6 +160,7 @@ fn open(path: &Path) -> Result<Connection, IndexError> {
         ))?,
         found => return Err(IndexError::Format { found }),
     }
+    connection.execute_batch(UPLOADS)?;
     Ok(connection)
 }
 

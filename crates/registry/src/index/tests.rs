@@ -200,9 +200,9 @@ impl World {
                 self.keys += 1;
                 let key = format!("{}.{}", digest.hex(), self.keys);
                 self.files.insert(key.clone());
-                let commit = self
-                    .index()
-                    .commit_blob(&name, &digest, 1, key.clone(), self.now);
+                let commit =
+                    self.index()
+                        .commit_blob(&name, &digest, 1, key.clone(), None, self.now);
                 if wait(commit).unwrap() == Stored::Already {
                     self.files.remove(&key);
                 }

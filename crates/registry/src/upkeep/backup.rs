@@ -4,16 +4,17 @@
 //! file system they are linked and not copied.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::Path;
 use std::sync::PoisonError;
 
 use serde::Serialize;
 
 use super::check::each_blob;
-use crate::blobs::{BlobError, Blobs, make_folder, sync_folder};
+use crate::blobs::folder::Folder;
+use crate::blobs::{BlobError, Blobs, copy_file, make_folder, sync_folder};
+use crate::config::Config;
 use crate::index::{Index, journal};
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{Clock, Registry, RegistryError, open_blobs, runtime_for};
 
 /// What was copied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -34,13 +35,13 @@ pub(crate) fn backup(registry: &Registry, to: &Path) -> Result<Copied, RegistryE
         return Err(RegistryError::Refused(what.to_owned()));
     }
     need_empty(to)?;
-    let target = Blobs::open(to, 0)?;
+    let target = Folder::open(to, 0)?;
     make_folder(&to.join("journal"))?;
     registry.index.copy_to(to)?;
     let copy = Index::open(to)?;
     let mut copied = Copied::default();
     each_blob(&copy, |key, _, size| {
-        link_or_copy(&registry.blobs.path(key), &target.path(key))?;
+        registry.blobs.copy_out(key, &target.path(key))?;
         copied.blobs += 1;
         copied.bytes += size;
         Ok(())
@@ -50,11 +51,16 @@ pub(crate) fn backup(registry: &Registry, to: &Path) -> Result<Copied, RegistryE
     Ok(copied)
 }
 
-/// Makes a registry from a backup, in a folder that is new or empty.
+/// Makes a registry from a backup, in a folder that is new or empty, and the bucket if the settings name one.
 ///
 /// # Errors
-/// The folder holds something, or a file cannot be read or written.
-pub fn restore(from: &Path, to: &Path) -> Result<(), RegistryError> {
+/// The folder or bucket holds something, or a file cannot be read or written.
+pub fn restore(
+    from: &Path,
+    to: &Path,
+    config: &Config,
+    clock: &Clock,
+) -> Result<(), RegistryError> {
     if !Registry::exists(from) {
         return Err(RegistryError::Missing {
             path: from.to_owned(),
@@ -62,17 +68,24 @@ pub fn restore(from: &Path, to: &Path) -> Result<(), RegistryError> {
     }
     need_empty(to)?;
     let _ours = crate::registry::take_lock(to)?;
-    let source = Blobs::open(from, 0)?;
-    let target = Blobs::open(to, 0)?;
-    source.each(|file| link_or_copy(&source.path(&file.key), &target.path(&file.key)))?;
+    let source = Folder::open(from, 0)?;
+    let runtime = runtime_for(config)?;
+    let target = open_blobs(to, config, clock, runtime.as_ref())?;
+    if let Blobs::Bucket(bucket) = &target
+        && !bucket.is_empty()?
+    {
+        let what = "the bucket is not empty; name another one, or a prefix".to_owned();
+        return Err(RegistryError::Refused(what));
+    }
+    source.each(|file| target.copy_in(&source.path(&file.key), &file.key))?;
     make_folder(&to.join("journal"))?;
     for (_, path) in journal::files(&from.join("journal"))? {
         if let Some(name) = path.file_name() {
-            copy(&path, &to.join("journal").join(name))?;
+            copy_file(&path, &to.join("journal").join(name))?;
         }
     }
     let database = "registry.db";
-    copy(&from.join(database), &to.join(database))?;
+    copy_file(&from.join(database), &to.join(database))?;
     sync_all(to)?;
     drop(Index::open(to)?);
     Ok(())
@@ -86,22 +99,6 @@ fn need_empty(folder: &Path) -> Result<(), RegistryError> {
         return Err(RegistryError::Refused(what));
     }
     Ok(())
-}
-
-/// Gives bytes that never change a second place.
-pub(super) fn link_or_copy(from: &Path, to: &Path) -> Result<(), BlobError> {
-    match fs::hard_link(from, to) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(_another_file_system) => copy(from, to),
-    }
-}
-
-fn copy(from: &Path, to: &Path) -> Result<(), BlobError> {
-    fs::copy(from, to).map_err(|error| BlobError::new("copy to", to, error))?;
-    File::open(to)
-        .and_then(|file| file.sync_all())
-        .map_err(|error| BlobError::new("sync", to, error))
 }
 
 fn sync_all(folder: &Path) -> Result<(), BlobError> {

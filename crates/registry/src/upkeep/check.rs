@@ -1,8 +1,6 @@
 //! Does everything fit together; is every byte what it was.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
 use serde::Serialize;
@@ -48,28 +46,31 @@ pub(crate) fn check(registry: &Registry) -> Result<Found, RegistryError> {
         .unwrap_or_else(PoisonError::into_inner);
     let _right = take_right(registry, LONGEST_WAIT)?;
     let mut found = Found::default();
+    let mut files = BTreeMap::new();
+    registry.blobs.each(|file| {
+        files.insert(file.key, file.size);
+        Ok(())
+    })?;
     each_blob(&registry.index, |key, digest, size| {
         found.blobs += 1;
         found.bytes += size;
-        let path = registry.blobs.path(key);
-        match fs::metadata(&path) {
-            Ok(metadata) if metadata.len() == size => {}
-            Ok(metadata) => found.problem(format!(
-                "blob {digest}: {} has {} bytes, not {size}",
-                path.display(),
-                metadata.len()
+        let actual = match files.get(key) {
+            Some(actual) => Some(*actual),
+            // It may have come since.
+            None => registry.blobs.size_of(key)?,
+        };
+        let place = registry.blobs.place(key);
+        match actual {
+            Some(actual) if actual == size => {}
+            Some(actual) => found.problem(format!(
+                "blob {digest}: {place} has {actual} bytes, not {size}"
             )),
-            Err(error) => found.problem(format!("blob {digest}: {}: {error}", path.display())),
+            None => found.problem(format!("blob {digest}: {place} is missing")),
         }
         Ok(())
     })?;
-    let mut files = Vec::new();
-    registry.blobs.each(|file| {
-        files.push(file.key);
-        Ok(())
-    })?;
-    for key in files {
-        found.orphans += u64::from(!registry.index.knows(&key)?);
+    for key in files.keys() {
+        found.orphans += u64::from(!registry.index.knows(key)?);
     }
     let mut named = Vec::new();
     registry.index.each_manifest(|repo, digest, body| {
@@ -117,7 +118,7 @@ pub(crate) fn scrub(registry: &Registry) -> Result<Found, RegistryError> {
             continue;
         }
         let place = match registry.blobs.quarantine(&key) {
-            Ok(path) => format!("moved to {}", path.display()),
+            Ok(place) => format!("moved to {place}"),
             Err(error) => error.to_string(),
         };
         found.problem(format!("{what}; {place}"));
@@ -126,28 +127,22 @@ pub(crate) fn scrub(registry: &Registry) -> Result<Found, RegistryError> {
 }
 
 /// Reads a blob; says what is wrong with it, if anything.
-fn hash(registry: &Registry, key: &str, digest: &Digest, size: u64) -> io::Result<Option<String>> {
-    let path = registry.blobs.path(key);
-    let mut file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // It may have been collected since.
-            let is_known = registry.index.is_live(key).map_err(io::Error::other)?;
-            return Ok(is_known.then(|| format!("blob {digest}: its file is missing")));
-        }
-        Err(error) => return Err(error),
-    };
+fn hash(
+    registry: &Registry,
+    key: &str,
+    digest: &Digest,
+    size: u64,
+) -> Result<Option<String>, RegistryError> {
     let mut hasher = Hasher::new(digest.algorithm());
-    let mut buffer = vec![0; 1 << 20];
     let mut total = 0;
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            read => {
-                hasher.update(&buffer[..read]);
-                total += read as u64;
-            }
-        }
+    let is_there = registry.blobs.read(key, &mut |bytes| {
+        hasher.update(bytes);
+        total += bytes.len() as u64;
+    })?;
+    if !is_there {
+        // It may have been collected since.
+        let is_known = registry.index.is_live(key)?;
+        return Ok(is_known.then(|| format!("blob {digest}: its bytes are missing")));
     }
     let actual = hasher.finish();
     if actual == *digest && total == size {

@@ -6,12 +6,17 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::blobs::Blobs;
 use crate::index::Collector;
 use crate::registry::{Registry, RegistryError};
 
 /// How long a command waits for its turn, and how often it looks.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const BETWEEN_TRIES: Duration = Duration::from_millis(200);
+
+/// Objects that nothing names are left alone for that many seconds at least: until they are named takes no longer, and
+/// the store's clock may be another one.
+const LEAST_AGE: i64 = 3600;
 
 /// What was done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -83,7 +88,7 @@ fn collect_some(
     }
     report.repositories = registry.index.sweep_repositories(policy)?;
     let before = policy.now - registry.config.gc.uploads.as_seconds();
-    (report.uploads, report.upload_bytes) = registry.uploads.expire(&registry.blobs, before)?;
+    (report.uploads, report.upload_bytes) = registry.uploads.expire(registry, before)?;
     if orphans {
         report.orphans = quarantine_orphans(registry)?;
     }
@@ -128,14 +133,11 @@ fn remove_doomed(registry: &Registry, report: &mut Collected) -> Result<(), Regi
         if doomed.is_empty() {
             return Ok(());
         }
-        for copy in &doomed {
-            registry.blobs.remove(&copy.key)?;
-            report.blobs += 1;
-            report.bytes += copy.size;
-        }
-        registry
-            .index
-            .bury(doomed.into_iter().map(|copy| copy.key).collect())?;
+        report.blobs += doomed.len() as u64;
+        report.bytes += doomed.iter().map(|copy| copy.size).sum::<u64>();
+        let keys: Vec<String> = doomed.into_iter().map(|copy| copy.key).collect();
+        registry.blobs.remove_all(&keys)?;
+        registry.index.bury(keys)?;
     }
 }
 
@@ -156,5 +158,22 @@ fn quarantine_orphans(registry: &Registry) -> Result<u64, RegistryError> {
             count += 1;
         }
     }
+    remove_loose(registry)?;
     Ok(count)
+}
+
+/// Objects that never became a copy: what a request left that was overtaken, or ended with its process.
+fn remove_loose(registry: &Registry) -> Result<(), RegistryError> {
+    let Blobs::Bucket(bucket) = &*registry.blobs else {
+        return Ok(());
+    };
+    let policy = registry.policy();
+    let before = policy.now - policy.grace.max(LEAST_AGE);
+    let mut garbage = Vec::new();
+    for name in bucket.loose_before(before)? {
+        if !super::wait(registry.index.names_object(&name))? {
+            garbage.push(name);
+        }
+    }
+    Ok(bucket.remove_data(&garbage)?)
 }

@@ -2,21 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::backup::link_or_copy;
 use super::wait;
-use crate::blobs::{BlobError, create_file, make_folder};
-use crate::digest::{Digest, Hasher, hex};
+use crate::blobs::{BlobError, make_folder};
+use crate::digest::Digest;
 use crate::document::{ChildKind, Document};
 use crate::index::{ManifestRow, NewManifest, PutManifest, Stored};
 use crate::name::{RepoName, Tag};
 use crate::registry::{Registry, RegistryError};
-use crate::secret;
 
 /// Where a layout keeps the name of an image.
 const NAME: &str = "org.opencontainers.image.ref.name";
@@ -169,10 +167,8 @@ impl Export<'_> {
         let Some(row) = wait(self.registry.index.blob(&self.repo, digest))? else {
             return refused(format!("{} does not have {digest}", self.repo));
         };
-        link_or_copy(
-            &self.registry.blobs.path(&row.key),
-            &place(self.to, digest)?,
-        )?;
+        let to = place(self.to, digest)?;
+        self.registry.blobs.copy_out(&row.key, &to)?;
         self.moved.blobs += 1;
         Ok(())
     }
@@ -310,57 +306,20 @@ impl Import<'_> {
         if wait(registry.index.link_blob(&self.repo, digest, now))? {
             return Ok(());
         }
-        let draft = registry
-            .blobs
-            .uploads()
-            .join(format!("import-{}", hex(&secret::random::<8>())));
-        let size = match copy_verified(&place(self.from, digest)?, &draft, digest) {
-            Ok(size) => size,
-            Err(error) => {
-                crate::blobs::remove_file(&draft)?;
-                return Err(error);
-            }
+        let from = place(self.from, digest)?;
+        let (key, size) = match registry.blobs.take_in(&from, digest, now)? {
+            Ok(taken) => taken,
+            Err(actual) => return refused(format!("{} is {actual}", from.display())),
         };
-        let key = registry.blobs.new_key(digest, now);
-        registry.blobs.publish(&draft, &key)?;
         let commit = registry
             .index
-            .commit_blob(&self.repo, digest, size, key.clone(), now);
+            .commit_blob(&self.repo, digest, size, key.clone(), None, now);
         if wait(commit)? == Stored::Already {
-            registry.blobs.remove(&key)?;
+            registry.blobs.remove_all(&[key])?;
         }
         self.moved.blobs += 1;
         Ok(())
     }
-}
-
-/// Copies a file, durably, and checks what it is; returns its bytes.
-fn copy_verified(from: &Path, to: &Path, digest: &Digest) -> Result<u64, RegistryError> {
-    let failed = |error| RegistryError::io("read", from, error);
-    let mut source = File::open(from).map_err(failed)?;
-    let mut target = create_file(to)?;
-    let mut hasher = Hasher::new(digest.algorithm());
-    let mut buffer = vec![0; 1 << 20];
-    let mut size = 0;
-    loop {
-        let read = source.read(&mut buffer).map_err(failed)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-        size += read as u64;
-        target
-            .write_all(&buffer[..read])
-            .map_err(|error| RegistryError::io("write", to, error))?;
-    }
-    target
-        .sync_all()
-        .map_err(|error| RegistryError::io("sync", to, error))?;
-    let actual = hasher.finish();
-    if actual != *digest {
-        return refused(format!("{} is {actual}", from.display()));
-    }
-    Ok(size)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {

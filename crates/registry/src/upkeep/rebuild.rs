@@ -9,8 +9,11 @@ use super::wait;
 use crate::blobs::Blobs;
 use crate::config::{Config, Database};
 use crate::index::change::Change;
-use crate::index::{Copy, Index, IndexError, Rebuild, Records, journal};
-use crate::registry::{Registry, RegistryError, address, runtime, share_lock, take_lock};
+use crate::index::{Copy, Index, IndexError, Rebuild, journal};
+use crate::registry::{
+    Clock, Registry, RegistryError, address, open_blobs, records, runtime, runtime_for, seconds,
+    share_lock, take_lock,
+};
 
 /// Rows that are written at once.
 const AT_ONCE: usize = 1000;
@@ -26,14 +29,14 @@ pub struct Rebuilt {
     pub old: Option<String>,
 }
 
-/// Makes the index of a folder again, or the one in the database that `config` names; `now` is in
-/// seconds since 1970. The one that was there is kept beside it. Blocks.
+/// Makes the index of a folder again, or the one in the database that `config` names. The one that was there is kept
+/// beside it. Blocks.
 ///
 /// # Errors
-/// A registry runs, or a file or the database cannot be read or written.
-pub fn rebuild(folder: &Path, config: &Config, now: i64) -> Result<Rebuilt, RegistryError> {
+/// A registry runs, or a file or the database cannot be read or written, or the object store not be listed.
+pub fn rebuild(folder: &Path, config: &Config, clock: &Clock) -> Result<Rebuilt, RegistryError> {
     if let Some(database) = &config.database {
-        return in_database(folder, database, now);
+        return in_database(folder, config, database, clock);
     }
     if !Registry::exists(folder) {
         return Err(RegistryError::Missing {
@@ -41,7 +44,9 @@ pub fn rebuild(folder: &Path, config: &Config, now: i64) -> Result<Rebuilt, Regi
         });
     }
     let _ours = take_lock(folder)?;
-    let blobs = Blobs::open(folder, 0)?;
+    let runtime = runtime_for(config)?;
+    let blobs = open_blobs(folder, config, clock, runtime.as_ref())?;
+    let now = seconds(clock);
     let draft = folder.join("rebuild");
     crate::blobs::make_folder(&draft)?;
     remove_database(&draft)?;
@@ -55,12 +60,18 @@ pub fn rebuild(folder: &Path, config: &Config, now: i64) -> Result<Rebuilt, Regi
 }
 
 /// The same with a database. A folder that one process had for itself becomes one for many that way.
-fn in_database(folder: &Path, database: &Database, now: i64) -> Result<Rebuilt, RegistryError> {
+fn in_database(
+    folder: &Path,
+    config: &Config,
+    database: &Database,
+    clock: &Clock,
+) -> Result<Rebuilt, RegistryError> {
+    crate::blobs::make_folder(folder)?;
     let _ours = share_lock(folder)?;
-    let blobs = Blobs::open(folder, 0)?;
-    let runtime = runtime()?;
+    let (runtime, now) = (runtime()?, seconds(clock));
+    let blobs = open_blobs(folder, config, clock, Some(&runtime))?;
     let handle = runtime.handle().clone();
-    let records = Records::in_folder(folder, handle.clone())?;
+    let records = records(folder, &blobs, handle.clone())?;
     let draft = Rebuild::begin(address(database)?, handle.clone())?;
     let replay = |each: &mut Each<'_>| wait(records.replay(each));
     let mut rebuilt = fill(&draft.index, &blobs, replay, now)?;

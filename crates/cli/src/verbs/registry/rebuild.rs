@@ -20,8 +20,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let config = args.place.config(settings)?;
     let folder = args.place.folder(&config, settings)?;
-    let now = i64::try_from(settings.now_seconds()).unwrap_or(i64::MAX);
-    let rebuilt = kiln_registry::rebuild(&folder, &config, now)?;
+    let rebuilt = kiln_registry::rebuild(&folder, &config, &Settings::clock())?;
     let count =
         |number: u64, noun| text::count(usize::try_from(number).unwrap_or(usize::MAX), noun);
     printer.note(format!(

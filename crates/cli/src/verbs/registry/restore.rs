@@ -23,7 +23,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let config = args.place.config(settings)?;
     let folder = args.place.folder(&config, settings)?;
-    kiln_registry::restore(&settings.directory.join(&args.from), &folder)?;
+    let from = settings.directory.join(&args.from);
+    kiln_registry::restore(&from, &folder, &config, &Settings::clock())?;
     printer.note(format!(
         "{} holds what {} held",
         folder.display(),

@@ -235,7 +235,7 @@ impl Shared {
         let key = format!("{}.{}", digest.hex(), self.number());
         self.files.lock().unwrap().insert(key.clone());
         let target = repo(target);
-        let commit = index.commit_blob(&target, &digest, 1, key.clone(), self.now());
+        let commit = index.commit_blob(&target, &digest, 1, key.clone(), None, self.now());
         if wait(commit).unwrap() == Stored::Already {
             self.files.lock().unwrap().remove(&key);
         }
@@ -401,7 +401,7 @@ fn a_server_that_is_away_is_said_to_be() {
     let server = Server::start("");
     let index = server.connect();
     let name = repo(0);
-    wait(index.commit_blob(&name, &blob(0), 1, "key".to_owned(), 1)).unwrap();
+    wait(index.commit_blob(&name, &blob(0), 1, "key".to_owned(), None, 1)).unwrap();
     server.postgres.lock().unwrap().end(Ending::Fast);
     let away = |error: IndexError| {
         assert!(!error.is_certain(), "{error}");
@@ -442,7 +442,7 @@ fn what_one_replaces_is_over_for_the_other() {
     let moment = |repo: &RepoName| wait(other.moment(Some(repo))).unwrap();
     for name in [&here, &there] {
         let key = format!("key of {name}");
-        wait(one.commit_blob(name, &blob(0), 1, key, 1)).unwrap();
+        wait(one.commit_blob(name, &blob(0), 1, key, None, 1)).unwrap();
     }
     put("a", 0);
     let (first, elsewhere) = (moment(&here), moment(&there));
@@ -634,7 +634,7 @@ fn a_server_shows_who_it_is_and_is_spoken_to_in_secret() {
     let url = format!("{}?sslmode=require", server.url());
     let index = server.try_connect(&url, &certificate).unwrap();
     let key = "key".to_owned();
-    wait(index.commit_blob(&repo(0), &blob(0), 1, key, 1)).unwrap();
+    wait(index.commit_blob(&repo(0), &blob(0), 1, key, None, 1)).unwrap();
     let sql = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
                WHERE ssl = false AND application_name = 'kiln registry'";
     assert_eq!(server.query(sql), "0");
