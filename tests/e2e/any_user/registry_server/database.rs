@@ -16,13 +16,6 @@ use crate::fixtures::own_registry::{
 };
 use crate::space::TestSpace;
 
-/// Names and functions of tests.
-macro_rules! tests {
-    ($($module:ident :: $test:ident),* $(,)?) => {
-        &[$((stringify!($test), $module::$test as fn())),*]
-    };
-}
-
 #[test]
 fn the_api_is_the_same_with_a_database() {
     with_databases(tests![

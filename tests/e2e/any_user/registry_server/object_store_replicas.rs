@@ -1,0 +1,264 @@
+//! The same promises with an object store; and replicas without anything of their own, behind any balancer.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{blobs, durability, lists, manifests, operations, races, uploads};
+use crate::fixtures::http;
+use crate::fixtures::own_registry::{
+    MANIFEST, OwnRegistry, database_server, image, sha256, with_buckets, with_databases,
+};
+use crate::fixtures::{Balancer, Faults, ObjectStore};
+use crate::space::TestSpace;
+
+#[test]
+fn the_api_is_the_same_with_an_object_store() {
+    with_buckets(tests![
+        lists::tags_come_in_the_order_of_their_bytes_and_in_pages,
+        lists::referrers_are_found_by_what_they_are_about,
+        manifests::an_image_is_read_by_tag_and_digest_as_it_was_put,
+        manifests::parts_must_be_there_first_unless_the_settings_say_otherwise,
+        manifests::a_manifest_that_an_index_needs_stays,
+        blobs::a_blob_is_read_whole_and_by_its_head,
+        blobs::what_is_not_there_is_unknown_and_what_cannot_be_is_invalid,
+        blobs::ranges_are_answered_in_parts,
+        blobs::a_blob_is_mounted_from_where_it_is,
+        blobs::a_deleted_blob_is_gone_at_once_and_only_here,
+        blobs::a_blob_that_a_manifest_needs_stays,
+        uploads::every_way_to_push_a_blob_ends_in_the_same,
+        uploads::an_algorithm_may_be_said_before_the_bytes,
+        uploads::a_piece_goes_where_the_upload_ends_or_nowhere,
+        uploads::an_upload_is_cancelled_once_and_belongs_to_its_repository,
+        uploads::a_client_that_comes_back_takes_its_upload_over,
+        uploads::an_upload_goes_on_after_the_registry_was_killed,
+        uploads::a_client_may_ask_before_it_sends,
+        uploads::limits_on_blobs_hold,
+    ]);
+}
+
+#[test]
+fn upkeep_and_races_end_the_same_with_an_object_store() {
+    with_buckets(tests![
+        operations::garbage_goes_and_nothing_else,
+        operations::what_was_deleted_comes_back,
+        operations::changes_can_be_refused_for_a_while,
+        operations::stopping_waits_for_requests_and_takes_no_new_ones,
+        durability::nothing_acknowledged_is_lost_when_the_process_is_killed,
+        durability::an_index_that_is_lost_is_made_again,
+        races::a_hundred_pushes_of_overlapping_layers_survive_collections,
+    ]);
+}
+
+#[test]
+fn a_database_and_an_object_store_go_together() {
+    fn both() {
+        with_buckets(tests![
+            blobs::a_blob_is_mounted_from_where_it_is,
+            uploads::every_way_to_push_a_blob_ends_in_the_same,
+            uploads::an_upload_goes_on_after_the_registry_was_killed,
+            uploads::a_client_that_comes_back_takes_its_upload_over,
+            operations::garbage_goes_and_nothing_else,
+            races::a_hundred_pushes_of_overlapping_layers_survive_collections,
+        ]);
+    }
+    with_databases(&[("with an object store", both)]);
+}
+
+/// An upload that was begun somewhere and goes on wherever the balancer leads; `false` if it has to begin anew.
+fn push_in_pieces(host: &str, blob: &[u8]) -> io::Result<bool> {
+    let digest = sha256(blob);
+    let reply = http::try_request(host, "POST", "/v2/storm/blobs/uploads/", &[], b"")?;
+    if reply.status != 202 {
+        return Ok(false);
+    }
+    let place = reply.header("location").expect("a location").to_owned();
+    let mut at = 0;
+    for _ in 0..60 {
+        if at == blob.len() {
+            let end = format!("{place}?digest={digest}");
+            match http::try_request(host, "PUT", &end, &[], b"") {
+                Ok(reply) if reply.status == 201 => return Ok(true),
+                Ok(reply) if reply.status == 404 => return Ok(false),
+                Ok(_) | Err(_) => {}
+            }
+        } else {
+            let end = (at + blob.len() / 3 + 1).min(blob.len());
+            let range = format!("{at}-{}", end - 1);
+            let headers = [("Content-Range", range.as_str())];
+            if let Ok(reply) = http::try_request(host, "PATCH", &place, &headers, &blob[at..end])
+                && reply.status == 404
+            {
+                return Ok(false);
+            }
+        }
+        // Where it is now says whoever is asked.
+        match http::try_request(host, "GET", &place, &[], b"") {
+            Ok(reply) if reply.status == 204 => {
+                let range = reply.header("range").expect("a range");
+                let last: usize = range.trim_start_matches("0-").parse().expect("a number");
+                at = if last == 0 { 0 } else { last + 1 };
+            }
+            Ok(reply) if reply.status == 404 => return Ok(false),
+            Ok(_) | Err(_) => thread::sleep(Duration::from_millis(20)),
+        }
+    }
+    Ok(false)
+}
+
+/// Pushes images until told to stop; returns tags and digests that were acknowledged.
+fn pushes(host: &str, name: &str, stop: &AtomicBool, count: &AtomicUsize) -> Vec<(String, String)> {
+    let mut acknowledged = Vec::new();
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let config = format!("{{\"n\":\"{name}-{number}\"}}");
+        // Some layers are larger than a part, some the same as others'.
+        let length = if number % 4 == 0 { 9 << 20 } else { 30_000 };
+        let layer = format!("{} {length} ", number % 6).repeat(length / 8);
+        let body = image(config.as_bytes(), &[layer.as_bytes()], &json!({}));
+        let push = || -> io::Result<bool> {
+            if !push_in_pieces(host, config.as_bytes())? || !push_in_pieces(host, layer.as_bytes())?
+            {
+                return Ok(false);
+            }
+            let path = format!("/v2/storm/manifests/{name}-{number}");
+            let headers = [("Content-Type", MANIFEST)];
+            let reply = http::try_request(host, "PUT", &path, &headers, &body)?;
+            Ok(reply.status == 201)
+        };
+        match push() {
+            Ok(true) => {
+                acknowledged.push((format!("{name}-{number}"), sha256(&body)));
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(false) | Err(_) => thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    acknowledged
+}
+
+#[test]
+fn replicas_behind_a_balancer_lose_nothing_when_they_are_killed() {
+    let space = TestSpace::new();
+    let store = ObjectStore::start(&space);
+    let faults = Faults::start(&store.host());
+    let (_folder, database) = database_server();
+    let settings = format!(
+        "{}\n[log]\nrequests = false\n[gc]\ngrace = \"60s\"\ntrash = \"0s\"\ninterval = \"0s\"\n[database]\nurl = \"{}\"\n",
+        store.settings_by(&faults.host(), ""),
+        database.url()
+    );
+    let first = OwnRegistry::start(&space, &settings);
+    let beside = |name: &str| first.beside_in(&space, space.path().join(name));
+    let (second, third) = (beside("second"), beside("third"));
+    let mut replicas = [first, second, third];
+    let balancer = Balancer::start(replicas.iter().map(OwnRegistry::host).collect());
+    let host = balancer.host();
+    // A little goes wrong on the way to the store, too.
+    faults.set(10);
+    let admin = OwnRegistry::beside_in(&replicas[0], &space, space.path().join("admin"));
+    let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let collections = AtomicUsize::new(0);
+    let acknowledged: Vec<(String, String)> = thread::scope(|scope| {
+        let pushers: Vec<_> = (0..4)
+            .map(|number| {
+                let (stop, count, host) = (&stop, &count, host.as_str());
+                scope.spawn(move || pushes(host, &format!("p{number}"), stop, count))
+            })
+            .collect();
+        let collector = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                // It may fail when the store does; the next one goes on.
+                let run = admin.admin(&space, &["gc"]);
+                if run.code == Some(0) {
+                    collections.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    eprintln!("{}", run.shown());
+                }
+            }
+        });
+        for round in 0..9 {
+            let least = count.load(Ordering::Relaxed) + 2;
+            let begun = Instant::now();
+            while count.load(Ordering::Relaxed) < least {
+                assert!(
+                    begun.elapsed() < Duration::from_secs(90),
+                    "nothing is pushed"
+                );
+                thread::sleep(Duration::from_millis(10));
+            }
+            thread::sleep(Duration::from_millis(71 * (round % 5)));
+            let replica = &mut replicas[usize::try_from(round).expect("small") % 3];
+            replica.kill();
+            replica.run(&space);
+        }
+        stop.store(true, Ordering::Relaxed);
+        collector.join().expect("the collector");
+        pushers
+            .into_iter()
+            .flat_map(|pusher| pusher.join().expect("a pusher"))
+            .collect()
+    });
+    faults.set(0);
+    let collections = collections.load(Ordering::Relaxed);
+    assert!(acknowledged.len() >= 18, "{} images", acknowledged.len());
+    assert!(collections > 0, "no collection came to its end");
+    for (number, (tag, digest)) in acknowledged.iter().enumerate() {
+        let registry = &replicas[number % 3];
+        let reply = registry
+            .get(&format!("/v2/storm/manifests/{tag}"))
+            .expect(200);
+        assert_eq!(reply.header("docker-content-digest"), Some(digest.as_str()));
+        for part in [&reply.json()["config"], &reply.json()["layers"][0]] {
+            let blob = part["digest"].as_str().expect("a digest");
+            let bytes = registry
+                .get(&format!("/v2/storm/blobs/{blob}"))
+                .expect(200)
+                .body;
+            assert_eq!(sha256(&bytes), blob);
+        }
+    }
+    admin.admin(&space, &["check"]).assert_code(0);
+    admin.admin(&space, &["scrub"]).assert_code(0);
+}
+
+#[test]
+fn an_index_in_a_database_is_made_again_from_the_bucket_alone() {
+    let space = TestSpace::new();
+    let store = ObjectStore::start(&space);
+    let (_folder, database) = database_server();
+    let settings = format!(
+        "{}\n[database]\nurl = \"{}\"\n",
+        store.settings(),
+        database.url()
+    );
+    let mut registry = OwnRegistry::start(&space, &settings);
+    let (digest, body) = registry.image("a", "one", &vec![7; 9 << 20]);
+    registry.image("b", "gone", b"third");
+    registry.delete("/v2/b/manifests/gone").expect(202);
+    assert!(registry.stop());
+    database
+        .query("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        .expect("it is dropped");
+    std::fs::remove_dir_all(registry.data()).expect("it can be removed");
+    registry.admin(&space, &["rebuild"]).assert_code(0);
+    registry.run(&space);
+    let found = registry.get("/v2/a/manifests/one").expect(200);
+    assert_eq!(found.body, body);
+    registry
+        .get(&format!("/v2/a/manifests/{digest}"))
+        .expect(200);
+    let layer = registry
+        .get(&format!("/v2/a/blobs/{}", sha256(&vec![7; 9 << 20])))
+        .expect(200);
+    assert_eq!(layer.body.len(), 9 << 20);
+    registry
+        .admin(&space, &["undelete", "b", "gone"])
+        .assert_code(0);
+    registry.admin(&space, &["check"]).assert_code(0);
+}
