@@ -115,7 +115,7 @@ impl<'a> Attempts<'a> {
         if self.failed >= self.most {
             return Err(failure.error.after_tries(self.failed));
         }
-        tracing::debug!(error = %failure.error, ?delay, "trying again");
+        tracing::debug!("trying again in {delay:?}: {}", failure.error);
         Ok(cancel.sleep(delay)?)
     }
 

@@ -78,8 +78,11 @@ fn what_a_monitor_warns_of_can_be_read() {
     space.wait_for_status("web", "Exited (137)");
     fs::remove_dir(&events).expect("it is empty");
     let after = space.inspect("web");
-    let log = after["MonitorLogPath"].as_str().expect("there is a log");
-    let said = fs::read_to_string(log).expect("a log");
+    let id = before["Id"].as_str().expect("an id");
+    let log = format!("containers/{id}/monitor.log");
+    let shown = after["MonitorLogPath"].as_str().expect("there is a log");
+    assert!(shown.ends_with(&log), "{shown}");
+    let said = fs::read_to_string(space.store().join(log)).expect("a log");
     assert!(said.contains("Z cannot note what happened: "), "{said}");
 }
 

@@ -215,7 +215,16 @@ fn blobs_and_manifests_that_are_not_what_was_asked_for() {
 #[test]
 fn a_registry_that_fails_now_and_then_is_asked_again() {
     let (_keeper, space, _) = project(Fault::EveryThird);
-    assert_eq!(space.kiln_ok(["run", "app", "cat", "/one"]).stdout, "one\n");
+    let mut command = space.command();
+    let run = space.run(
+        command
+            .args(["run", "app", "cat", "/one"])
+            .env("KILN_LOG", "debug"),
+    );
+    run.assert_code(0)
+        .assert_says("detail: trying again in ")
+        .assert_says("so says the test");
+    assert_eq!(run.stdout, "one\n");
 }
 
 #[test]
