@@ -262,13 +262,13 @@ fn last_words(log: &Path) -> Option<String> {
     let bytes = fs::read(log).ok()?;
     let from = bytes.len().saturating_sub(MAX_LOG_BYTES);
     let text = String::from_utf8_lossy(bytes.get(from..)?).into_owned();
-    let messages = text.lines().filter_map(|line| {
+    let mut messages = text.lines().rev().filter_map(|line| {
         let value: serde_json::Value = serde_json::from_str(line).ok()?;
         let level = value.get("level").and_then(serde_json::Value::as_str);
         let message = value.get("msg")?.as_str()?.to_owned();
         matches!(level, Some("error" | "fatal") | None).then_some(message)
     });
-    messages.last()
+    messages.next()
 }
 
 /// What `run` ends with: runtimes have only words for what was wrong with the program.

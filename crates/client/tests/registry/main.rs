@@ -1,10 +1,6 @@
 //! The client against registries: one of our own that goes wrong, and Debian's `docker-registry`.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "helpers of tests may fail as tests do"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 mod auth;
 #[path = "../../../http/tests/client/certificates.rs"]

@@ -130,6 +130,9 @@ struct Holder {
     kill_at: Option<Instant>,
 }
 
+/// Notes one of the things to do.
+type Mark = fn(&mut Ready);
+
 /// What there is to do.
 #[derive(Clone, Copy, Default)]
 struct Ready {
@@ -176,7 +179,7 @@ impl Holder {
         let terminal = self.child.terminal().map(AsFd::as_fd);
         let now = Instant::now();
         let is_quiet = self.quiet_until.is_some_and(|time| now < time);
-        let mut polls: Vec<(fn(&mut Ready), PollFd<'_>)> = Vec::new();
+        let mut polls: Vec<(Mark, PollFd<'_>)> = Vec::new();
         if self.ended.is_none() {
             let poll = PollFd::new(&self.child, PollFlags::IN);
             polls.push((|ready| ready.ended = true, poll));
@@ -211,7 +214,7 @@ impl Holder {
                 tv_nsec: i64::from(left.subsec_nanos()),
             }
         });
-        let (marks, mut files): (Vec<fn(&mut Ready)>, Vec<PollFd<'_>>) = polls.into_iter().unzip();
+        let (marks, mut files): (Vec<Mark>, Vec<PollFd<'_>>) = polls.into_iter().unzip();
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut files, timeout.as_ref()))?;
         let mut ready = Ready::default();
         for (mark, file) in marks.into_iter().zip(&files) {
