@@ -52,8 +52,12 @@ impl Owner {
         })
     }
 
+    /// Whether it still runs. One that has ended and that nobody has taken notice of does not: where the first
+    /// process of a container is no init, that is for ever.
     pub(super) fn is_alive(self) -> bool {
-        start_time(self.pid) == Some(self.start_time)
+        Status::read(self.pid).is_some_and(|status| {
+            status.start_time == self.start_time && !matches!(status.state, 'Z' | 'X')
+        })
     }
 }
 
@@ -77,15 +81,52 @@ impl fmt::Display for GroupName {
 
 /// When a process was started, in ticks since boot. With its number this names it for good.
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in the second field may hold anything, spaces and parentheses too.
-    let (_, fields) = text.rsplit_once(')')?;
-    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+    Some(Status::read(pid)?.start_time)
+}
+
+/// What the kernel says of a process.
+struct Status {
+    /// `Z` and `X` are of processes that have ended.
+    state: char,
+    start_time: u64,
+}
+
+impl Status {
+    fn read(pid: u32) -> Option<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name in the second field may hold anything, spaces and parentheses too.
+        let (_, fields) = text.rsplit_once(')')?;
+        let mut fields = fields.split_ascii_whitespace();
+        Some(Self {
+            state: fields.next()?.chars().next()?,
+            start_time: fields.nth(18)?.parse().ok()?,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_has_ended_is_not_alive_whether_somebody_noticed_or_not() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let owner = Owner {
+            pid: child.id(),
+            start_time: start_time(child.id()).unwrap(),
+        };
+        let has_ended = || Status::read(owner.pid).is_some_and(|status| status.state == 'Z');
+        for _ in 0..500 {
+            if has_ended() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(has_ended());
+        assert!(!owner.is_alive());
+        child.wait().unwrap();
+        assert!(!owner.is_alive());
+    }
 
     #[test]
     fn names_say_which_process_made_them() {
