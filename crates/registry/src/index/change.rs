@@ -26,6 +26,15 @@ pub(crate) enum Change {
         tags: Vec<String>,
         at: Seconds,
         by: String,
+        /// Blobs that it names and the repository does not have, whoever else has them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        missing: Vec<String>,
+    },
+    /// A blob came that a manifest of the repository was waiting for.
+    Blob {
+        repo: String,
+        digest: String,
+        at: Seconds,
     },
     /// A tag went to the trash.
     Untag {
@@ -97,7 +106,8 @@ impl Change {
             Self::Forget { repo, digest } => {
                 manifests.remove(&format!("{repo}@{digest}"));
             }
-            Self::Untag { .. }
+            Self::Blob { .. }
+            | Self::Untag { .. }
             | Self::Delete { .. }
             | Self::Restore { .. }
             | Self::Account(_)
@@ -119,13 +129,18 @@ impl Change {
                 tags,
                 at,
                 by,
+                missing,
             } => {
                 let repo = ensure_repo(db, repo, Lock::Change, *at).await?;
-                put_manifest(db, repo, digest, media_type, body, *at, by).await?;
+                put_manifest(db, repo, digest, media_type, body, *at, by, missing).await?;
                 for tag in tags {
                     point_tag(batch, repo, tag, digest, *at, by).await?;
                 }
                 Ok(())
+            }
+            Self::Blob { repo, digest, at } => {
+                let repo = ensure_repo(db, repo, Lock::Share, *at).await?;
+                link(db, repo, digest, *at).await
             }
             Self::Untag { repo, tag, at, by } => match own_repo(db, repo).await? {
                 Some(repo) => untag(batch, repo, tag, *at, by).await,
@@ -191,6 +206,10 @@ pub(super) async fn ensure_repo(
     }
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "they are the parts of one change"
+)]
 async fn put_manifest(
     db: Db<'_>,
     repo: i64,
@@ -199,6 +218,7 @@ async fn put_manifest(
     body: &[u8],
     at: Seconds,
     by: &str,
+    missing: &[String],
 ) -> Result<(), IndexError> {
     let document = Document::parse(body, Some(media_type))
         .map_err(|error| IndexError::Row(format!("manifest {digest}: {error}")))?;
@@ -234,7 +254,8 @@ async fn put_manifest(
             values![repo, digest, child.digest.as_str(), kind],
         )
         .await?;
-        if kind == 0 {
+        // To name what another repository has is not enough to read it.
+        if kind == 0 && !missing.iter().any(|it| it == child.digest.as_str()) {
             link(db, repo, child.digest.as_str(), at).await?;
         }
         Ok(())
@@ -268,6 +289,26 @@ pub(super) async fn link(
     )
     .await?;
     Ok(())
+}
+
+/// Blobs that a manifest names and its repository does not have.
+pub(super) async fn missing(
+    db: Db<'_>,
+    repo: i64,
+    manifest: &str,
+) -> Result<Vec<String>, IndexError> {
+    let sql = "SELECT r.child FROM ref r WHERE r.repo = ?1 AND r.parent = ?2 AND r.kind = 0
+               AND NOT EXISTS (SELECT 1 FROM link l WHERE l.repo = r.repo AND l.digest = r.child)
+               ORDER BY r.child";
+    let rows = db.rows(sql, values![repo, manifest]).await?;
+    rows.into_iter().map(|mut row| row.text(0)).collect()
+}
+
+/// Whether a manifest of a repository names a blob that the repository does not have.
+pub(super) async fn is_awaited(db: Db<'_>, repo: i64, digest: &str) -> Result<bool, IndexError> {
+    let sql = "SELECT 1 FROM ref WHERE repo = ?1 AND child = ?2 AND kind = 0
+               AND NOT EXISTS (SELECT 1 FROM link WHERE repo = ?1 AND digest = ?2) LIMIT 1";
+    db.exists(sql, values![repo, digest]).await
 }
 
 /// Points a tag at a manifest.

@@ -8,7 +8,9 @@
 //! of blobs by their digests, then links, references and reviews. Whoever changes tags or manifests
 //! has the repository's row for itself, so what is read after that stays true.
 
-use super::change::{Change, ensure_repo, find_repo, has_manifest, link, own_repo, tagged};
+use super::change::{
+    Change, ensure_repo, find_repo, has_manifest, is_awaited, link, own_repo, tagged,
+};
 use super::db::{Lock, together, values};
 use super::uploads::{Claim, end};
 use super::{Batch, Index, IndexError, Job, Seconds};
@@ -231,7 +233,7 @@ impl Job for CommitBlob {
             )
             .await?;
         let live = row.map(|mut row| row.text(0)).transpose()?;
-        give(batch, repo, &self.digest, self.now).await?;
+        give(batch, repo, &self.repo, &self.digest, self.now).await?;
         Ok(if live.as_ref() == Some(&self.key) {
             Stored::New
         } else {
@@ -254,7 +256,7 @@ impl Job for LinkBlob {
             return Ok(false);
         }
         let repo = ensure_repo(batch.db, self.repo.as_str(), Lock::Share, self.now).await?;
-        give(batch, repo, &self.digest, self.now).await?;
+        give(batch, repo, &self.repo, &self.digest, self.now).await?;
         Ok(true)
     }
 }
@@ -288,7 +290,7 @@ impl<F: Fn(&str) -> bool + Send + Sync + 'static> Job for Mount<F> {
             return Ok(Mounted::No);
         }
         let repo = ensure_repo(batch.db, self.repo.as_str(), Lock::Share, self.now).await?;
-        give(batch, repo, &self.digest, self.now).await?;
+        give(batch, repo, &self.repo, &self.digest, self.now).await?;
         Ok(Mounted::Yes)
     }
 }
@@ -335,10 +337,6 @@ impl Job for PutJob {
         if !missing.is_empty() && !new.may_miss {
             return Ok(PutManifest::Missing(missing));
         }
-        for digest in &missing {
-            // A copy that is there is linked below, so nobody may take it away meanwhile.
-            touch(batch, digest, self.now).await?;
-        }
         batch
             .change(Change::Manifest {
                 repo: new.repo.as_str().to_owned(),
@@ -348,6 +346,7 @@ impl Job for PutJob {
                 tags: new.tags.iter().map(|tag| tag.as_str().to_owned()).collect(),
                 at: self.now,
                 by: new.by.clone(),
+                missing: missing.iter().map(ToString::to_string).collect(),
             })
             .await?;
         Ok(PutManifest::Done)
@@ -479,13 +478,23 @@ async fn touch(batch: &Batch<'_>, digest: &Digest, now: Seconds) -> Result<bool,
 
 /// Lets a repository have a blob of which there is a live copy.
 async fn give(
-    batch: &Batch<'_>,
-    repo: i64,
+    batch: &mut Batch<'_>,
+    id: i64,
+    repo: &RepoName,
     digest: &Digest,
     now: Seconds,
 ) -> Result<(), IndexError> {
-    link(batch.db, repo, digest.as_str(), now).await?;
-    review(batch, repo, digest, now).await
+    if is_awaited(batch.db, id, digest.as_str()).await? {
+        let change = Change::Blob {
+            repo: repo.as_str().to_owned(),
+            digest: digest.as_str().to_owned(),
+            at: now,
+        };
+        batch.change(change).await?;
+    } else {
+        link(batch.db, id, digest.as_str(), now).await?;
+    }
+    review(batch, id, digest, now).await
 }
 
 /// Asks garbage collection to look at a blob one day.

@@ -2,7 +2,7 @@
 
 use super::IndexError;
 use super::accounts::{Account, Token};
-use super::change::Change;
+use super::change::{Change, missing};
 use super::db::{Db, values};
 
 /// How many manifests are read at once.
@@ -76,6 +76,7 @@ impl<'a> Snapshot<'a> {
                 tags,
                 at: row.int(4)?,
                 by: row.text(5)?,
+                missing: missing(self.db, id, &digest).await?,
             });
             for (tag, at, by) in deleted {
                 let repo = repo.clone();

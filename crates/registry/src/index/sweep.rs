@@ -17,7 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::change::{Change, own_repo};
+use super::change::{Change, missing, own_repo};
 use super::db::{Db, together, values};
 use super::push::own_blob;
 use super::read::unsigned;
@@ -381,6 +381,7 @@ impl Job for Undelete {
                     tags,
                     at,
                     by: self.by.clone(),
+                    missing: missing(db, id, &digest).await?,
                 })
                 .await?;
         }

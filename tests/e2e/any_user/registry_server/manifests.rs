@@ -282,6 +282,26 @@ pub(super) fn parts_must_be_there_first_unless_the_settings_say_otherwise() {
 }
 
 #[test]
+pub(super) fn naming_a_blob_of_another_repository_gives_no_right_to_it() {
+    let space = TestSpace::new();
+    let mut registry = OwnRegistry::start(&space, "[push]\nmissing-parts = \"allow\"");
+    let (_, body) = registry.image("private", "x", b"a secret");
+    registry.manifest("other", "x", MANIFEST, &body).expect(201);
+    let secret = format!("/v2/other/blobs/{}", sha256(b"a secret"));
+    registry.head(&secret).expect(404);
+    // Whoever has the bytes may bring them, and has them from then on, also after the index was made again.
+    registry.blob("other", b"a secret");
+    assert_eq!(registry.get(&secret).expect(200).body, b"a secret");
+    registry.manifest("third", "x", MANIFEST, &body).expect(201);
+    assert!(registry.stop());
+    registry.admin(&space, &["rebuild"]).assert_code(0);
+    registry.run(&space);
+    assert_eq!(registry.get(&secret).expect(200).body, b"a secret");
+    let third = format!("/v2/third/blobs/{}", sha256(b"a secret"));
+    registry.head(&third).expect(404);
+}
+
+#[test]
 pub(super) fn deleting_a_tag_leaves_the_manifest_and_deleting_that_takes_its_tags() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");

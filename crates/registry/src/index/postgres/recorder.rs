@@ -134,6 +134,7 @@ pub(super) async fn note(batch: &Batch<'_>) -> Result<Vec<Line>, IndexError> {
 fn repo_of(change: &Change) -> &str {
     match change {
         Change::Manifest { repo, .. }
+        | Change::Blob { repo, .. }
         | Change::Untag { repo, .. }
         | Change::Delete { repo, .. }
         | Change::Restore { repo, .. }
