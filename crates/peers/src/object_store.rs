@@ -169,6 +169,7 @@ fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
 
 impl Drop for ObjectStore {
     fn drop(&mut self) {
-        patience::end(&mut self.process, "weed");
+        // Nothing of it is wanted afterwards, and asked to end it waits for its own parts, on a busy machine for long.
+        patience::end_by(&mut self.process, "weed", "KILL");
     }
 }
