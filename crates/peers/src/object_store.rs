@@ -25,6 +25,8 @@ pub struct ObjectStore {
     process: Child,
     port: u16,
     folder: PathBuf,
+    /// Where its parts speak to each other: always there, whatever it is told, and it leaves them.
+    sockets: [PathBuf; 4],
 }
 
 impl ObjectStore {
@@ -115,6 +117,13 @@ impl ObjectStore {
             process,
             port,
             folder: folder.to_owned(),
+            sockets: [
+                ("master", master_rpc),
+                ("volume", volume_rpc),
+                ("filer", filer_rpc),
+                ("s3", rpc),
+            ]
+            .map(|(part, port)| PathBuf::from(format!("/tmp/seaweedfs-{part}-grpc-{port}.sock"))),
         };
         if patience::until_up(&mut store.process, || makes_bucket(port)) {
             return Ok(store);
@@ -171,5 +180,9 @@ impl Drop for ObjectStore {
     fn drop(&mut self) {
         // Nothing of it is wanted afterwards, and asked to end it waits for its own parts, on a busy machine for long.
         patience::end_by(&mut self.process, "weed", "KILL");
+        for socket in &self.sockets {
+            // Not each part makes one.
+            fs::remove_file(socket).unwrap_or_default();
+        }
     }
 }
