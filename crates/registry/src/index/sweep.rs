@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use super::change::{Change, missing, own_repo};
 use super::db::{Db, together, values};
-use super::push::own_blob;
 use super::read::unsigned;
+use super::remove::own_blob;
 use super::{Batch, Index, IndexError, Job, Lock, Seconds};
 use crate::upkeep::wait;
 
