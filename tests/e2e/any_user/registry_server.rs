@@ -1,6 +1,10 @@
 //! `kiln registry serve`: what the distribution specification asks for, what it does not say, and
 //! what must hold when clients, disks and processes do their worst.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
 /// Names and functions of tests.
 macro_rules! tests {
     ($($module:ident :: $test:ident),* $(,)?) => {
@@ -21,3 +25,16 @@ mod operations;
 mod programs;
 mod races;
 mod uploads;
+
+/// Waits until so many images are pushed. Stores that fail on purpose take their time.
+#[track_caller]
+fn wait_for_pushes(count: &AtomicUsize, least: usize) {
+    let begun = Instant::now();
+    while count.load(Ordering::Relaxed) < least {
+        assert!(
+            begun.elapsed() < Duration::from_secs(120),
+            "nothing is pushed"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+}

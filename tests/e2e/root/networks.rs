@@ -49,6 +49,20 @@ impl Net {
         self.kiln(&arguments)
     }
 
+    /// Waits until a container of the bridge reaches the greeter of the world.
+    #[track_caller]
+    fn is_greeted(&self) {
+        let greeted = eventually(|| {
+            let run = self.shell(&["--network", "bridge"], &greet());
+            if run.stdout == "hello\n" {
+                Ok(())
+            } else {
+                Err(run.shown())
+            }
+        });
+        greeted.unwrap_or_else(|shown| panic!("{shown}"));
+    }
+
     /// Starts the server.
     fn serve(&self, flags: &[&str]) -> Running {
         let arguments = [&["run", "--rm", "-T"], flags, &["app"]].concat();
@@ -67,6 +81,11 @@ impl Net {
         });
         answer.unwrap_or_else(|answer| panic!("{at}: {answer}"))
     }
+}
+
+/// Asks the greeter of the world.
+fn greet() -> String {
+    format!("busybox timeout 3 busybox nc {WORLD} 80")
 }
 
 /// An address as it is written without a port; a server for both families writes those of IPv4 as of IPv6.
@@ -223,16 +242,8 @@ fn datagrams_and_the_way_out_work() {
     drop(echo);
     // The world knows no way to the container, only to the machine.
     let _greeter = net.machine.greeter(80);
-    let greet = format!("busybox timeout 3 busybox nc {WORLD} 80");
-    let greeted = eventually(|| {
-        let run = net.shell(&["--network", "bridge"], &greet);
-        if run.stdout == "hello\n" {
-            Ok(())
-        } else {
-            Err(run.shown())
-        }
-    });
-    greeted.unwrap_or_else(|shown| panic!("{shown}"));
+    let greet = greet();
+    net.is_greeted();
     net.kiln(&["network", "create", "--internal", "inner"])
         .assert_code(0);
     let run = net.shell(

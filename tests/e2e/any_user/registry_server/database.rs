@@ -4,13 +4,13 @@ use std::fs;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kiln_peers::Ending;
 use serde_json::json;
 
 use super::durability::storm;
-use super::{access, blobs, lists, manifests, operations, races, uploads};
+use super::{access, blobs, lists, manifests, operations, races, uploads, wait_for_pushes};
 use crate::fixtures::own_registry::{
     MANIFEST, OwnRegistry, database_server, sha256, with_databases,
 };
@@ -175,15 +175,7 @@ fn replicas_that_are_killed_lose_nothing_while_garbage_is_collected() {
             }
         });
         for round in 0..5 {
-            let least = count.load(Ordering::Relaxed) + 5;
-            let begun = Instant::now();
-            while count.load(Ordering::Relaxed) < least {
-                assert!(
-                    begun.elapsed() < Duration::from_secs(60),
-                    "nothing is pushed"
-                );
-                thread::sleep(Duration::from_millis(5));
-            }
+            wait_for_pushes(&count, count.load(Ordering::Relaxed) + 5);
             thread::sleep(Duration::from_millis(31 * round));
             mortal.kill();
             mortal.run(&space);
@@ -235,15 +227,7 @@ fn a_database_may_go_and_come_back() {
             })
             .collect();
         for how in [Ending::Kill, Ending::Fast, Ending::Kill] {
-            let least = count.load(Ordering::Relaxed) + 5;
-            let begun = Instant::now();
-            while count.load(Ordering::Relaxed) < least {
-                assert!(
-                    begun.elapsed() < Duration::from_secs(60),
-                    "nothing is pushed"
-                );
-                thread::sleep(Duration::from_millis(5));
-            }
+            wait_for_pushes(&count, count.load(Ordering::Relaxed) + 5);
             let mut database = database.lock().expect("the server");
             database.end(how);
             thread::sleep(Duration::from_millis(400));

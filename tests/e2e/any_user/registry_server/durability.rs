@@ -3,10 +3,11 @@
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
+use super::wait_for_pushes;
 use crate::fixtures::http;
 use crate::fixtures::own_registry::{MANIFEST, OwnRegistry, image, sha256};
 use crate::space::TestSpace;
@@ -66,14 +67,7 @@ pub(super) fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
                     scope.spawn(move || storm(host, &format!("r{round}p{pusher}"), stop, count))
                 })
                 .collect();
-            let begun = Instant::now();
-            while count.load(Ordering::Relaxed) < 3 {
-                assert!(
-                    begun.elapsed() < Duration::from_secs(60),
-                    "nothing is pushed"
-                );
-                thread::sleep(Duration::from_millis(5));
-            }
+            wait_for_pushes(&count, 3);
             thread::sleep(Duration::from_millis(37 * round));
             registry.kill();
             stop.store(true, Ordering::Relaxed);

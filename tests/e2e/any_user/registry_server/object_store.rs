@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::durability::storm;
+use super::wait_for_pushes;
 use crate::fixtures::http;
 use crate::fixtures::own_registry::{MANIFEST, OwnRegistry, sha256};
 use crate::fixtures::{Faults, ObjectStore};
@@ -491,14 +492,7 @@ fn nothing_is_lost_or_wrong_whatever_happens_on_the_way_to_the_store() {
                 }
             }
         }
-        let begun = Instant::now();
-        while count.load(Ordering::Relaxed) < 40 {
-            assert!(
-                begun.elapsed() < Duration::from_secs(120),
-                "nothing is pushed"
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
+        wait_for_pushes(&count, 40);
         stop.store(true, Ordering::Relaxed);
         pushers
             .into_iter()

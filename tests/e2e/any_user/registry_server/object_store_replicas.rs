@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
-use super::{blobs, durability, lists, manifests, operations, races, uploads};
+use super::{blobs, durability, lists, manifests, operations, races, uploads, wait_for_pushes};
 use crate::fixtures::http;
 use crate::fixtures::own_registry::{
     MANIFEST, OwnRegistry, database_server, image, sha256, with_buckets, with_databases,
@@ -183,15 +183,7 @@ fn replicas_behind_a_balancer_lose_nothing_when_they_are_killed() {
             }
         });
         for round in 0..9 {
-            let least = count.load(Ordering::Relaxed) + 2;
-            let begun = Instant::now();
-            while count.load(Ordering::Relaxed) < least {
-                assert!(
-                    begun.elapsed() < Duration::from_secs(90),
-                    "nothing is pushed"
-                );
-                thread::sleep(Duration::from_millis(10));
-            }
+            wait_for_pushes(&count, count.load(Ordering::Relaxed) + 2);
             thread::sleep(Duration::from_millis(71 * (round % 5)));
             let replica = &mut replicas[usize::try_from(round).expect("small") % 3];
             replica.kill();

@@ -227,16 +227,7 @@ fn rules_that_drop_what_is_forwarded_do_not_cut_containers_off() {
     let world = |script: &str| net.machine.outside(script);
     assert_eq!(net.asked(world, &format!("{MACHINE}:8080")), WORLD);
     let _greeter = net.machine.greeter(80);
-    let greet = format!("busybox timeout 3 busybox nc {WORLD} 80");
-    let greeted = eventually(|| {
-        let run = net.shell(&["--network", "bridge"], &greet);
-        if run.stdout == "hello\n" {
-            Ok(())
-        } else {
-            Err(run.shown())
-        }
-    });
-    greeted.unwrap_or_else(|shown| panic!("{shown}"));
+    net.is_greeted();
     // As iptables itself would have written it, once.
     let shown = rules();
     for rule in [
