@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use kiln_manifest::value::{ByteSize, EnvName, Signal, TimeSpan, ValueError};
+use kiln_manifest::value::{EnvName, Signal, TimeSpan};
 use kiln_runtime::cdi::{self, DeviceError, DeviceName};
 use kiln_runtime::{Overrides, PlannedMount, PlannedSource};
 
 use crate::errors::{Class, Failure, Outcome};
+use crate::measures::{explained, size};
 use crate::mounts;
 use crate::networking::{NetworkArgs, Reach};
 use crate::other_runtime;
@@ -201,10 +202,6 @@ impl ContainerArgs {
     }
 }
 
-pub(crate) fn size(text: &str) -> Result<u64, String> {
-    ByteSize::parse(text).map(|size| size.0).map_err(explained)
-}
-
 fn time(text: &str) -> Result<Duration, String> {
     TimeSpan::parse(text).map(|time| time.0).map_err(explained)
 }
@@ -213,10 +210,6 @@ pub(crate) fn signal(text: &str) -> Result<i32, String> {
     Signal::parse(text)
         .map(|signal| i32::from(signal.number()))
         .map_err(explained)
-}
-
-fn explained(error: ValueError) -> String {
-    format!("it {error}; {}", error.help)
 }
 
 /// Reads `1.5` as 1500, exactly.

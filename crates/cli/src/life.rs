@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use kiln_manifest::value::{ByteSize, TimeSpan};
+use kiln_manifest::value::TimeSpan;
 use kiln_oci::RunConfig;
 use kiln_runtime::{DetachKeys, HealthCheck, HttpProbe, LogOptions, Probe, RestartPolicy, shell};
 
 use crate::container::read_lines;
 use crate::errors::{Class, Failure, Outcome};
+use crate::measures::size;
 use crate::settings::Settings;
 
 /// Flags that `run` and `create` share.
@@ -144,8 +145,9 @@ impl LifeArgs {
             let (name, value) = text.split_once('=').unwrap_or((text, ""));
             match name {
                 "max-size" => {
-                    let size = size(value)
-                        .ok_or_else(|| wrong(format!("`{value}` is not the size of a log")))?;
+                    let size = size(value).ok().filter(|size| *size > 0);
+                    let size =
+                        size.ok_or_else(|| wrong(format!("`{value}` is not the size of a log")))?;
                     options.max_bytes = Some(size);
                 }
                 "max-file" => {
@@ -203,47 +205,9 @@ pub(crate) fn parse_labels(texts: &[String]) -> Outcome<BTreeMap<String, String>
     Ok(labels)
 }
 
-/// Docker's `10m` (binary), or kiln's `10MB`.
-fn size(text: &str) -> Option<u64> {
-    if let Ok(size) = ByteSize::parse(text) {
-        return Some(size.0).filter(|size| *size > 0);
-    }
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let factor = match unit {
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        digit if digit.bytes().all(|byte| byte.is_ascii_digit()) => {
-            return text.parse().ok().filter(|size| *size > 0);
-        }
-        _ => return None,
-    };
-    number
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(factor)
-        .filter(|size| *size > 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_of_logs_are_dockers_or_ours() {
-        for (text, bytes) in [
-            ("10m", 10 << 20),
-            ("1g", 1 << 30),
-            ("4k", 4096),
-            ("500", 500),
-            ("10MB", 10_000_000),
-        ] {
-            assert_eq!(size(text), Some(bytes), "{text}");
-        }
-        for text in ["", "0", "m", "-1", "1x", "0MB", "\u{e9}"] {
-            assert_eq!(size(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn options_of_logs_are_checked() {

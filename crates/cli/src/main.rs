@@ -17,6 +17,7 @@ mod launch;
 mod life;
 mod listing;
 mod local;
+mod measures;
 mod monitor_log;
 mod monitors;
 mod mounts;

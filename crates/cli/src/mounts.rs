@@ -5,8 +5,9 @@ use std::path::Path;
 use kiln_manifest::value::Name;
 use kiln_runtime::{PlannedMount, PlannedSource};
 
-use crate::container::{size, wrong};
+use crate::container::wrong;
 use crate::errors::Outcome;
+use crate::measures::size;
 
 /// `NAME:/path[:ro]` for a volume, `./path:/path[:ro]` or `/path:/path[:ro]` for
 /// something of this machine.
@@ -76,9 +77,9 @@ pub(crate) fn described(text: &str, folder: &Path) -> Outcome<(String, PlannedMo
             ("readonly" | "ro", "" | "true" | "1") => read_only = true,
             ("readonly" | "ro", "false" | "0") => read_only = false,
             ("tmpfs-size", value) => {
-                let read =
-                    size(value).or_else(|error| value.parse().map_err(|_not_a_number| error));
-                bytes = Some(read.map_err(|error| refuse(format!("has a wrong size: {error}")))?);
+                bytes = Some(
+                    size(value).map_err(|error| refuse(format!("has a wrong size: {error}")))?,
+                );
             }
             _ => return Err(refuse(format!("says `{part}`, which is not understood"))),
         }

@@ -3,8 +3,8 @@
 use clap::Args;
 use kiln_runtime::{Overrides, ProcessLimit, Rights};
 
-use crate::container::size;
 use crate::errors::{Class, Failure, Outcome};
+use crate::measures::size;
 
 /// Flags about rights and sizes.
 #[derive(Args, Clone, Debug, Default)]
@@ -102,6 +102,9 @@ pub(crate) fn instead_of(flag: &str) -> Option<&'static str> {
         "--link-local-ip" | "--mac-address" => "addresses are chosen: --ip and --ip6 ask for one",
         "--volumes-from" => "name the volumes: -v NAME:/path",
         "--volume-driver" | "--storage-opt" => "volumes are folders of the store: -v NAME:/path",
+        "--init" => {
+            "the program is the first process: let an init of the image (tini, dumb-init) start it"
+        }
         "--domainname" => "write it into --hostname",
         "--sysctl" => "kernel settings of a container are as kiln makes them",
         "--oom-kill-disable"

@@ -313,6 +313,13 @@ pub(crate) fn usable(
     security: &Security,
     privileges: &Privileges,
 ) -> Result<Account, SandboxError> {
+    if let (Privileges::Single { .. }, Some(id)) = (privileges, extra_groups.first()) {
+        return Err(SandboxError::Unmapped {
+            kind: "group",
+            id: *id,
+            file: "/etc/subgid",
+        });
+    }
     account.ids.groups.extend(extra_groups);
     let flat = security.owners == OwnerEmulation::Flatten;
     if flat && matches!(privileges, Privileges::Single { .. }) {

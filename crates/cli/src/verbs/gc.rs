@@ -1,11 +1,12 @@
 //! `kiln gc`: frees what nothing reaches.
 
-use kiln_manifest::value::{ByteSize, TimeSpan, ValueError};
+use kiln_manifest::value::TimeSpan;
 use kiln_store::{GcPolicy, Timestamp};
 use serde_json::json;
 
 use crate::errors::Outcome;
 use crate::local;
+use crate::measures::{explained, size};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::text;
@@ -40,18 +41,10 @@ pub(crate) struct Args {
     format: Format,
 }
 
-fn size(text: &str) -> Result<u64, String> {
-    ByteSize::parse(text).map(|size| size.0).map_err(explained)
-}
-
 fn seconds(text: &str) -> Result<u64, String> {
     TimeSpan::parse(text)
         .map(|time| time.0.as_secs())
         .map_err(explained)
-}
-
-fn explained(error: ValueError) -> String {
-    format!("it {error}; {}", error.help)
 }
 
 /// Collects garbage.

@@ -8,6 +8,7 @@ use crate::containers::{each, find};
 use crate::errors::{Class, Failure, Outcome};
 use crate::listing;
 use crate::local;
+use crate::measures::size;
 use crate::monitors;
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -23,7 +24,7 @@ pub(crate) struct Args {
     containers: Vec<String>,
 
     /// Limit the memory
-    #[arg(short, long, value_name = "SIZE", value_parser = container::size)]
+    #[arg(short, long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
 
     /// Limit the processors, such as 1.5

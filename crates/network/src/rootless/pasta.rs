@@ -125,10 +125,14 @@ impl Pasta {
         let mut text = String::new();
         let read = (&self.output).take(MAX_TEXT).read_to_string(&mut text);
         let text = match read {
-            Ok(_) => text.trim().replace('\n', "; "),
+            Ok(_) => {
+                // That there is nobody to keep its log is not why.
+                let lines = text.lines().filter(|line| !line.contains("to syslog"));
+                lines.collect::<Vec<_>>().join("; ")
+            }
             Err(error) => error.to_string(),
         };
-        let advice = if text.contains("/dev/net/tun") {
+        let advice = if text.contains("tun socket") || text.contains("/dev/net/tun") {
             "; let this user open it: chmod 0666 /dev/net/tun"
         } else {
             ""
