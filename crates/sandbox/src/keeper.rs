@@ -205,6 +205,29 @@ impl Host {
         words.push(theirs.as_raw_fd().to_string());
         // For people who list processes.
         words.push(unfolded.folder.display().to_string());
+        let ends = std::mem::take(&mut unfolded.stdio);
+        let plan = self.keeper(words, ends, stdio)?;
+        let keeper = launch(&plan, Start::New(Namespaces::default()), None)
+            .map_err(|error| explain(error, &plan, &[]))?;
+        drop((plan, theirs));
+        let mut ends = std::mem::take(&mut unfolded.ends);
+        ends.terminal = None;
+        let mut child = Child::new(keeper, None, None, ends);
+        let mut other = Other::new(line, unfolded);
+        // If it fails from here on, the child is dropped: the keeper is killed, and all below it.
+        self.hear_of_start(&mut child, &mut other, stdio)?;
+        child.set_other(other);
+        Ok(child)
+    }
+
+    /// The plan of a keeper.
+    fn keeper(
+        &self,
+        words: Vec<String>,
+        ends: [Option<OwnedFd>; 3],
+        stdio: Stdio,
+    ) -> Result<Plan, SandboxError> {
+        let fail = || SandboxError::kernel("starting a process that keeps the sandbox");
         let words = words.into_iter().map(CString::new);
         let words: Result<Vec<CString>, _> = words.collect();
         let words =
@@ -220,7 +243,6 @@ impl Host {
             Stdio::Terminal(_) => Some(open_null().map_err(fail())?),
             Stdio::Inherit | Stdio::Log | Stdio::Pipes => None,
         };
-        let ends = std::mem::take(&mut unfolded.stdio);
         for (to, end) in (0..).zip(ends) {
             let end = match (end, &null) {
                 (Some(end), _) => Some(end),
@@ -235,14 +257,17 @@ impl Host {
         plan.push(Operation::ResetSignals);
         let parent = plan.filled("parent", duplicate(&self.own_pidfd)?);
         plan.push(Operation::DieWithParent { parent });
-        let keeper = launch(&plan, Start::New(Namespaces::default()), None)
-            .map_err(|error| explain(error, &plan, &[]))?;
-        drop((plan, theirs));
-        let mut ends = std::mem::take(&mut unfolded.ends);
-        ends.terminal = None;
-        let mut child = Child::new(keeper, None, None, ends);
-        let mut other = Other::new(line, unfolded);
-        // If it fails from here on, the child is dropped: the keeper is killed, and all below it.
+        Ok(plan)
+    }
+
+    /// Listens to the keeper until the container runs, or has run.
+    fn hear_of_start(
+        &self,
+        child: &mut Child,
+        other: &mut Other,
+        stdio: Stdio,
+    ) -> Result<(), SandboxError> {
+        let fail = || SandboxError::kernel("starting a process that keeps the sandbox");
         loop {
             let Some((message, files)) = other.line.receive().map_err(fail())? else {
                 return Err(SandboxError::Other {
@@ -263,10 +288,7 @@ impl Host {
                     // All that is to be known of it is: it may run, and end.
                     other.line.send(&Message::Go, &[]).map_err(fail())?;
                 }
-                Message::Started => {
-                    child.set_other(other);
-                    return Ok(child);
-                }
+                Message::Started => return Ok(()),
                 Message::Failed { code, message } => {
                     return Err(SandboxError::Other { message, code });
                 }
@@ -275,8 +297,7 @@ impl Host {
                 // It was over before anybody was told that it runs.
                 Message::Ended(exit) => {
                     other.exit = Some(exit);
-                    child.set_other(other);
-                    return Ok(child);
+                    return Ok(());
                 }
             }
         }

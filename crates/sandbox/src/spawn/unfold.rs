@@ -28,7 +28,7 @@ use crate::host::Host;
 use crate::privileges::Privileges;
 use crate::profile;
 use crate::rlimit;
-use crate::setup;
+use crate::setup::{self, Prepared};
 use crate::spec::{Ids, MountSource, Network, SandboxSpec, Seccomp};
 
 /// A sandbox that another program can start.
@@ -140,38 +140,10 @@ impl Host {
             folder: folder.clone(),
             places: Vec::new(),
         };
-        let directory = |path: &Path| {
-            std::fs::create_dir(path).map_err(|error| cannot_make(path, &error))?;
-            Ok::<_, SandboxError>(path.to_owned())
-        };
         directory(&folder)?;
         let root = mounted.attach(&prepared.root, directory(&folder.join("root"))?)?;
         let all = directory(&folder.join("mounts"))?;
-        let mut mounts = Vec::new();
-        for (index, (described, (_, tree, _))) in
-            spec.mounts.iter().zip(&prepared.mounts).enumerate()
-        {
-            let place = all.join(index.to_string());
-            let stat =
-                rustix::fs::fstat(tree).map_err(SandboxError::kernel("looking at a mount"))?;
-            if confined::file_type(&stat) == rustix::fs::FileType::Directory {
-                directory(&place)?;
-            } else {
-                File::create_new(&place).map_err(|error| cannot_make(&place, &error))?;
-            }
-            let source = mounted.attach(tree, place)?;
-            let is_device = matches!(described.source, MountSource::Device(_));
-            mounts.push(UnfoldedMount {
-                target: described.target.clone(),
-                options: options(&source)?,
-                source,
-                device: is_device.then(|| Device {
-                    is_block: confined::file_type(&stat) == rustix::fs::FileType::BlockDevice,
-                    major: rustix::fs::major(stat.st_rdev),
-                    minor: rustix::fs::minor(stat.st_rdev),
-                }),
-            });
-        }
+        let mounts = unfold_mounts(spec, &prepared, &mut mounted, &all)?;
         let network = match &prepared.made_network {
             Some(namespace) => {
                 let place = folder.join("network");
@@ -228,6 +200,43 @@ impl Host {
     pub fn makes_sysfs(&self, network: &Network) -> bool {
         !matches!(network, Network::Host) || self.privileges == Privileges::Root
     }
+}
+
+/// Attaches what is to be mounted below `all`, in its order.
+fn unfold_mounts(
+    spec: &SandboxSpec,
+    prepared: &Prepared,
+    mounted: &mut Mounted,
+    all: &Path,
+) -> Result<Vec<UnfoldedMount>, SandboxError> {
+    let mut mounts = Vec::new();
+    for (index, (described, (_, tree, _))) in spec.mounts.iter().zip(&prepared.mounts).enumerate() {
+        let place = all.join(index.to_string());
+        let stat = rustix::fs::fstat(tree).map_err(SandboxError::kernel("looking at a mount"))?;
+        if confined::file_type(&stat) == rustix::fs::FileType::Directory {
+            directory(&place)?;
+        } else {
+            File::create_new(&place).map_err(|error| cannot_make(&place, &error))?;
+        }
+        let source = mounted.attach(tree, place)?;
+        let is_device = matches!(described.source, MountSource::Device(_));
+        mounts.push(UnfoldedMount {
+            target: described.target.clone(),
+            options: options(&source)?,
+            source,
+            device: is_device.then(|| Device {
+                is_block: confined::file_type(&stat) == rustix::fs::FileType::BlockDevice,
+                major: rustix::fs::major(stat.st_rdev),
+                minor: rustix::fs::minor(stat.st_rdev),
+            }),
+        });
+    }
+    Ok(mounts)
+}
+
+fn directory(path: &Path) -> Result<PathBuf, SandboxError> {
+    std::fs::create_dir(path).map_err(|error| cannot_make(path, &error))?;
+    Ok(path.to_owned())
 }
 
 fn cannot_make(path: &Path, error: &std::io::Error) -> SandboxError {
