@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use kiln_layer::{Encoder, WriteTarError, write_tar};
 use kiln_oci::{Compression, Descriptor, DiffId, Hasher, MediaType};
-use kiln_store::{Pin, Session, Store};
+use kiln_store::{Origin, Pin, Session, Store};
 
 use crate::error::ImageError;
 use crate::image::{Image, ImageLayer};
@@ -22,16 +22,8 @@ pub fn write_layer_tar(
     diff_id: &DiffId,
     sink: &mut dyn Write,
 ) -> Result<(), ImageError> {
-    let index = store.layers().index(diff_id)?;
-    let directory = open_directory(&store.layers().path(diff_id))?;
     let mut sink = Hasher::new(sink);
-    write_tar(directory.as_fd(), &index, &mut sink).map_err(|error| match error {
-        WriteTarError::Sink(source) => ImageError::Write(source),
-        error @ (WriteTarError::Damaged(_) | WriteTarError::File(_)) => ImageError::DamagedLayer {
-            diff_id: *diff_id,
-            reason: error.to_string(),
-        },
-    })?;
+    write_tar_of(store, diff_id, &mut sink)?;
     let (_, digest, _) = sink.finish();
     if digest != diff_id.0 {
         return Err(ImageError::OtherTar {
@@ -40,6 +32,19 @@ pub fn write_layer_tar(
         });
     }
     Ok(())
+}
+
+/// Writes the tar that directory and index give; both are checked against the hashes that are in the index.
+fn write_tar_of(store: &Store, diff_id: &DiffId, sink: &mut dyn Write) -> Result<(), ImageError> {
+    let index = store.layers().index(diff_id)?;
+    let directory = open_directory(&store.layers().path(diff_id))?;
+    write_tar(directory.as_fd(), &index, sink).map_err(|error| match error {
+        WriteTarError::Sink(source) => ImageError::Write(source),
+        error @ (WriteTarError::Damaged(_) | WriteTarError::File(_)) => ImageError::DamagedLayer {
+            diff_id: *diff_id,
+            reason: error.to_string(),
+        },
+    })
 }
 
 /// Returns an image whose layers all exist as blobs in the store, pinned, for those who write it to
@@ -152,6 +157,9 @@ pub fn find_blob(
 
 /// Writes the blob that a built layer is on its way out, and checks that its tar is the one it should be.
 ///
+/// kiln's own tar follows from an index and files that are checked by BLAKE3 on the way, and the length; its SHA-256
+/// would be the second dearest part of a push. What another program made is a tar that may be told only by its digest.
+///
 /// # Errors
 /// Those of [`write_layer_tar`].
 pub fn encode_layer<W: Write>(
@@ -173,7 +181,21 @@ pub fn encode_layer<W: Write>(
         },
     };
     watched.tell().map_err(ImageError::Write)?;
-    write_layer_tar(store, diff_id, &mut watched)?;
+    match record.origin {
+        Origin::Built => write_tar_of(store, diff_id, &mut watched)?,
+        Origin::Pulled { .. } => write_layer_tar(store, diff_id, &mut watched)?,
+    }
+    let ExportProgress {
+        done_bytes,
+        total_bytes,
+        ..
+    } = watched.now;
+    if done_bytes != total_bytes {
+        return Err(ImageError::DamagedLayer {
+            diff_id: *diff_id,
+            reason: format!("its tar has {done_bytes} bytes instead of {total_bytes}"),
+        });
+    }
     watched.encoder.finish().map_err(ImageError::Write)
 }
 

@@ -15,6 +15,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 
 use kiln_oci::Compression;
@@ -23,8 +24,11 @@ use libdeflater::{CompressionLvl, Compressor};
 /// Length of a block before compression. Longer ones hardly compress better: the window of gzip is
 /// 32 KiB, that of zstd at this level 2 MiB. Changing this changes the digests of compressed layers.
 const BLOCK_BYTES: usize = 1 << 20;
-/// Blocks under way at once: enough for as many processors, and a bound for memory.
-const MOST_BLOCKS: usize = 8;
+/// Blocks under way at once for each processor, in all encoders together: a bound for memory. A block that is stored
+/// is done before its neighbour that is not, and goes out after it.
+const BLOCKS_PER_PROCESSOR: usize = 4;
+/// So many are taken up again before the others are done.
+const MOST_SPARE: usize = 2;
 /// libdeflate's fastest, which comes to the size of zlib's level 3 in about half the time.
 const GZIP_LEVEL: i32 = 1;
 /// The level that stores.
@@ -35,8 +39,31 @@ const PART_BYTES: usize = 64 << 10;
 /// have [`PART_BYTES`]² / 256 of them; a sixteenth more are 7.91 bits for each byte, of which gzip makes next to
 /// nothing less.
 const DENSE_PAIRS: u64 = (PART_BYTES as u64 * PART_BYTES as u64) / 256 / 16 * 17;
+/// Length of the beginning of a part that mostly tells enough: what has a quarter more pairs than chance gives there is
+/// taken for something that gzip makes smaller.
+const BEGINNING_BYTES: usize = 4 << 10;
+const LOOSE_PAIRS: u64 = (BEGINNING_BYTES as u64 * BEGINNING_BYTES as u64) / 256 / 4 * 5;
 /// zstd's own default.
 const ZSTD_LEVEL: i32 = 3;
+
+/// The blocks under way in all encoders.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+/// One of them.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        UNDER_WAY.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Compresses what is written to it; the bytes depend on nothing but what is written.
 ///
@@ -44,10 +71,13 @@ const ZSTD_LEVEL: i32 = 3;
 pub struct Encoder<W: Write> {
     sink: W,
     compression: Compression,
-    block: Vec<u8>,
+    /// What is being filled.
+    bench: Bench,
+    /// Those whose work is done, for the next blocks: to allocate a block costs nearly as much as to copy one.
+    spare: Vec<Bench>,
     /// Whether anything went to the sink or is under way: the end of nothing is a block, too.
     started: bool,
-    under_way: VecDeque<Receiver<io::Result<Vec<u8>>>>,
+    under_way: VecDeque<(Receiver<io::Result<Bench>>, Counted)>,
 }
 
 impl<W: Write> std::fmt::Debug for Encoder<W> {
@@ -64,7 +94,8 @@ impl<W: Write> Encoder<W> {
         Self {
             sink,
             compression,
-            block: Vec::new(),
+            bench: Bench::default(),
+            spare: Vec::new(),
             started: false,
             under_way: VecDeque::new(),
         }
@@ -76,13 +107,13 @@ impl<W: Write> Encoder<W> {
     /// What writing to the sink says.
     pub fn finish(mut self) -> io::Result<W> {
         let is_compressed = self.compression != Compression::None;
-        if is_compressed && (!self.block.is_empty() || !self.started) {
+        if is_compressed && (!self.bench.block.is_empty() || !self.started) {
             if self.started {
                 self.start_block()?;
             } else {
                 // The only one: not worth another thread.
-                let bytes = compress(self.compression, &self.block)?;
-                self.sink.write_all(&bytes)?;
+                let bytes = self.bench.compress(self.compression)?;
+                self.sink.write_all(bytes)?;
             }
         }
         while !self.under_way.is_empty() {
@@ -93,29 +124,38 @@ impl<W: Write> Encoder<W> {
 
     /// Hands the block that is full to the pool.
     fn start_block(&mut self) -> io::Result<()> {
-        if self.under_way.len() >= MOST_BLOCKS {
+        let most = BLOCKS_PER_PROCESSOR * rayon::current_num_threads();
+        // One of its own each encoder may have, so that all go on.
+        while !self.under_way.is_empty() && UNDER_WAY.load(Ordering::Relaxed) >= most {
             self.write_oldest()?;
         }
-        let block = std::mem::take(&mut self.block);
+        let next = self.spare.pop().unwrap_or_default();
+        let mut bench = std::mem::replace(&mut self.bench, next);
         let compression = self.compression;
         let (done, receiver) = mpsc::sync_channel(1);
         rayon::spawn(move || {
+            let outcome = bench.compress(compression).map(drop);
             // Nobody waits any more when writing failed.
-            drop(done.send(compress(compression, &block)));
+            drop(done.send(outcome.map(|()| bench)));
         });
-        self.under_way.push_back(receiver);
+        self.under_way.push_back((receiver, Counted::new()));
         self.started = true;
         Ok(())
     }
 
     fn write_oldest(&mut self) -> io::Result<()> {
-        let Some(oldest) = self.under_way.pop_front() else {
+        let Some((oldest, _counted)) = self.under_way.pop_front() else {
             return Ok(());
         };
-        let bytes = oldest
+        let mut bench = oldest
             .recv()
             .map_err(|_gone| io::Error::other("a thread that compresses panicked"))??;
-        self.sink.write_all(&bytes)
+        self.sink.write_all(bench.made())?;
+        if self.spare.len() < MOST_SPARE {
+            bench.block.clear();
+            self.spare.push(bench);
+        }
+        Ok(())
     }
 }
 
@@ -124,15 +164,16 @@ impl<W: Write> Write for Encoder<W> {
         if self.compression == Compression::None {
             return self.sink.write(bytes);
         }
-        if self.block.len() == BLOCK_BYTES {
+        if self.bench.block.len() == BLOCK_BYTES {
             self.start_block()?;
         }
-        if self.block.capacity() == 0 {
-            self.block.reserve_exact(BLOCK_BYTES);
+        let block = &mut self.bench.block;
+        if block.capacity() == 0 {
+            block.reserve_exact(BLOCK_BYTES);
         }
-        let room = BLOCK_BYTES - self.block.len();
+        let room = BLOCK_BYTES - block.len();
         let taken = room.min(bytes.len());
-        self.block.extend_from_slice(&bytes[..taken]);
+        block.extend_from_slice(&bytes[..taken]);
         Ok(taken)
     }
 
@@ -142,37 +183,81 @@ impl<W: Write> Write for Encoder<W> {
     }
 }
 
-/// Compresses one block.
-fn compress(compression: Compression, block: &[u8]) -> io::Result<Vec<u8>> {
-    match compression {
-        Compression::None => Ok(block.to_vec()),
-        Compression::Gzip => {
-            let mut out = Vec::new();
-            for (level, run) in runs(block) {
-                add_member(&mut out, level, run)?;
+/// What one block is compressed with.
+#[derive(Default)]
+struct Bench {
+    block: Vec<u8>,
+    /// Longer than what was made: it grows once, and is not cleared in between.
+    out: Vec<u8>,
+    made_bytes: usize,
+    compressors: Compressors,
+}
+
+impl Bench {
+    /// Compresses the block.
+    fn compress(&mut self, compression: Compression) -> io::Result<&[u8]> {
+        self.made_bytes = 0;
+        match compression {
+            Compression::None => {
+                self.out.clone_from(&self.block);
+                self.made_bytes = self.out.len();
             }
-            Ok(out)
+            Compression::Gzip => {
+                for (level, run) in runs(&self.block) {
+                    let compressor = self.compressors.at(level)?;
+                    self.made_bytes += add_member(compressor, &mut self.out, self.made_bytes, run)?;
+                }
+            }
+            Compression::Zstd => {
+                let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
+                compressor.include_checksum(true)?;
+                self.out = compressor.compress(&self.block)?;
+                self.made_bytes = self.out.len();
+            }
         }
-        Compression::Zstd => {
-            let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
-            compressor.include_checksum(true)?;
-            compressor.compress(block)
-        }
+        Ok(self.made())
+    }
+
+    /// What the block became.
+    fn made(&self) -> &[u8] {
+        &self.out[..self.made_bytes]
     }
 }
 
-/// Adds a gzip member; its header has no name and no time and an unknown system, so that it says nothing of where
-/// it was made.
-fn add_member(out: &mut Vec<u8>, level: i32, content: &[u8]) -> io::Result<()> {
-    let level = CompressionLvl::new(level).map_err(|_out_of_range| io::ErrorKind::InvalidInput)?;
-    let mut compressor = Compressor::new(level);
-    let start = out.len();
-    out.resize(start + compressor.gzip_compress_bound(content.len()), 0);
-    let length = compressor
-        .gzip_compress(content, &mut out[start..])
-        .map_err(io::Error::other)?;
-    out.truncate(start + length);
-    Ok(())
+/// A compressor for each level, made when it is needed: each has tables of some hundred kilobytes.
+#[derive(Default)]
+struct Compressors {
+    stored: Option<Compressor>,
+    fast: Option<Compressor>,
+}
+
+impl Compressors {
+    fn at(&mut self, level: i32) -> io::Result<&mut Compressor> {
+        let slot = if level == STORED {
+            &mut self.stored
+        } else {
+            &mut self.fast
+        };
+        let level = CompressionLvl::new(level).map_err(|_unknown| io::ErrorKind::InvalidInput)?;
+        Ok(slot.get_or_insert_with(|| Compressor::new(level)))
+    }
+}
+
+/// Puts a gzip member at `start` of `out` and returns its length; its header has no name and no time and an unknown
+/// system, so that it says nothing of where it was made.
+fn add_member(
+    compressor: &mut Compressor,
+    out: &mut Vec<u8>,
+    start: usize,
+    content: &[u8],
+) -> io::Result<usize> {
+    let end = start + compressor.gzip_compress_bound(content.len());
+    if out.len() < end {
+        out.resize(end, 0);
+    }
+    compressor
+        .gzip_compress(content, &mut out[start..end])
+        .map_err(io::Error::other)
 }
 
 /// Cuts a block into runs that are compressed at one level each; an empty block is one run.
@@ -194,7 +279,8 @@ fn runs(block: &[u8]) -> Vec<(i32, &[u8])> {
 
 fn level_for(part: &[u8]) -> i32 {
     // Of less, the frequencies say little.
-    if part.len() == PART_BYTES && pairs(part) <= DENSE_PAIRS {
+    let is_whole = part.len() == PART_BYTES;
+    if is_whole && pairs(&part[..BEGINNING_BYTES]) <= LOOSE_PAIRS && pairs(part) <= DENSE_PAIRS {
         STORED
     } else {
         GZIP_LEVEL
@@ -265,7 +351,13 @@ mod tests {
             assert!(whole == compressed(compression, &content, 777));
             let serial: Vec<u8> = content
                 .chunks(BLOCK_BYTES)
-                .flat_map(|block| one.install(|| compress(compression, block).unwrap()))
+                .flat_map(|block| {
+                    let mut bench = Bench {
+                        block: block.to_vec(),
+                        ..Bench::default()
+                    };
+                    one.install(|| bench.compress(compression).unwrap().to_vec())
+                })
                 .collect();
             assert!(whole == serial);
         }

@@ -6,8 +6,9 @@
 //! Whoever stops reading stops the thread.
 
 use std::io::{self, Read, Write};
+use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -107,9 +108,10 @@ impl Maker {
     }
 
     /// What the thread does.
-    fn run(&self, pieces: SyncSender<Piece>) {
+    fn run(&self, pieces: SyncSender<Piece>, emptied: Receiver<Vec<u8>>) {
         let mut pieces = Pieces {
             to: pieces,
+            emptied,
             sent_bytes: 0,
         };
         let done_bytes = &self.shared.done_bytes;
@@ -157,12 +159,14 @@ impl Maker {
     pub(crate) fn start(&self) -> io::Result<Made> {
         *self.shared.outcome() = Outcome::default();
         let (send, pieces) = mpsc::sync_channel(AHEAD);
+        let (give_back, emptied) = mpsc::channel();
         let maker = self.clone();
         let thread = thread::Builder::new()
             .name("kiln-compress".to_owned())
-            .spawn(move || maker.run(send))?;
+            .spawn(move || maker.run(send, emptied))?;
         Ok(Made {
             pieces: Some(pieces),
+            give_back,
             piece: Vec::new(),
             at: 0,
             thread: Some(thread),
@@ -186,13 +190,18 @@ enum Piece {
 /// The thread's end.
 struct Pieces {
     to: SyncSender<Piece>,
+    /// What the reader is done with, to be filled again.
+    emptied: Receiver<Vec<u8>>,
     sent_bytes: u64,
 }
 
 impl Write for Pieces {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.sent_bytes += bytes.len() as u64;
-        let sent = self.to.send(Piece::Bytes(bytes.to_vec()));
+        let mut piece = self.emptied.try_recv().unwrap_or_default();
+        piece.clear();
+        piece.extend_from_slice(bytes);
+        let sent = self.to.send(Piece::Bytes(piece));
         sent.map_err(|_gone| io::Error::from(io::ErrorKind::BrokenPipe))?;
         Ok(bytes.len())
     }
@@ -206,6 +215,7 @@ impl Write for Pieces {
 pub(crate) struct Made {
     /// Taken at the end.
     pieces: Option<Receiver<Piece>>,
+    give_back: Sender<Vec<u8>>,
     piece: Vec<u8>,
     at: usize,
     thread: Option<JoinHandle<()>>,
@@ -218,7 +228,11 @@ impl Read for Made {
                 return Ok(0);
             };
             match pieces.recv() {
-                Ok(Piece::Bytes(bytes)) => (self.piece, self.at) = (bytes, 0),
+                Ok(Piece::Bytes(bytes)) => {
+                    // The thread may have ended: then nobody needs it.
+                    drop(self.give_back.send(mem::replace(&mut self.piece, bytes)));
+                    self.at = 0;
+                }
                 Ok(Piece::End) => self.pieces = None,
                 Ok(Piece::Failed(said)) => return Err(io::Error::other(said)),
                 Err(mpsc::RecvError) => {
