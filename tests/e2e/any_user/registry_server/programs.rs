@@ -14,7 +14,7 @@ const SETTINGS: &str = "[access]\nlogin = \"required\"\nanonymous-pull = [\"publ
 const STEPS: &str = "[image.app.step.tree]\nrun = \"echo text > /file\"\n";
 
 /// A registry with an account `me`, and its token.
-fn guarded(space: &TestSpace) -> (OwnRegistry, String) {
+pub(super) fn guarded(space: &TestSpace) -> (OwnRegistry, String) {
     let registry = OwnRegistry::start(space, SETTINGS);
     registry
         .admin(
