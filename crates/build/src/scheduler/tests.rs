@@ -11,8 +11,8 @@ use kiln_oci::Digest;
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::OutputStream;
-use crate::executor::Task;
+use crate::event::{FailureKind, MissReason, OutputStream};
+use crate::executor::{LookUp, Task};
 
 fn spanned<T>(value: T) -> Spanned<T> {
     Spanned::new(value, Span::default())
