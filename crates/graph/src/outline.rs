@@ -40,6 +40,7 @@ pub fn outline_cycles(outline: &Outline) -> Vec<Cycle> {
             OutlineKind::From => EdgeKind::Base,
             OutlineKind::Needs => EdgeKind::Needs,
             OutlineKind::Copy => EdgeKind::Reads,
+            OutlineKind::Account => EdgeKind::Account,
         };
         let span = Some(reference.span);
         graph.add_edge(needed, by, Link { kind, span });

@@ -33,6 +33,10 @@ pub(crate) struct Checker<'a> {
     pub(crate) names: Names,
     pub(crate) problems: &'a mut Vec<Problem>,
     pub(crate) references: Vec<OutlineReference>,
+    /// The project's name.
+    project: Option<Name>,
+    /// The `tags` of the images so far.
+    tags: BTreeMap<String, Span>,
 }
 
 /// Checks the whole manifest. No model if something required was broken, which was reported.
@@ -48,6 +52,8 @@ pub(crate) fn manifest(
         names,
         problems,
         references: Vec::new(),
+        project: None,
+        tags: BTreeMap::new(),
     };
     let manifest = checker.manifest(written, args, source, warn_unused);
     let Checker {
@@ -85,6 +91,11 @@ impl Checker<'_> {
             "`[args]` is taken out of the document before the rest is decoded"
         );
         self.no_target_outside_images(&project, &volume, &secret, &cache, &service);
+        let written_project = project
+            .0
+            .as_ref()
+            .and_then(|project| project.name.0.as_ref());
+        self.project = written_project.map(|name| name.value.clone());
         let project = project.0.and_then(|project| self.project(project));
         let images = each(image, |name, image| self.image(name, image));
         let services = each(service, |name, service| self.service(name, service));
@@ -116,10 +127,7 @@ impl Checker<'_> {
         if warn_unused {
             self.warn_unused();
         }
-        if let (Some(images), Some(secrets)) = (&images, &secrets) {
-            self.check_across_images(images);
-            self.warn_of_secret_files(images, secrets);
-        }
+        self.warn_of_secret_files(&images.0, &secrets.0);
         let Required(Some(written::Schema)) = schema else {
             return None;
         };
@@ -128,22 +136,22 @@ impl Checker<'_> {
             warnings: Vec::new(),
             project: project?,
             args,
-            images: images?,
+            images: all(images)?,
             targets: BTreeMap::new(),
-            volumes: volumes?,
-            networks: networks?,
-            secrets: secrets?,
-            caches: caches?,
-            services: services?,
+            volumes: all(volumes)?,
+            networks: all(networks)?,
+            secrets: all(secrets)?,
+            caches: all(caches)?,
+            services: all(services)?,
         })
     }
 }
 
-/// Checks every entry; `None` if one of them is broken.
+/// Checks every entry. Those that are right, and whether these are all.
 fn each<W, C>(
     written: Option<Map<Name, W>>,
     mut check: impl FnMut(Spanned<Name>, W) -> Option<C>,
-) -> Option<BTreeMap<Name, C>> {
+) -> (BTreeMap<Name, C>, bool) {
     let mut checked = BTreeMap::new();
     let mut good = true;
     for (name, item) in written.unwrap_or_default().entries {
@@ -157,6 +165,11 @@ fn each<W, C>(
             None => good = false,
         }
     }
+    (checked, good)
+}
+
+/// The entries if all of them are right.
+fn all<C>((checked, good): (BTreeMap<Name, C>, bool)) -> Option<BTreeMap<Name, C>> {
     good.then_some(checked)
 }
 

@@ -92,6 +92,18 @@ impl<'a> Decoder<'a> {
         let wants_list = expected.contains("list");
         let help = match &node.value {
             Value::String(_) if wants_list => format!("write `[{written}]`"),
+            // What stands between two of these is the only value there is.
+            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime
+                if expected.starts_with('`') =>
+            {
+                format!("write {expected}")
+            }
+            Value::Integer(_) | Value::Float(_) if expected.contains("with its unit") => {
+                let unit = if expected.contains("time") { "s" } else { "MB" };
+                format!(
+                    "write a unit behind the number, and all of it in quotes: `\"{written}{unit}\"`"
+                )
+            }
             Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime
                 if expected.contains("string") || !(wants_list || expected.contains("table")) =>
             {
@@ -120,6 +132,16 @@ impl<'a> Decoder<'a> {
             found: node.kind(),
             at: node.span.into(),
             help,
+        });
+    }
+
+    /// Like [`Decoder::wrong_type`], where a list of tables belongs.
+    pub(crate) fn wrong_type_of_list(&mut self, node: &Node) {
+        self.problems.push(Problem::WrongType {
+            expected: "a list of tables",
+            found: node.kind(),
+            at: node.span.into(),
+            help: "write a list of tables: `[{ … }]`".to_owned(),
         });
     }
 

@@ -1,8 +1,7 @@
 //! What refers to what in a manifest, also where the rest of a table is wrong.
 //!
 //! A manifest with mistakes has no model; its outline is enough to tell of references that lead in a circle
-//! together with all other mistakes. That a step uses the account of another is not in it, since an account is
-//! known only when its step is right.
+//! together with all other mistakes. Of accounts it has those whose step is right by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,4 +50,6 @@ pub enum OutlineKind {
     Needs,
     /// `from` in a `copy`.
     Copy,
+    /// `user` or `owner` of a step, which names an account that another one adds.
+    Account,
 }

@@ -64,7 +64,9 @@ impl BuildManifest {
     ) -> Result<Self, ManifestErrors> {
         let source: SourceText = Arc::new(NamedSource::new(file_name, text.to_owned()));
         let (manifest, mut problems, outline) = read(text, overrides, &source);
-        problems.sort_by_key(|problem| problem.place().map(|place| (place.offset(), place.len())));
+        problems.sort_by_cached_key(|problem| {
+            problem.place().map(|place| (place.offset(), place.len()))
+        });
         let has_errors = problems.iter().any(Problem::is_error);
         if has_errors {
             // A misspelt use is an error where it stands; do not repeat it at the declaration.
@@ -374,7 +376,9 @@ fn check_the_rest(
 
 fn syntax_problem(error: &toml::de::Error) -> Problem {
     let message = error.message();
-    let help = if message.contains("duplicate key") {
+    let help = if message.contains("unquoted key") {
+        "write keys with `a`-`z`, `A`-`Z`, `0`-`9`, `_` and `-`; one with anything else stands in quotes: `\"…\"`".to_owned()
+    } else if message.contains("duplicate key") {
         "remove it, or put both into one table".to_owned()
     } else if message.contains("string") || message.contains("quot") {
         "put text into quotes: `\"…\"`, or `\"\"\"…\"\"\"` for several lines".to_owned()

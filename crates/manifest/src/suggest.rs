@@ -1,10 +1,13 @@
 //! "Did you mean".
 
 /// Words of other tools for a key of kiln.
-const ALIASES: [(&str, &str); 27] = [
+const ALIASES: [(&str, &str); 32] = [
+    ("branch", "ref"),
     ("build", "step"),
     ("cache", "caches"),
+    ("cmd", "run"),
     ("command", "run"),
+    ("commit", "ref"),
     ("cpu", "cpus"),
     ("cwd", "workdir"),
     ("depends", "needs"),
@@ -13,6 +16,7 @@ const ALIASES: [(&str, &str); 27] = [
     ("dest", "to"),
     ("destination", "to"),
     ("directory", "workdir"),
+    ("dst", "to"),
     ("environment", "env"),
     ("exec", "run"),
     ("inputs", "files"),
@@ -24,11 +28,12 @@ const ALIASES: [(&str, &str); 27] = [
     ("script", "run"),
     ("sources", "files"),
     ("src", "files"),
+    ("tag", "ref"),
     ("target", "to"),
     ("vars", "args"),
     ("volumes", "mounts"),
-    ("working_dir", "workdir"),
     ("working-dir", "workdir"),
+    ("working_dir", "workdir"),
 ];
 
 /// More names than this are not looked at: every unknown name would be compared with all of them.

@@ -1,28 +1,53 @@
-//! Checks that take all images at once.
+//! Checks that take several steps or images at once. What of them is right is checked, whatever is wrong beside it.
 
 use std::collections::BTreeMap;
 
+use kiln_oci::{DEFAULT_TAG, Reference};
+
 use crate::check::Checker;
-use crate::model::{Action, CopySource, FileSet, Image, Secret, SecretSource};
+use crate::model::{Action, CopySource, FileSet, Image, Secret, SecretSource, Step};
 use crate::problem::Problem;
-use crate::span::Span;
+use crate::span::{Span, Spanned};
 use crate::value::Name;
 
 impl Checker<'_> {
-    /// No reference may name two images, no account of an image be added twice.
-    pub(super) fn check_across_images(&mut self, images: &BTreeMap<Name, Image>) {
-        let mut tags = BTreeMap::new();
-        for image in images.values() {
-            for tag in &image.tags {
-                self.once(&mut tags, "tags", tag.value.to_string(), tag.span);
+    /// No reference may name two images.
+    pub(super) fn check_tags(&mut self, image: &Name, tags: &[Spanned<Reference>]) {
+        let mut seen = std::mem::take(&mut self.tags);
+        for tag in tags {
+            self.once(&mut seen, "tags", tag.value.to_string(), tag.span);
+            if let Some(other) = self
+                .named_by_itself(&tag.value)
+                .filter(|other| other != image)
+            {
+                self.invalid(
+                    &tag.value,
+                    format!("is the name that the image `{other}` has by itself"),
+                    tag.span,
+                    "give it another name",
+                );
             }
-            let (mut names, mut uids) = (BTreeMap::new(), BTreeMap::new());
-            for step in image.steps.values() {
-                if let Action::Account(account) = &step.action.value {
-                    let (name, at) = (&account.name, step.action.span);
-                    self.once(&mut names, "account", name.value.clone(), name.span);
-                    self.once(&mut uids, "account", account.uid.to_string(), at);
-                }
+        }
+        self.tags = seen;
+    }
+
+    /// The image of this file that is kept as `tag` without saying so, as `localhost/PROJECT/IMAGE:latest`.
+    fn named_by_itself(&self, tag: &Reference) -> Option<Name> {
+        let project = self.project.as_ref()?;
+        let image = tag.repository().strip_prefix(project.as_str())?;
+        let (image, _) = self.names.images.get_key_value(image.strip_prefix('/')?)?;
+        let is_latest = tag.tag().is_none_or(|tag| tag == DEFAULT_TAG);
+        (tag.registry() == "localhost" && is_latest).then(|| image.clone())
+    }
+
+    /// No account of an image may be added twice.
+    pub(super) fn check_accounts(&mut self, steps: &BTreeMap<Name, Step>) {
+        let (mut names, mut uids) = (BTreeMap::new(), BTreeMap::new());
+        for step in steps.values() {
+            if let Action::Account(account) = &step.action.value {
+                let (name, at) = (&account.name, step.action.span);
+                self.once(&mut names, "account", name.value.clone(), name.span);
+                self.once(&mut uids, "account", account.uid.to_string(), at);
             }
         }
     }

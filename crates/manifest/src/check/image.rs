@@ -58,6 +58,8 @@ impl Checker<'_> {
             }
         }
         connect_accounts(&mut steps);
+        self.check_accounts(&steps);
+        self.note_accounts(&name.value, &steps);
         let config = config.map(|config| self.config(config)).unwrap_or_default();
         let tags = self.distinct("tags", tags, ToString::to_string);
         for tag in &tags {
@@ -70,6 +72,7 @@ impl Checker<'_> {
                 );
             }
         }
+        self.check_tags(&name.value, &tags);
         let from = from?;
         good.then_some(Image {
             name,
@@ -81,6 +84,19 @@ impl Checker<'_> {
             base_uses_target,
             config_uses_target,
         })
+    }
+
+    /// Takes the uses of accounts into the outline.
+    fn note_accounts(&mut self, image: &Name, steps: &BTreeMap<Name, Step>) {
+        for (name, step) in steps {
+            let uses = step.account_steps.iter().map(|adder| OutlineReference {
+                by: OutlinePart::Step(image.clone(), name.clone()),
+                needed: OutlinePart::Step(image.clone(), adder.value.clone()),
+                kind: OutlineKind::Account,
+                span: adder.span,
+            });
+            self.references.extend(uses);
+        }
     }
 
     /// Checks `platforms`: platforms that kiln knows, each once, or `host` by itself.

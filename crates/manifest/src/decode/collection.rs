@@ -26,7 +26,11 @@ impl<T: Decode> Decode for List<T> {
 
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         let Value::Array(nodes) = &node.value else {
-            decoder.wrong_type(node, Self::EXPECTED);
+            if T::EXPECTED.starts_with("a table") && !matches!(node.value, Value::Table(_)) {
+                decoder.wrong_type_of_list(node);
+            } else {
+                decoder.wrong_type(node, Self::EXPECTED);
+            }
             return None;
         };
         let items = nodes

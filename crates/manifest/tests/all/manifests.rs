@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_manifest::Overrides;
-use kiln_manifest::{BuildManifest, ManifestErrors, Outline};
+use kiln_manifest::{BuildManifest, ManifestErrors, Outline, Problem};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 
 pub(crate) fn folder(name: &str) -> PathBuf {
@@ -169,6 +169,11 @@ fn many_problems_are_cut() {
     for text in [garbage, format!("{head}{keys}")] {
         let errors = parse(&text).unwrap_err();
         assert_eq!(errors.problems.len(), 101);
-        assert!(render(&errors).contains("manifest::too_many"));
+        // Drawing a hundred places of a megabyte is the work of who draws.
+        let last = errors.problems.last();
+        assert!(
+            matches!(last, Some(Problem::TooMany { more: 99_900.. })),
+            "{last:?}"
+        );
     }
 }

@@ -79,6 +79,33 @@ fn references_that_lead_nowhere_or_in_a_circle() {
             ..CHECK
         },
         Row {
+            name: "a circle through an account beside another mistake",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = \"skratch\"\n[image.a.step.user]\nneeds = [\"static\"]\naccount = { name = \"app\", uid = 1000 }\n[image.a.step.static]\ncopy = [{ files = [\"x\"], to = \"/srv\", owner = \"app\" }]\n",
+            says: &[
+                "kiln.toml:5",
+                "references that lead in a circle",
+                "`a.static` uses the account of `a.user`",
+                "kiln.toml:7",
+            ],
+            ..CHECK
+        },
+        Row {
+            name: "what stands twice beside another mistake",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = \"skratch\"\ntags = [\"r/t\"]\n[image.a.step.one]\naccount = { name = \"app\", uid = 1000 }\n[image.a.step.two]\naccount = { name = \"app\", uid = 1001 }\n[image.b]\nfrom = \"scratch\"\ntags = [\"r/t\"]\n",
+            says: &[
+                "kiln.toml:5",
+                "`app` is given twice in `account`",
+                "is given twice in `tags`",
+            ],
+            ..CHECK
+        },
+        Row {
+            name: "the name of another image as a tag",
+            manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = \"scratch\"\ntags = [\"localhost/x/b\"]\n[image.b]\nfrom = \"scratch\"\n",
+            says: &["kiln.toml:6", "the name that the image `b` has by itself"],
+            ..CHECK
+        },
+        Row {
             name: "images that start from each other",
             manifest: "schema = 1\n[project]\nname = \"x\"\n[image.a]\nfrom = { image = \"b\" }\n[image.b]\nfrom = { image = \"a\" }\n",
             says: &["circle"],
