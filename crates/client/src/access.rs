@@ -7,6 +7,8 @@ use crate::error::Doing;
 pub(crate) enum Access {
     /// Reading.
     Pull,
+    /// Reading the list of tags.
+    List,
     /// Reading and writing.
     Push,
     /// The same, and taking blobs from another repository.
@@ -20,6 +22,7 @@ impl Access {
     pub(crate) fn doing(&self) -> Doing {
         match self {
             Self::Pull => Doing::Pull,
+            Self::List => Doing::List,
             Self::Push | Self::Mount(_) => Doing::Push,
             Self::Delete => Doing::Delete,
         }
@@ -29,7 +32,7 @@ impl Access {
     pub(crate) fn without_mount(&self) -> Option<Self> {
         match self {
             Self::Mount(_) => Some(Self::Push),
-            Self::Pull | Self::Push | Self::Delete => None,
+            Self::Pull | Self::List | Self::Push | Self::Delete => None,
         }
     }
 
@@ -39,7 +42,9 @@ impl Access {
     pub(crate) fn scope(&self, repository: &str, challenged: Option<&str>) -> String {
         let own = |actions| format!("repository:{repository}:{actions}");
         let mut scopes = match self {
-            Self::Pull => return challenged.map_or_else(|| own("pull"), str::to_owned),
+            Self::Pull | Self::List => {
+                return challenged.map_or_else(|| own("pull"), str::to_owned);
+            }
             Self::Delete => return challenged.map_or_else(|| own("pull,delete"), str::to_owned),
             Self::Push => vec![own("pull,push")],
             Self::Mount(from) => vec![own("pull,push"), format!("repository:{from}:pull")],

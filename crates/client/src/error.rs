@@ -15,6 +15,8 @@ use crate::source::SourceError;
 pub enum Doing {
     /// Reading.
     Pull,
+    /// Reading the list of tags.
+    List,
     /// Writing.
     Push,
     /// Removing.
@@ -25,6 +27,7 @@ impl fmt::Display for Doing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pull => "pull",
+            Self::List => "list the tags of",
             Self::Push => "push",
             Self::Delete => "delete",
         })
@@ -36,7 +39,7 @@ impl fmt::Display for Doing {
 #[must_use]
 pub enum Error {
     /// The registry does not know the repository.
-    #[error("`{reference}` was not found: `{registry}` has no repository `{repository}`", registry = .reference.registry(), repository = .reference.repository())]
+    #[error("`{registry}` has no repository `{repository}`", registry = .reference.registry(), repository = .reference.repository())]
     RepositoryNotFound {
         /// The image asked for.
         reference: Box<Reference>,
@@ -221,7 +224,7 @@ pub enum Error {
         actual: String,
     },
     /// The network, the server or what it sent: in the words of the HTTP client.
-    #[error("cannot {doing} `{reference}`: {source}")]
+    #[error("cannot {doing} `{}`: {source}", what(.reference, *.doing))]
     Http {
         /// The image asked for.
         reference: Box<Reference>,
@@ -365,9 +368,17 @@ fn who(user: &Option<String>) -> String {
     }
 }
 
+/// A list of tags is of a repository, whatever tag stands behind its name.
+fn what(reference: &Reference, doing: Doing) -> String {
+    match doing {
+        Doing::List => format!("{}/{}", reference.registry(), reference.repository()),
+        Doing::Pull | Doing::Push | Doing::Delete => reference.to_string(),
+    }
+}
+
 fn verb(doing: Doing) -> &'static str {
     match doing {
-        Doing::Pull => "read",
+        Doing::Pull | Doing::List => "read",
         Doing::Push => "push to",
         Doing::Delete => "delete from",
     }

@@ -32,7 +32,7 @@ impl Registry {
     /// [`Error::RepositoryNotFound`], [`Error::Unauthorised`], [`Error::Denied`], [`Error::Http`].
     pub fn tags(&self, reference: &Reference, cancel: &Cancel) -> Result<Vec<String>, Error> {
         let place = Place::upstream(reference);
-        let visit = self.visit(reference, &place, &Access::Pull, cancel);
+        let visit = self.visit(reference, &place, &Access::List, cancel);
         let mut url = visit.url("tags/list")?.with_query([("n", PAGE)]);
         let mut tags = Vec::new();
         for _ in 0..MOST_PAGES {

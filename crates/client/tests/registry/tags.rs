@@ -76,6 +76,14 @@ fn a_list_leads_nowhere_else_and_holds_tags() {
             "{body}"
         );
     }
+    let server = Server::start(|_| Answer::ok("<html>"));
+    let error = tags(&server).unwrap_err().to_string();
+    let (list, _) = error.split_once(": ").unwrap();
+    assert!(
+        list.starts_with("cannot list the tags of `127.0.0.1:"),
+        "{error}"
+    );
+    assert!(list.ends_with("/team/app`"), "{error}");
 }
 
 #[test]
