@@ -18,7 +18,7 @@ use crate::event::{BuildEvent, EventKind, Outcome};
 use crate::executor::{Failure, NodeOutput};
 use crate::lock_file::{LockFileError, LockPolicy};
 use crate::passes::Passes;
-use crate::project::{ProjectError, ProjectFiles, WantedFiles};
+use crate::project::{MissingFiles, ProjectError, ProjectFiles, WantedFiles};
 use crate::remote_cache::Reach;
 use crate::scheduler::{BuildReport, SchedulerOptions};
 use crate::store_executor::{StoreExecutor, check_conflicts};
@@ -69,6 +69,10 @@ pub enum BuildError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Project(#[from] ProjectError),
+    /// Steps take files of the project that are not there. Nothing was built.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Files(#[from] MissingFiles),
     /// Layers that a cache has could not be brought into the store.
     #[error("cannot bring layers of a cache: {0}")]
     Layers(#[source] Failure),
@@ -115,6 +119,10 @@ pub fn build(
 ) -> Result<Build, BuildError> {
     emulation::prepare(workspace, graph, options, |_| true)?;
     let files = scan(workspace, graph)?;
+    if !options.keep_going {
+        // It cannot come to a good end, and who has to correct it wants to know all of it, and soon.
+        files.all_there()?;
+    }
     let executor = StoreExecutor::new(workspace, &files, Reach::Everything)?;
     let mut passes = Passes::new(sink);
     let report = run::run(workspace, graph, options, &executor, &mut passes)?;
@@ -125,6 +133,10 @@ pub fn build(
     };
     let (images, failures) = assemble_all(workspace, graph, &executor, &report)?;
     let named = name_images(workspace, graph, &images)?;
+    passes.finish(match report.outcome {
+        Outcome::Complete if !failures.is_empty() => Outcome::Failed,
+        outcome => outcome,
+    });
     for (name, built) in &named {
         let references = built.references.iter().map(ToString::to_string).collect();
         let platform = |image: &Image| image.config.platform.to_string();

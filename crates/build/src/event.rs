@@ -188,9 +188,9 @@ pub enum EventKind {
         /// Bytes that were sent.
         sent_bytes: u64,
     },
-    /// The steps are finished. Events of images may still follow.
+    /// The steps are finished, and their images are made. Events of images may still follow.
     Finished {
-        /// How it ended.
+        /// How it ended. Failed without a step that failed: an image could not be made of the steps.
         outcome: Outcome,
         /// Steps that ran.
         built: usize,

@@ -44,8 +44,8 @@ pub use lock_file::{LockFile, LockFileError, LockPolicy};
 pub use pinning::{Pinned, pin};
 pub use problem::{Problem, chain};
 pub use project::{
-    FileCounts, Project, ProjectError, ProjectFiles, SelectedFiles, StatCache, VerifiedFile,
-    WantedFiles,
+    FileCounts, MissingFiles, Project, ProjectError, ProjectFiles, SelectedFiles, StatCache,
+    VerifiedFile, WantedFiles,
 };
 pub use scheduler::{BuildReport, Refresh, SchedulerOptions, run_graph};
 pub use state::StepState;

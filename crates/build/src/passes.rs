@@ -170,8 +170,8 @@ impl<'s> Passes<'s> {
         self.pass_began_ms = self.now_ms();
     }
 
-    /// Tells how the last pass ended. In a build that was not cancelled, a node that was given up is one
-    /// that the failure of another one left without a result.
+    /// Tells how the nodes of the last pass ended. In a build that was not cancelled, a node that was given
+    /// up is one that the failure of another one left without a result.
     pub(crate) fn end(&mut self, build: Outcome) {
         for mut event in std::mem::take(&mut self.ends) {
             if let EventKind::Cancelled { step } = &event.kind
@@ -182,9 +182,14 @@ impl<'s> Passes<'s> {
             }
             (self.sink)(event);
         }
+    }
+
+    /// Tells how the build ended, images included.
+    pub(crate) fn finish(&mut self, build: Outcome) {
         let Some(mut event) = self.finished.take() else {
             return;
         };
+        event.at_ms = event.at_ms.max(self.now_ms());
         if let EventKind::Finished {
             outcome,
             built,
@@ -274,6 +279,7 @@ mod tests {
             }
         }
         all.end(build);
+        all.finish(build);
         told
     }
 

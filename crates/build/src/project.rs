@@ -74,19 +74,22 @@ impl DirectoryId {
 #[derive(Debug, Clone, thiserror::Error, miette::Diagnostic)]
 #[must_use]
 pub enum ProjectError {
-    /// A pattern selects nothing.
-    #[error("`{pattern}` matches no file of the project")]
+    /// Patterns of one set select nothing.
+    #[error("{} no file of the project", no_match(patterns))]
     #[diagnostic(code(build::no_match))]
     NoMatch {
-        /// The pattern as written.
-        pattern: String,
+        /// The patterns as written.
+        patterns: Vec<String>,
         /// The manifest.
         #[source_code]
         source_code: SourceText,
-        /// Where the pattern stands.
+        /// Where the first one stands.
         #[label("nothing below `{base}` matches")]
         at: SourceSpan,
-        /// The folder that the pattern is relative to, as a whole path.
+        /// Where the others stand.
+        #[label(collection, "and nothing matches this")]
+        others: Vec<SourceSpan>,
+        /// The folder that the patterns are relative to, as a whole path.
         base: String,
         /// What may be the reason.
         #[help]
@@ -139,6 +142,35 @@ pub enum ProjectError {
         /// What the system said.
         error: rustix::io::Errno,
     },
+}
+
+/// All that is wrong with the files which a build wants of its project.
+#[derive(Debug, Clone, thiserror::Error, miette::Diagnostic)]
+#[error("the project lacks files that the build takes")]
+#[must_use]
+pub struct MissingFiles {
+    /// Each at its place in the manifest, in the order of the text.
+    #[related]
+    pub(crate) parts: Vec<ProjectError>,
+}
+
+fn no_match(patterns: &[String]) -> String {
+    let verb = if patterns.len() == 1 {
+        "matches"
+    } else {
+        "match"
+    };
+    format!("`{}` {verb}", patterns.join("`, `"))
+}
+
+impl ProjectError {
+    /// Where in the manifest it stands, if it is about a place in there.
+    fn place(&self) -> Option<usize> {
+        match self {
+            Self::NoMatch { at, .. } | Self::Missing { at, .. } => Some(at.offset()),
+            Self::Changed { .. } | Self::TooMany { .. } | Self::Io { .. } => None,
+        }
+    }
 }
 
 impl Project {

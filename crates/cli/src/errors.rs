@@ -2,6 +2,7 @@
 
 use std::io;
 
+use kiln_build::BuildError;
 use kiln_image::ImageError;
 use kiln_sandbox::EnterError;
 use kiln_store::StoreError;
@@ -78,6 +79,20 @@ impl Failure {
         Self::new(Class::Environment, Report::new(error))
     }
 
+    /// A build that could not be done at all.
+    pub(crate) fn of_build(error: BuildError) -> Self {
+        match error {
+            BuildError::Files(_) => Self::user(error),
+            BuildError::Store(_)
+            | BuildError::Image(_)
+            | BuildError::Lock(_)
+            | BuildError::Project(_)
+            | BuildError::Layers(_)
+            | BuildError::Emulation(_)
+            | BuildError::Thread(_) => Self::environment(error),
+        }
+    }
+
     /// A message and what to do about it.
     pub(crate) fn message(class: Class, message: impl Into<String>, help: Option<String>) -> Self {
         let message = message.into();
@@ -105,7 +120,8 @@ impl Failure {
         } else {
             Class::Environment
         };
-        Self::from_error(class, error)
+        let message = format!("cannot write to standard output: {error}");
+        Self::message(class, message, None)
     }
 }
 

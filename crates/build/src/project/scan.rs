@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::select::{Selector, literal_start, selects_one};
 use super::stat_cache::{CachedFile, Draft, Entries};
 use super::walk::{Found, FoundKind, Stamp, walk};
-use super::{Project, ProjectError, StatCache, content_of, joined, on_all_cores};
+use super::{MissingFiles, Project, ProjectError, StatCache, content_of, joined, on_all_cores};
 
 /// What a build wants of its project.
 #[derive(Clone, Debug, Default)]
@@ -172,7 +172,7 @@ impl ProjectFiles {
         type Selected<'a> = ((SetKey, (&'a FileSet, Selector)), Vec<usize>);
         let selected = |((key, (set, selector)), positions): &Selected<'_>| {
             let result = selected_files(set, selector, positions, &found, &contents.digests);
-            let result = result.map_err(|pattern| no_match(project, source, set, pattern));
+            let result = result.map_err(|patterns| no_match(project, source, set, &patterns));
             Ok((key.clone(), result))
         };
         let single = |file: &&Spanned<ProjectPath>| {
@@ -191,6 +191,27 @@ impl ProjectFiles {
             warnings: contents.warnings,
             counts: contents.counts,
         })
+    }
+
+    /// Tells of every set and file that is wanted and not there.
+    ///
+    /// # Errors
+    /// Some are not.
+    pub fn all_there(&self) -> Result<(), MissingFiles> {
+        let sets = self
+            .sets
+            .values()
+            .filter_map(|result| result.as_ref().err());
+        let files = self
+            .files
+            .values()
+            .filter_map(|result| result.as_ref().err());
+        let mut parts: Vec<ProjectError> = sets.chain(files).cloned().collect();
+        if parts.is_empty() {
+            return Ok(());
+        }
+        parts.sort_by_key(ProjectError::place);
+        Err(MissingFiles { parts })
     }
 
     /// Returns what `set` selects.
@@ -269,14 +290,14 @@ fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
 /// Puts together what a set selects.
 ///
 /// # Errors
-/// The first pattern that selects nothing.
+/// The patterns that select nothing.
 fn selected_files<'a>(
     set: &'a FileSet,
     selector: &Selector,
     positions: &[usize],
     found: &[Found],
     digests: &[Option<ContentDigest>],
-) -> Result<SelectedFiles, &'a Spanned<Glob>> {
+) -> Result<SelectedFiles, Vec<&'a Spanned<Glob>>> {
     let start = if selector.base.is_empty() {
         0
     } else {
@@ -286,10 +307,13 @@ fn selected_files<'a>(
         .iter()
         .map(|&at| &found[at].path[start..])
         .collect();
-    for glob in &set.include {
-        if !selects_one(&glob.value, &paths) {
-            return Err(glob);
-        }
+    let empty: Vec<_> = set
+        .include
+        .iter()
+        .filter(|glob| !selects_one(&glob.value, &paths))
+        .collect();
+    if !empty.is_empty() {
+        return Err(empty);
     }
     let entry = |&at: &usize| {
         let kind = match &found[at].kind {
@@ -325,7 +349,7 @@ fn no_match(
     project: &Project,
     source: &SourceText,
     set: &FileSet,
-    pattern: &Spanned<Glob>,
+    patterns: &[&Spanned<Glob>],
 ) -> ProjectError {
     // A bare `.` says nothing to who stands in another folder.
     let base = match set.base.value.as_str() {
@@ -333,9 +357,10 @@ fn no_match(
         base => project.path().join(base),
     };
     ProjectError::NoMatch {
-        pattern: pattern.value.to_string(),
+        patterns: patterns.iter().map(|glob| glob.value.to_string()).collect(),
         source_code: source.clone(),
-        at: pattern.span.into(),
+        at: patterns[0].span.into(),
+        others: patterns[1..].iter().map(|glob| glob.span.into()).collect(),
         base: base.display().to_string(),
         help: no_match_help(set),
     }

@@ -314,17 +314,24 @@ fn a_pattern_without_a_match_is_shown_in_the_manifest() {
     for patterns in [&["a/**", "src/**"][..], &["a", "*.rs"], &["**", "!a"]] {
         let error = space.scan_set(&set(".", patterns)).unwrap_err();
         let ProjectError::NoMatch {
-            pattern, at, base, ..
+            patterns: empty,
+            at,
+            base,
+            ..
         } = &error
         else {
             panic!("{error}")
         };
         assert_eq!(Path::new(base), space.project().path());
-        assert!(patterns.contains(&pattern.as_str()) && pattern != "a");
+        assert!(empty.len() == 1 && patterns.contains(&empty[0].as_str()));
+        assert_ne!(empty[0], "a");
         assert_eq!((at.offset(), at.len()), (2, 4));
         assert_eq!(error.code().unwrap().to_string(), "build::no_match");
         assert!(error.help().is_some() && error.source_code().is_some());
     }
+    let error = space.scan_set(&set(".", &["x", "a", "y"])).unwrap_err();
+    assert_eq!(error.to_string(), "`x`, `y` match no file of the project");
+    assert_eq!(error.labels().unwrap().count(), 2);
     // Other sets of the same build are still there.
     let (bad, good) = (set(".", &["nothing"]), set(".", &["a"]));
     let files = space.scan(&WantedFiles {

@@ -248,7 +248,7 @@ pub(crate) fn build_graph(
     } else {
         finish(workspace)
     };
-    let built = built.map_err(Failure::environment)?;
+    let built = built.map_err(Failure::of_build)?;
     if !built.is_complete() {
         let failure = failed_build::failure(graph, built, &last_lines);
         return Err(failure.unwrap_or_else(|| {

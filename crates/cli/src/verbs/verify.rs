@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         progress.finish();
         verification
     })?
-    .map_err(Failure::environment)?;
+    .map_err(Failure::of_build)?;
     build::finish(&workspace)?;
     let Verification {
         first,

@@ -339,3 +339,23 @@ fn a_store_that_is_none_or_cannot_be_written_is_said() {
         "precious"
     );
 }
+
+#[test]
+fn all_files_that_are_missing_are_told_before_anything_runs() {
+    let space = busybox_project(
+        "[image.app.step.slow]\nrun = \"echo ran\"\n\
+         [image.app.step.one]\nneeds = [\"slow\"]\ncopy = [{ files = [\"no/**\", \"none\"], to = \"/a\" }]\n\
+         [image.app.step.two]\ncopy = [{ files = [\"*.nothing\"], to = \"/b\" }]\n",
+    );
+    let run = space.kiln(["build"]);
+    run.assert_code(1)
+        .assert_says("`no/**`, `none` match no file of the project")
+        .assert_says("`*.nothing` matches no file of the project");
+    assert!(!run.stderr.contains("app.slow"), "{}", run.shown());
+    // Who wants all that can be had gets it.
+    space
+        .kiln(["build", "--keep-going"])
+        .assert_code(1)
+        .assert_says("app.slow | ran")
+        .assert_says("`no/**`, `none` match");
+}

@@ -99,7 +99,9 @@ fn a_conflict_of_siblings_names_both_steps_and_the_path() {
             .assert_says("left-one")
             .assert_says("right-one")
             .assert_says(path)
-            .assert_says("the other one");
+            .assert_says("the other one")
+            .assert_says("failed after");
+        assert!(!run.stderr.contains("built in"), "{}", run.shown());
         assert_eq!(run.stdout, "", "no image came of it");
     }
 }
