@@ -17,9 +17,16 @@ use crate::suggest;
 /// Opens the store; makes it on the first use.
 ///
 /// # Errors
-/// The folder holds something else, or the system refuses.
+/// Nothing says where it is, the folder holds something else, or the system refuses.
 pub(crate) fn open(settings: &Settings) -> Outcome<Store> {
-    Ok(Store::open(&settings.home)?)
+    let home = settings.home.as_ref().ok_or_else(|| {
+        Failure::message(
+            Class::Environment,
+            "there is no folder for the store: neither `KILN_HOME` nor `HOME` is set",
+            Some("set `KILN_HOME` to a folder with enough room".to_owned()),
+        )
+    })?;
+    Ok(Store::open(home)?)
 }
 
 /// Moves this process to where it is root of its own files.
@@ -164,6 +171,11 @@ pub(crate) fn missing(
 ) -> Outcome<Option<Reference>> {
     let Some(text) = text else { return Ok(None) };
     let project = Project::load_if_any(settings)?;
+    // As with docker, what has the form of an id is one, and no registry is asked for it.
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    if Digest::from_hex(digits).is_ok() || digits.len() < text.len() {
+        return Ok(None);
+    }
     let is_name = project.is_none() || text.contains(['/', ':']);
     if !is_name {
         return Ok(None);

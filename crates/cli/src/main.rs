@@ -9,6 +9,7 @@ mod caches;
 mod container;
 mod containers;
 mod errors;
+mod excerpt;
 mod failed_build;
 mod id_file;
 mod inspection;

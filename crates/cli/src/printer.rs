@@ -13,6 +13,7 @@ use miette::{
 };
 
 use crate::errors::{Class, Failure, Outcome};
+use crate::excerpt::{self, Excerpt};
 use crate::notices::Notice;
 use crate::settings::Settings;
 
@@ -185,17 +186,16 @@ impl Printer {
         let handler = GraphicalReportHandler::new_themed(theme)
             .with_links(false)
             .with_width(width);
-        let source = diagnostic.source_code();
+        let source = diagnostic.source_code().and_then(Excerpt::of);
+        let around = source.as_ref();
+        let drawn = |diagnostic| Drawn::of(diagnostic, around);
         let parts: Vec<&dyn Diagnostic> = diagnostic.related().into_iter().flatten().collect();
         let shown = match parts.as_slice() {
-            [] => vec![Drawn { diagnostic, source }],
-            [only] => vec![Drawn {
-                diagnostic: *only,
-                source,
-            }],
+            [] => vec![drawn(diagnostic)],
+            [only] => vec![drawn(*only)],
             [..] => std::iter::once(diagnostic)
                 .chain(parts.iter().copied())
-                .map(|diagnostic| Drawn { diagnostic, source })
+                .map(drawn)
                 .collect(),
         };
         let mut text = String::new();
@@ -239,7 +239,27 @@ fn paint(is_coloured: bool, text: &str, colour: &str) -> String {
 /// the manifest, on the text that the one around it is about.
 struct Drawn<'a> {
     diagnostic: &'a dyn Diagnostic,
-    source: Option<&'a dyn SourceCode>,
+    /// Its own text, if it has one.
+    own: Option<Excerpt>,
+    around: Option<&'a Excerpt>,
+}
+
+impl<'a> Drawn<'a> {
+    fn of(diagnostic: &'a dyn Diagnostic, around: Option<&'a Excerpt>) -> Self {
+        let own = match around {
+            None => diagnostic.source_code().and_then(Excerpt::of),
+            Some(_) => None,
+        };
+        Self {
+            diagnostic,
+            own,
+            around,
+        }
+    }
+
+    fn excerpt(&self) -> Option<&Excerpt> {
+        self.own.as_ref().or(self.around)
+    }
 }
 
 impl fmt::Debug for Drawn<'_> {
@@ -250,7 +270,7 @@ impl fmt::Debug for Drawn<'_> {
 
 impl fmt::Display for Drawn<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self.diagnostic, formatter)
+        formatter.write_str(&excerpt::visible(&self.diagnostic.to_string()))
     }
 }
 
@@ -266,15 +286,27 @@ impl Diagnostic for Drawn<'_> {
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.diagnostic.help()
+        let help = self.diagnostic.help()?;
+        Some(Box::new(excerpt::visible(&help.to_string())))
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.diagnostic.source_code().or(self.source)
+        let excerpt = self.excerpt()?;
+        Some(excerpt)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        self.diagnostic.labels()
+        let excerpt = self.excerpt()?;
+        let labels = self.diagnostic.labels()?;
+        Some(Box::new(labels.map(|label| {
+            let text = label.label().map(excerpt::visible);
+            let span = excerpt.shown(label.inner());
+            if label.primary() {
+                LabeledSpan::new_primary_with_span(text, span)
+            } else {
+                LabeledSpan::new_with_span(text, span)
+            }
+        })))
     }
 
     fn diagnostic_source(&self) -> Option<&dyn Diagnostic> {

@@ -174,7 +174,9 @@ pub(crate) fn shows_all_output(settings: &Settings) -> bool {
 /// The form that is meant; never [`ProgressForm::Auto`].
 fn form(settings: &Settings) -> ProgressForm {
     match settings.progress {
-        ProgressForm::Auto if settings.stderr_is_terminal => ProgressForm::Tty,
+        ProgressForm::Auto if settings.stderr_is_terminal && !settings.stderr_is_dumb => {
+            ProgressForm::Tty
+        }
         ProgressForm::Auto => ProgressForm::Plain,
         form @ (ProgressForm::Plain | ProgressForm::Json | ProgressForm::Tty) => form,
     }

@@ -118,8 +118,8 @@ pub(crate) struct Settings {
     pub(crate) directory: PathBuf,
     /// Whether `-C` was given: then no parent folder is searched.
     pub(crate) directory_is_given: bool,
-    /// The store's folder.
-    pub(crate) home: PathBuf,
+    /// The store's folder; `None` if nothing says where it is, which many verbs do not need.
+    pub(crate) home: Option<PathBuf>,
     /// What is said beside the manifest: `--set`, `--profile`, `KILN_ARG_*`.
     pub(crate) overrides: Overrides,
     /// Steps that run at once, unless the verb says another number.
@@ -138,6 +138,8 @@ pub(crate) struct Settings {
     pub(crate) stdin_is_terminal: bool,
     pub(crate) stdout_is_terminal: bool,
     pub(crate) stderr_is_terminal: bool,
+    /// Whether it is one that only writes one line after the other.
+    pub(crate) stderr_is_dumb: bool,
     pub(crate) colour_on_stderr: bool,
     /// Width of messages.
     pub(crate) columns: usize,
@@ -158,13 +160,14 @@ impl Settings {
         let [stdin_is_terminal, stdout_is_terminal, stderr_is_terminal] = printer::terminals();
         #[expect(clippy::disallowed_methods, reason = "the one place that may")]
         let now = SystemTime::now();
+        let is_dumb = environment.text("TERM") == Some("dumb");
         Ok(Self {
             directory: match &global.directory {
                 Some(directory) => directory.clone(),
                 None => working_folder()?,
             },
             directory_is_given: global.directory.is_some(),
-            home: store_folder(&environment, &user)?,
+            home: store_folder(&environment, &user),
             overrides: Overrides {
                 host: kiln_oci::Platform::host(),
                 platforms: Vec::new(),
@@ -183,9 +186,10 @@ impl Settings {
             stdin_is_terminal,
             stdout_is_terminal,
             stderr_is_terminal,
+            stderr_is_dumb: is_dumb,
             colour_on_stderr: stderr_is_terminal
                 && environment.text("NO_COLOR").is_none()
-                && environment.text("TERM") != Some("dumb"),
+                && !is_dumb,
             columns: if stderr_is_terminal {
                 printer::terminal_size().0
             } else {
@@ -360,25 +364,16 @@ fn settings_path(environment: &Environment) -> Option<PathBuf> {
 }
 
 /// The store's folder: `KILN_HOME`, the settings file, then by user.
-fn store_folder(environment: &Environment, user: &UserFile) -> Outcome<PathBuf> {
-    if let Some(home) = environment.path("KILN_HOME") {
-        return Ok(home);
-    }
-    if let Some(path) = &user.store.path {
-        return Ok(path.clone());
-    }
-    if is_root() {
-        return Ok(PathBuf::from("/var/lib/kiln"));
-    }
-    data_folder(environment)
-        .map(|data| data.join("kiln"))
-        .ok_or_else(|| {
-            Failure::message(
-                Class::Environment,
-                "there is no folder for the store: neither `KILN_HOME` nor `HOME` is set",
-                Some("set `KILN_HOME` to a folder with enough room".to_owned()),
-            )
-        })
+fn store_folder(environment: &Environment, user: &UserFile) -> Option<PathBuf> {
+    let said = environment
+        .path("KILN_HOME")
+        .or_else(|| user.store.path.clone());
+    said.or_else(|| {
+        if is_root() {
+            return Some(PathBuf::from("/var/lib/kiln"));
+        }
+        data_folder(environment).map(|data| data.join("kiln"))
+    })
 }
 
 /// Where programs of this user keep their data.

@@ -52,6 +52,10 @@ fn every_verb_has_help_with_a_short_first_line() {
 fn init_writes_a_manifest_and_never_a_second_time() {
     let space = TestSpace::new();
     space.kiln_ok(["init"]).assert_says("next: kiln run");
+    let elsewhere = space.path().join("tmp");
+    space
+        .kiln_ok(["init".as_ref(), "-C".as_ref(), elsewhere.as_os_str()])
+        .assert_says("next: kiln run -C [SPACE]/tmp");
     let manifest = space.project().join("kiln.toml");
     fs::write(&manifest, "# mine\n").expect("written");
     let again = space.kiln(["init"]);
@@ -105,6 +109,28 @@ fn what_init_writes_fits_the_smallest_project_of_each_kind() {
             assert!(lines.contains(&main), "{kind}: no `{main}`");
         }
     }
+}
+
+/// As in a unit of an init system, or under `env -i`.
+#[test]
+fn without_a_home_all_goes_that_needs_no_store() {
+    let space = TestSpace::with_manifest(
+        "schema = 1\n[project]\nname = \"t\"\n[image.app]\nfrom = \"scratch\"\n",
+    );
+    let homeless = |arguments: &[&str]| {
+        let mut command = space.command();
+        command.env_remove("HOME").env_remove("KILN_HOME");
+        space.run(command.args(arguments))
+    };
+    for arguments in [
+        &["check"][..],
+        &["graph"],
+        &["schema"],
+        &["completions", "bash"],
+    ] {
+        homeless(arguments).assert_code(0);
+    }
+    homeless(&["init"]).assert_code(1).assert_says("exists");
 }
 
 #[test]

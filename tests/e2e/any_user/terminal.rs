@@ -49,6 +49,20 @@ fn a_shell_opens_where_a_step_failed_and_has_the_terminal_for_itself() {
 }
 
 #[test]
+fn a_terminal_that_only_writes_lines_gets_lines() {
+    let space = busybox_project("[image.app.step.one]\nrun = \"echo one\"\n");
+    let shown = |term: &str| {
+        let script = format!("TERM={term} \"$KILN\" build --no-cache");
+        Terminal::start(&space, &script).end().1
+    };
+    let moves = "\u{1b}[";
+    assert!(shown("xterm").contains(moves));
+    let plain = shown("dumb");
+    assert!(!plain.contains(moves), "{plain}");
+    assert!(plain.contains("app.one  | one"), "{plain}");
+}
+
+#[test]
 fn a_shell_on_failure_needs_a_terminal() {
     let space = busybox_project("");
     space

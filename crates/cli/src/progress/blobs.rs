@@ -52,7 +52,7 @@ pub(crate) struct BlobReport {
 impl BlobView {
     /// Starts the view that the settings ask for.
     pub(crate) fn start(settings: &Settings) -> Self {
-        let is_tty = settings.stderr_is_terminal;
+        let is_tty = settings.stderr_is_terminal && !settings.stderr_is_dumb;
         let form = match settings.progress {
             ProgressForm::Json => Form::Json(Mutex::default()),
             _ if settings.quiet => Form::Nothing,

@@ -86,8 +86,12 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     };
     let text = fill(kind, folder, &to_project_name(&name));
     write_new(&path, &text)?;
+    let next = match settings.directory_is_given {
+        true => format!("kiln run -C {}", in_a_shell(folder)),
+        false => "kiln run".to_owned(),
+    };
     printer.note(format!(
-        "wrote {} for {} project; next: kiln run",
+        "wrote {} for {} project; next: {next}",
         path.display(),
         kind.words()
     ));
@@ -112,6 +116,15 @@ fn folder_name(folder: &Path) -> Outcome<String> {
         || "project".to_owned(),
         |name| name.to_string_lossy().into_owned(),
     ))
+}
+
+/// The path as a shell reads it.
+fn in_a_shell(path: &Path) -> String {
+    let text = path.display().to_string();
+    match is_plain(&text) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
 }
 
 /// Makes a project name of any text: `My App!` becomes `my-app`.
@@ -234,6 +247,12 @@ mod tests {
             assert_eq!(to_project_name(text), name);
         }
         assert_eq!(to_project_name(&"a".repeat(100)).len(), 63);
+    }
+
+    #[test]
+    fn a_path_can_be_pasted_into_a_shell() {
+        assert_eq!(in_a_shell(Path::new("../a-b")), "../a-b");
+        assert_eq!(in_a_shell(Path::new("a b's")), "'a b'\\''s'");
     }
 
     #[test]
