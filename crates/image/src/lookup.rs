@@ -1,6 +1,6 @@
 //! Finds the image that somebody means.
 
-use kiln_oci::{Descriptor, Digest, Reference};
+use kiln_oci::{Descriptor, Digest, MediaType, Reference};
 use kiln_store::Store;
 
 use crate::error::ImageError;
@@ -12,7 +12,7 @@ const MIN_ID_DIGITS: usize = 4;
 
 /// Finds the image in the store that `text` means: a name; a short name, which is also looked for
 /// among the local ones; or the beginning of an image's id or digest, with or without `sha256:`, also of one
-/// of an index.
+/// of an index. One without a name is found by its whole digest.
 ///
 /// # Errors
 /// [`ImageError::NotFound`], [`ImageError::Ambiguous`] for a beginning that several images share,
@@ -56,6 +56,11 @@ pub fn find(store: &Store, text: &str) -> Result<(Option<Reference>, Descriptor)
             }
         }
     }
+    if found.is_empty()
+        && let Ok(digest) = Digest::from_hex(digits)
+    {
+        found.extend(without_name(store, digest)?);
+    }
     match found.len() {
         0 => Err(ImageError::NotFound(text.to_owned())),
         1 => Ok((None, found.remove(0))),
@@ -64,6 +69,28 @@ pub fn find(store: &Store, text: &str) -> Result<(Option<Reference>, Descriptor)
             matches: found.iter().map(|descriptor| descriptor.digest).collect(),
         }),
     }
+}
+
+/// The image or index in the store that has this digest, if there is one.
+fn without_name(store: &Store, digest: Digest) -> Result<Option<Descriptor>, ImageError> {
+    let Some(size_bytes) = store.blobs().size_bytes(&digest)? else {
+        return Ok(None);
+    };
+    let descriptor = |media_type| Descriptor::new(media_type, digest, size_bytes);
+    if size_bytes > kiln_oci::MAX_DOCUMENT_BYTES {
+        return Ok(None);
+    }
+    let bytes = store.blobs().read(&descriptor(MediaType::OciManifest))?;
+    let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let written = document["mediaType"].as_str().map(MediaType::parse);
+    let media_type = written.unwrap_or_else(|| match document["manifests"] {
+        serde_json::Value::Array(_) => MediaType::OciIndex,
+        _ => MediaType::OciManifest,
+    });
+    let descriptor = descriptor(media_type);
+    // Anything else than an image may have such a digest.
+    let is_image = load_all(store, &descriptor).is_ok_and(|images| !images.is_empty());
+    Ok(is_image.then_some(descriptor))
 }
 
 /// A reference with a digest means that image, whatever its tag stands for by now.
@@ -128,6 +155,20 @@ mod tests {
             let error = digest(text).unwrap_err().to_string();
             assert!(error.contains("no image"), "{text}: {error}");
         }
+        test.store
+            .references()
+            .remove(&test.session, &"localhost/app".parse().unwrap())
+            .unwrap();
+        test.store
+            .references()
+            .remove(
+                &test.session,
+                &"docker.io/library/debian:12".parse().unwrap(),
+            )
+            .unwrap();
+        assert_eq!(digest(&meant.to_string()).unwrap(), meant);
+        assert_eq!(digest(&meant.hex()).unwrap(), meant);
+        assert!(digest(&id.to_string()).is_err(), "no name, and no manifest");
         let other = format!("localhost/other@{meant}");
         assert!(digest(&other).is_err(), "another repository");
     }

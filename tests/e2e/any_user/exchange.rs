@@ -116,3 +116,33 @@ fn umoci_changes_an_image_of_kiln_and_kiln_runs_it() {
     tool(&space, "umoci", &[&["config"], &all[..], &command].concat());
     assert_eq!(taken_back(&space.project().join("made")), "umoci's\n");
 }
+
+#[test]
+fn an_image_without_a_name_is_called_by_its_digest_until_it_has_one() {
+    let space = saved();
+    let copy = [
+        "--insecure-policy",
+        "copy",
+        "--quiet",
+        "docker-archive:out.tar",
+        "oci:bare",
+    ];
+    tool(&space, "skopeo", &copy);
+    let other = TestSpace::new();
+    let bare = space.project().join("bare");
+    // `-i` is what docker's users type.
+    let loaded = other.kiln_ok(["load".as_ref(), "-i".as_ref(), bare.as_os_str()]);
+    loaded.assert_says("has no name");
+    let digest = loaded.stdout.trim();
+    assert!(digest.starts_with("sha256:"), "{digest}");
+    assert_eq!(other.kiln_ok(["run", "--rm", digest]).stdout, "text\n");
+    other.kiln_ok(["tag", digest, "localhost/named"]);
+    assert_eq!(other.kiln_ok(["run", "--rm", "named"]).stdout, "text\n");
+    // What has the form of an id is not looked for in a registry.
+    let unknown = format!("sha256:{}", "0".repeat(64));
+    other
+        .kiln(["run", "--rm", &unknown])
+        .assert_code(125)
+        .assert_says("there is no image")
+        .assert_says("in the store");
+}

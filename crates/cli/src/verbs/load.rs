@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kiln_image::{Archive, UnpackSettings, load_all};
+use kiln_image::{Archive, UnpackSettings};
 use kiln_oci::{Platform, Reference};
 use kiln_sandbox::Privileges;
 use kiln_store::Scratch;
@@ -19,7 +19,7 @@ use crate::settings::Settings;
 ///
 /// Archives of kiln save, docker save, podman save and skopeo, and folders that
 /// are OCI image layouts. An image for several platforms comes with all of them, as far as they are
-/// there. Prints the name of each image, or its id if it has none.
+/// there. Prints the name of each image, or its digest if it has none.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln load app.tar
@@ -28,6 +28,10 @@ use crate::settings::Settings;
 pub(crate) struct Args {
     /// Archive or folder; standard input if not given
     archive: Option<PathBuf>,
+
+    /// The same, as docker has it
+    #[arg(short, long, value_name = "ARCHIVE", conflicts_with = "archive")]
+    input: Option<PathBuf>,
 
     /// Give the only image of the archive this name
     #[arg(long, value_name = "REFERENCE")]
@@ -45,7 +49,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     local::warn_of_one_owner(&host, printer);
     let session = local::session(settings)?;
     let unpack = unpack_settings(host.privileges());
-    let (path, _copy) = match &args.archive {
+    let (path, _copy) = match args.archive.as_ref().or(args.input.as_ref()) {
         Some(path) if path.as_os_str() != "-" => (path.clone(), None),
         _ => {
             let copy = Scratch::new(&session, "archive")?;
@@ -88,15 +92,11 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
             .clone()
             .map_or_else(|| entry.references.clone(), |name| vec![name]);
         if references.is_empty() {
-            // What a person calls the image: its id, or of several the digest of their index.
-            let id = match load_all(&store, &descriptor)?.as_slice() {
-                [only] => only.id().0,
-                _ => descriptor.digest,
-            };
+            let digest = descriptor.digest;
             printer.warning(format!(
-                "{id} has no name, and goes with the next `kiln gc`: give it one with `--name`"
+                "{digest} has no name, and goes with the next `kiln gc`: give it one with `kiln tag`"
             ));
-            lines.push(id.to_string());
+            lines.push(digest.to_string());
         }
         for reference in references {
             lines.push(reference.familiar());
