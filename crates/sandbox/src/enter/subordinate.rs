@@ -8,6 +8,13 @@ type Ranges = Vec<(u32, u32)>;
 /// At most this many ranges are used of each file; the kernel takes 340 lines.
 const MAX_RANGES: usize = 300;
 
+const SUBUID: &str = "/etc/subuid";
+const SUBGID: &str = "/etc/subgid";
+
+/// Where `useradd` begins, and how many numbers it gives to each user.
+const FIRST_USUAL: u32 = 100_000;
+const USUAL_COUNT: u32 = 65_536;
+
 /// The user and group ranges of `uid`, or why there are none.
 pub(super) fn ranges(uid: u32) -> Result<(Ranges, Ranges), String> {
     let read = |path: &str| {
@@ -16,17 +23,26 @@ pub(super) fn ranges(uid: u32) -> Result<(Ranges, Ranges), String> {
     let accounts = read("/etc/passwd").unwrap_or_default();
     let name = user_name(&accounts, uid);
     let who = name.map_or_else(|| format!("user {uid}"), |name| format!("user `{name}`"));
-    let mut found = Vec::new();
-    for path in ["/etc/subuid", "/etc/subgid"] {
-        let ranges = parse(&read(path)?, uid, name);
-        if ranges.is_empty() {
-            return Err(format!(
-                "{who} has no entry in `{path}`; add one with `usermod --add-subuids 100000-165535 \
-                 --add-subgids 100000-165535 {}`",
-                name.unwrap_or("USER")
-            ));
-        }
-        found.push(ranges);
+    let texts = [read(SUBUID)?, read(SUBGID)?];
+    let [uids, gids] = [&texts[0], &texts[1]].map(|text| parse(text, uid, name));
+    let missing: Vec<(&str, &str)> = [
+        (uids.is_empty(), SUBUID, "--add-subuids"),
+        (gids.is_empty(), SUBGID, "--add-subgids"),
+    ]
+    .into_iter()
+    .filter_map(|(is_missing, path, flag)| is_missing.then_some((path, flag)))
+    .collect();
+    if let Some((path, _)) = missing.first() {
+        let range = free_range(&texts);
+        let flags: Vec<String> = missing
+            .iter()
+            .map(|(_, flag)| format!("{flag} {range}"))
+            .collect();
+        return Err(format!(
+            "{who} has no entry in `{path}`; add one with `usermod {} {}`",
+            flags.join(" "),
+            name.unwrap_or("USER")
+        ));
     }
     for helper in ["newuidmap", "newgidmap"] {
         if find_helper(helper).is_none() {
@@ -35,9 +51,25 @@ pub(super) fn ranges(uid: u32) -> Result<(Ranges, Ranges), String> {
             ));
         }
     }
-    let gids = found.pop().unwrap_or_default();
-    let uids = found.pop().unwrap_or_default();
     Ok((uids, gids))
+}
+
+/// The first usual range behind all that others have: who shares numbers can reach each other's files.
+fn free_range(texts: &[String]) -> String {
+    let ends = texts
+        .iter()
+        .flat_map(|text| text.lines())
+        .filter_map(|line| {
+            let mut fields = line.trim().split(':').skip(1);
+            let (first, count): (u32, u32) =
+                (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            first.checked_add(count)
+        });
+    let first = ends.fold(FIRST_USUAL, u32::max);
+    match first.checked_add(USUAL_COUNT - 1) {
+        Some(last) => format!("{first}-{last}"),
+        None => "FIRST-LAST".to_owned(),
+    }
 }
 
 /// The name of a user in the text of `/etc/passwd`.
@@ -78,6 +110,17 @@ mod tests {
         );
         assert_eq!(parse(TEXT, 1000, None), [(300_000, 5)]);
         assert_eq!(parse(TEXT, 7, Some("carol")), []);
+    }
+
+    #[test]
+    fn a_range_that_others_have_is_not_proposed() {
+        let free = |texts: [&str; 2]| free_range(&texts.map(str::to_owned));
+        assert_eq!(free(["", ""]), "100000-165535");
+        assert_eq!(
+            free(["alice:100000:65536\n", "alice:100000:65536\nbob:165536:10"]),
+            "165546-231081"
+        );
+        assert_eq!(free(["alice:4294900000:50000\n", "x\n"]), "FIRST-LAST");
     }
 
     #[test]
