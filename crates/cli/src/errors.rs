@@ -113,14 +113,14 @@ impl Failure {
         self
     }
 
-    /// A failure to write to standard output.
+    /// A failure to write what was asked for, to standard output or where it goes instead.
     pub(crate) fn output(error: io::Error) -> Self {
         let class = if error.kind() == io::ErrorKind::BrokenPipe {
             Class::BrokenPipe
         } else {
             Class::Environment
         };
-        let message = format!("cannot write to standard output: {error}");
+        let message = format!("cannot write the output: {error}");
         Self::message(class, message, None)
     }
 }

@@ -86,7 +86,7 @@ impl FromStr for Output {
             match key {
                 "type" => {
                     let found = Form::from_str(value, false);
-                    let known = "oci, layout, tar, dir";
+                    let known = "oci, docker, layout, tar, dir";
                     form = Some(found.map_err(|_unknown| unknown("type", value, known))?);
                 }
                 "dest" => place = Some(value.to_owned()),
@@ -178,6 +178,11 @@ impl Output {
                 written => Ok(written?),
             };
         };
+        self.check()?;
+        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return self.to_device(path, write);
+        }
+        let path = &behind_links(path)?;
         let draft = draft(path);
         let mut file =
             BufWriter::new(File::create_new(&draft).map_err(|error| cannot_write(path, &error))?);
@@ -195,6 +200,57 @@ impl Output {
         written
     }
 
+    /// Writes to a device, a pipe or a socket, which stays what it is.
+    fn to_device(
+        &self,
+        path: &Path,
+        write: &mut dyn FnMut(&mut dyn Write) -> Result<(), ImageError>,
+    ) -> Outcome {
+        let file = File::options().write(true).open(path);
+        let mut file = BufWriter::new(file.map_err(|error| cannot_write(path, &error))?);
+        match write(&mut file).and_then(|()| file.flush().map_err(ImageError::Write)) {
+            Err(ImageError::Write(error)) => Err(cannot_write(path, &error)),
+            written => Ok(written?),
+        }
+    }
+
+    /// Says what is wrong with the place; to be asked before a long build, too.
+    ///
+    /// # Errors
+    /// It is taken, or the folder around it is not there.
+    pub(crate) fn check(&self) -> Outcome {
+        let Some(path) = &self.place else {
+            return Ok(());
+        };
+        let around = path
+            .parent()
+            .filter(|around| !around.as_os_str().is_empty());
+        if let Some(around) = around {
+            fs::metadata(around).map_err(|error| cannot_write(path, &error))?;
+        }
+        let (wrong, help) = match self.form {
+            // What is there may be dear to somebody: only an empty folder is replaced.
+            Form::Layout | Form::Dir => (
+                fs::read_dir(path).map_or(path.exists(), |mut in_it| in_it.next().is_some()),
+                "name another place, or remove it",
+            ),
+            Form::Oci | Form::Tar => (path.is_dir(), "name a file in it"),
+        };
+        if !wrong {
+            return Ok(());
+        }
+        let what = match self.form {
+            Form::Layout | Form::Dir => "is there already, and not an empty folder",
+            Form::Oci | Form::Tar => "is a folder",
+        };
+        let message = format!("`{}` {what}", path.display());
+        Err(Failure::message(
+            Class::User,
+            message,
+            Some(help.to_owned()),
+        ))
+    }
+
     /// Fills a folder beside the place and puts it there when it is whole.
     fn to_folder(&self, fill: &mut dyn FnMut(&Path) -> Result<(), ImageError>) -> Outcome {
         let Some(path) = &self.place else {
@@ -204,18 +260,7 @@ impl Output {
                 None,
             ));
         };
-        // What is there may be dear to somebody: only an empty folder is replaced.
-        let is_taken = fs::read_dir(path).map_or(path.exists(), |mut in_it| in_it.next().is_some());
-        if is_taken {
-            return Err(Failure::message(
-                Class::User,
-                format!(
-                    "`{}` is there already, and not an empty folder",
-                    path.display()
-                ),
-                Some("name another place, or remove it".to_owned()),
-            ));
-        }
+        self.check()?;
         let draft = draft(path);
         fs::create_dir(&draft).map_err(|error| cannot_write(path, &error))?;
         let filled = match fill(&draft) {
@@ -228,6 +273,19 @@ impl Output {
         }
         filled
     }
+}
+
+/// The file that `path` leads to: a link stays one.
+fn behind_links(path: &Path) -> Outcome<PathBuf> {
+    if !path.exists() {
+        return Ok(path.to_owned());
+    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a path of this machine, which the user names"
+    )]
+    let found = fs::canonicalize(path);
+    found.map_err(|error| cannot_write(path, &error))
 }
 
 /// The name beside `path` under which it is written first.
@@ -282,6 +340,30 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_at_the_place_stays_what_it_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let write = |path: &Path| {
+            let output = Output::new(Form::Oci, Some(path.to_owned()), Method::Gzip).unwrap();
+            output.to_file(&mut |out| out.write_all(b"image").map_err(ImageError::Write))
+        };
+        // A link to a file, and one to a device, as `/dev/stdout` is one.
+        fs::write(at("file"), "before").unwrap();
+        for (link, target) in [("to-file", "file"), ("to-device", "/dev/null")] {
+            std::os::unix::fs::symlink(target, at(link)).unwrap();
+            write(&at(link)).unwrap();
+            assert!(at(link).is_symlink(), "{link}");
+        }
+        assert_eq!(fs::read(at("file")).unwrap(), b"image");
+        write(&at("new")).unwrap();
+        assert_eq!(fs::read(at("new")).unwrap(), b"image");
+        let said = write(folder.path()).unwrap_err().report.to_string();
+        assert!(said.contains("is a folder"), "{said}");
+        assert!(write(&at("no/file")).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
+    }
 
     #[test]
     fn what_is_typed_is_understood_or_answered() {

@@ -111,6 +111,21 @@ fn what_init_writes_fits_the_smallest_project_of_each_kind() {
     }
 }
 
+#[test]
+fn output_that_cannot_be_written_is_told_as_that() {
+    let space = TestSpace::new();
+    let full = fs::File::options().write(true).open("/dev/full");
+    let mut command = space.command();
+    command.arg("schema").stdout(full.expect("a device"));
+    let program = command.output().expect("it starts");
+    let said = String::from_utf8_lossy(&program.stderr).into_owned();
+    assert_eq!(program.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("cannot write the output: No space left"),
+        "{said}"
+    );
+}
+
 /// As in a unit of an init system, or under `env -i`.
 #[test]
 fn without_a_home_all_goes_that_needs_no_store() {

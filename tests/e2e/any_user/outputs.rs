@@ -115,13 +115,18 @@ fn what_is_there_is_not_overwritten_and_mistakes_are_told() {
     let taken = space.kiln(["build", "-o", "type=dir,dest=taken"]);
     taken.assert_code(1);
     taken.assert_says("`taken` is there already");
+    assert!(
+        !taken.stderr.contains("app:base"),
+        "before it builds\n{}",
+        taken.shown()
+    );
     assert_eq!(
         fs::read_to_string(space.project().join("taken/file")).expect("mine"),
         "mine\n"
     );
     let unknown = space.kiln(["build", "-o", "type=zip,dest=x"]);
     unknown.assert_code(2);
-    unknown.assert_says("there is no type `zip`; there are oci, layout, tar, dir");
+    unknown.assert_says("there is no type `zip`; there are oci, docker, layout, tar, dir");
     let nowhere = space.kiln(["build", "-o", "type=dir,dest=no/such/folder"]);
     nowhere.assert_code(3);
     nowhere.assert_says("cannot write `no/such/folder`");

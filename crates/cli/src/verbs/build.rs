@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "targets")]
     all: bool,
 
-    /// Write what was built: PATH, or type=oci|layout|tar|dir,dest=PATH[,compression=gzip|zstd|none]
+    /// Write what was built: PATH, or type=oci|docker|layout|tar|dir,dest=PATH[,compression=gzip|zstd|none]
     #[arg(short, long, value_name = "OUTPUT")]
     output: Vec<Output>,
 
@@ -180,6 +180,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let graph = BuildGraph::lower(&project.manifest, &targets, &platforms.request())
         .map_err(Failure::user)?;
     let wishes = args.how.wishes(settings)?;
+    args.output.iter().try_for_each(Output::check)?;
     let entered = workbench::enter(settings)?;
     local::warn_of_one_owner(&entered.host, printer);
     let workspace = workbench::workspace(settings, &project, entered, wishes)?;

@@ -296,7 +296,7 @@ pub(crate) fn confirm(question: &str, settings: &Settings, printer: &mut Printer
     let mut answer = String::new();
     io::stdin()
         .read_line(&mut answer)
-        .map_err(Failure::output)?;
+        .map_err(|error| Failure::from_error(Class::Environment, error))?;
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(Failure::message(Class::User, "nothing was removed", None)),
