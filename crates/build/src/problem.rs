@@ -99,7 +99,8 @@ impl From<LockFileError> for Failure {
     }
 }
 
-/// Returns an error and its causes in one line; a cause that the error has told is not told again.
+/// Returns an error and its causes in one line; a cause that the error has told is not told again, nor is
+/// what a cause begins with if the error has named it.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -107,9 +108,57 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         let message = error.to_string();
         if !text.contains(&message) {
             text.push_str(": ");
-            text.push_str(&message);
+            text.push_str(&without_known_name(&text, &message));
         }
         cause = error.source();
     }
     text
+}
+
+/// `message` without the name in backticks that it begins with, if `told` has that name.
+fn without_known_name(told: &str, message: &str) -> String {
+    let name = message
+        .strip_prefix('`')
+        .and_then(|rest| rest.split_once('`'));
+    match name {
+        Some((name, rest)) if told.contains(&format!("`{name}`")) => {
+            rest.trim_start_matches([':', ' ']).to_owned()
+        }
+        Some(_) | None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{said}")]
+    struct Told {
+        said: &'static str,
+        #[source]
+        cause: Option<Box<Told>>,
+    }
+
+    #[test]
+    fn nothing_is_told_twice() {
+        let told = |said: &[&'static str]| {
+            let causes = said
+                .iter()
+                .rev()
+                .fold(None, |cause, said| Some(Box::new(Told { said, cause })));
+            chain(&*causes.expect("one at least"))
+        };
+        assert_eq!(told(&["a", "b", "c"]), "a: b: c");
+        assert_eq!(told(&["cannot: broken", "broken"]), "cannot: broken");
+        assert_eq!(
+            told(&["`u` is wrong", "`u` (status 200): other bytes"]),
+            "`u` is wrong: (status 200): other bytes"
+        );
+        assert_eq!(told(&["`u` is wrong", "`u`: why"]), "`u` is wrong: why");
+        assert_eq!(
+            told(&["`u` is wrong", "`v`: why"]),
+            "`u` is wrong: `v`: why"
+        );
+    }
 }

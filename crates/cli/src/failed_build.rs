@@ -19,7 +19,10 @@ use crate::text;
 use crate::words;
 
 /// Longest message that is shown whole.
-const MESSAGE_COLUMNS: usize = 300;
+const MESSAGE_COLUMNS: usize = 600;
+
+/// Longest message that is repeated at its place in the manifest.
+const LABEL_COLUMNS: usize = 80;
 
 /// The last lines of failed steps, collected from events.
 #[derive(Debug)]
@@ -137,6 +140,10 @@ impl FailedPart {
             diagnostic,
         } = failure;
         let words = brief(&summary.message);
+        let words = match words.chars().count() > LABEL_COLUMNS {
+            true => "this failed".to_owned(),
+            false => words,
+        };
         Self {
             name,
             label: span.map(|span| LabeledSpan::new_with_span(Some(words), span)),
