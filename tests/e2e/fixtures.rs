@@ -13,6 +13,7 @@ mod project;
 mod proxy;
 mod registry;
 mod rootfs;
+mod steps;
 pub(crate) mod tar;
 mod web;
 
@@ -25,4 +26,5 @@ pub(crate) use project::{busybox_project, rewrite_busybox_project, toolchain_pro
 pub(crate) use proxy::{Fault, Proxy, Way};
 pub(crate) use registry::Registry;
 pub(crate) use rootfs::{write_busybox_rootfs, write_foreign_rootfs};
+pub(crate) use steps::Steps;
 pub(crate) use web::{Page, Web};

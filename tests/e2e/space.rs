@@ -223,6 +223,19 @@ pub(crate) fn kiln_program() -> PathBuf {
     told_by_xtask("KILN_TEST_BINARY").unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_kiln")))
 }
 
+/// How long a test goes on that finds more the longer it does: `KILN_TEST_SOAK` says seconds.
+pub(crate) fn soak_time(usual: Duration) -> Duration {
+    told_by_xtask("KILN_TEST_SOAK").map_or(usual, |text| {
+        let seconds = text.to_string_lossy().parse();
+        Duration::from_secs(seconds.expect("`KILN_TEST_SOAK` is a number of seconds"))
+    })
+}
+
+/// Whether tests may take longer; see [`soak_time`].
+pub(crate) fn is_soaked() -> bool {
+    told_by_xtask("KILN_TEST_SOAK").is_some()
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "how xtask tells a test where things are"

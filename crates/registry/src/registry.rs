@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::name::RepoName;
 use crate::objects::Objects;
 use crate::secret;
-use crate::upkeep::wait;
+use crate::upkeep::{rebuild, wait};
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -159,7 +159,10 @@ impl Registry {
             (Some(database), Some(runtime)) => {
                 connect(database, folder, &blobs, runtime.handle().clone())?
             }
-            (None, _) | (_, None) => Index::open(folder)?,
+            (None, _) | (_, None) => {
+                rebuild::finish(folder, seconds(&clock))?;
+                Index::open(folder)?
+            }
         };
         let secret = index.kept_secret("secret", secret::random::<32>().to_vec())?;
         let access = wait(Access::open(&index, &config, &secret))?;

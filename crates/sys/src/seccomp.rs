@@ -11,6 +11,7 @@
 //! ```
 
 mod compare;
+mod listener;
 mod several;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use crate::{Errno, raw};
 
 pub use compare::{Case, Comparison, Operator};
+pub use listener::{Call, Listener};
 pub use several::{Table, TooLong};
 
 /// What the kernel does with a call.

@@ -18,6 +18,7 @@ mod blobs;
 mod database;
 mod durability;
 mod hostile;
+mod kills;
 mod lists;
 mod manifests;
 mod object_store;

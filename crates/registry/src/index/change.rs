@@ -66,6 +66,8 @@ pub(crate) enum Change {
     Token(Token),
     /// A token is gone.
     NoToken { id: String },
+    /// What follows, up to the next of these, is of one transaction; see [`super::journal`].
+    Batch { number: i64 },
 }
 
 mod base64_text {
@@ -113,7 +115,8 @@ impl Change {
             | Self::Account(_)
             | Self::NoAccount { .. }
             | Self::Token(_)
-            | Self::NoToken { .. } => {}
+            | Self::NoToken { .. }
+            | Self::Batch { .. } => {}
         }
     }
 
@@ -167,8 +170,18 @@ impl Change {
             Self::NoAccount { name } => Account::delete(batch, name).await,
             Self::Token(token) => token.put(batch).await,
             Self::NoToken { id } => Token::delete(batch, id).await,
+            Self::Batch { number } => note_batch(db, *number).await,
         }
     }
+}
+
+/// Notes which transaction of the journal was the last one that was made.
+pub(super) async fn note_batch(db: Db<'_>, number: i64) -> Result<(), IndexError> {
+    let sql = "INSERT INTO meta (key, value) VALUES ('journal-batch', ?1)
+               ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    let text = number.to_string().into_bytes();
+    db.execute(sql, values![text.as_slice()]).await?;
+    Ok(())
 }
 
 const REPO: &str = "SELECT id FROM repo WHERE name = ?1";

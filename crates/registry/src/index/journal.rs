@@ -5,9 +5,11 @@
 //! journal/00000002.log    what came after
 //! ```
 //!
-//! Appended and synced before the transaction that it belongs to is committed. Lines that were
-//! written for a transaction that never was are harmless: nobody was told of it. A last line
-//! without its end was being written when the machine stopped, and is cut off.
+//! Appended and synced before the transaction that it belongs to is committed. What is appended at once begins with
+//! a number, which the transaction leaves in the database; so what belongs to a transaction that never was is found
+//! when the journal is opened, and cut off: nobody was told of it, and it did not happen. A last line without its end
+//! was being written when the machine stopped, and is cut off too. If the database knows less than that, it is an old
+//! one, and not used.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
@@ -19,6 +21,9 @@ use super::db::Db;
 use super::snapshot::Snapshot;
 use crate::upkeep::wait;
 
+/// How the line begins that begins what is appended at once.
+const BATCH: &[u8] = b"{\"op\":\"batch\"";
+
 /// The journal's last file, open for appending.
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -26,21 +31,38 @@ pub(super) struct Journal {
     number: u64,
     file: File,
     length: u64,
+    /// The number of what was appended last.
+    batch: i64,
     /// Whether there may be something behind `length`, which could not be cut off.
     is_torn: bool,
 }
 
 impl Journal {
-    /// Opens the journal in `folder`, which is made if need be.
-    pub(super) fn open(folder: &Path) -> Result<Self, IndexError> {
+    /// Opens the journal in `folder`, which is made if need be; `committed` is what the database has as the number of
+    /// the last transaction.
+    ///
+    /// # Errors
+    /// Among others [`IndexError::Behind`].
+    pub(super) fn open(folder: &Path, committed: Option<i64>) -> Result<Self, IndexError> {
         fs::create_dir_all(folder).map_err(|error| IndexError::io(folder, error))?;
         let number = files(folder)?.last().map_or(1, |(number, _)| *number);
-        let mut journal = Self::open_file(folder, number)?;
-        journal.cut_torn_line()?;
+        let mut journal = Self::open_file(folder, number, 0)?;
+        let batches = journal.cut_torn_line()?;
+        let newest = batches.last().map_or(0, |(batch, _)| *batch);
+        // A database that was made again has no number yet, and everything that the journal says.
+        journal.batch = committed.unwrap_or(newest);
+        let mut unknown = batches.iter().filter(|(batch, _)| *batch > journal.batch);
+        match (unknown.next(), unknown.next()) {
+            (None, _) => {}
+            (Some((batch, offset)), None) if *batch == journal.batch + 1 => {
+                journal.set_aside(*offset)?;
+            }
+            (Some(_), _) => return Err(IndexError::Behind),
+        }
         Ok(journal)
     }
 
-    fn open_file(folder: &Path, number: u64) -> Result<Self, IndexError> {
+    fn open_file(folder: &Path, number: u64, batch: i64) -> Result<Self, IndexError> {
         let path = path(folder, number);
         let failed = |error| IndexError::io(&path, error);
         let mut options = OpenOptions::new();
@@ -53,15 +75,17 @@ impl Journal {
             number,
             file,
             length,
+            batch,
             is_torn: false,
         })
     }
 
-    fn cut_torn_line(&mut self) -> Result<(), IndexError> {
+    /// Cuts off a line without its end; returns the numbers of what was appended, and where each begins.
+    fn cut_torn_line(&mut self) -> Result<Vec<(i64, u64)>, IndexError> {
         let path = self.path();
         let failed = |error| IndexError::io(&path, error);
         let mut reader = BufReader::new(File::open(&path).map_err(failed)?);
-        let (mut whole, mut line) = (0, Vec::new());
+        let (mut whole, mut line, mut batches) = (0, Vec::new(), Vec::new());
         // Only the last line can be torn; lines before it are as long as a manifest at most.
         loop {
             line.clear();
@@ -69,12 +93,37 @@ impl Journal {
             if line.last() != Some(&b'\n') {
                 break;
             }
+            if line.starts_with(BATCH)
+                && let Ok(Change::Batch { number }) = serde_json::from_slice(&line)
+            {
+                batches.push((number, whole));
+            }
             whole += read as u64;
         }
         if whole < self.length {
             self.cut(whole)?;
         }
-        Ok(())
+        Ok(batches)
+    }
+
+    /// Takes what is behind an offset out of the journal, and keeps it for whoever wonders.
+    fn set_aside(&mut self, offset: u64) -> Result<(), IndexError> {
+        let path = self.path();
+        let failed = |error| IndexError::io(&path, error);
+        let bytes = fs::read(&path).map_err(failed)?;
+        let rest = bytes.get(usize::try_from(offset).unwrap_or(usize::MAX)..);
+        fs::write(path.with_extension("cut"), rest.unwrap_or_default()).map_err(failed)?;
+        self.cut(offset)
+    }
+
+    /// The number of what will be appended next.
+    pub(super) fn next_batch(&self) -> i64 {
+        self.batch + 1
+    }
+
+    /// What was appended is committed.
+    pub(super) fn committed(&mut self, batch: i64) {
+        self.batch = batch;
     }
 
     fn path(&self) -> PathBuf {
@@ -120,7 +169,7 @@ impl Journal {
     /// Begins a new file; returns the number of the one before.
     pub(super) fn rotate(&mut self) -> Result<u64, IndexError> {
         let last = self.number;
-        *self = Self::open_file(&self.folder, last + 1)?;
+        *self = Self::open_file(&self.folder, last + 1, self.batch)?;
         Ok(last)
     }
 }

@@ -36,8 +36,13 @@ impl Sqlite {
     /// Opens the index in a folder that this process owns, and makes an empty one if there is none.
     pub(super) fn open(folder: &Path) -> Result<Self, IndexError> {
         let path = folder.join("registry.db");
+        let records = folder.join("journal");
+        // An empty index beside a journal that is not would be served, and take the journal's place in time.
+        if !path.exists() && records.is_dir() && journal::size(&records)? > 0 {
+            return Err(IndexError::Behind);
+        }
         let connection = open(&path)?;
-        let journal = Journal::open(&folder.join("journal"))?;
+        let journal = Journal::open(&records, last_batch(&connection)?)?;
         let epoch = Arc::new(AtomicU64::new(0));
         Ok(Self {
             writer: Writer::start(connection, journal, Arc::clone(&epoch))?,
@@ -156,12 +161,26 @@ fn open(path: &Path) -> Result<Connection, IndexError> {
     match found {
         FORMAT => {}
         0 => connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;"
+            "BEGIN IMMEDIATE; {TABLES} INSERT INTO meta VALUES ('journal-batch', CAST('0' AS BLOB));
+             PRAGMA user_version = {FORMAT}; COMMIT;"
         ))?,
         found => return Err(IndexError::Format { found }),
     }
     connection.execute_batch(UPLOADS)?;
     Ok(connection)
+}
+
+/// What the last transaction that is in the journal has as its number there.
+fn last_batch(connection: &Connection) -> Result<Option<i64>, IndexError> {
+    let sql = "SELECT value FROM meta WHERE key = 'journal-batch'";
+    match connection.query_row(sql, [], |row| row.get::<_, Vec<u8>>(0)) {
+        Ok(text) => match str::from_utf8(&text).map(str::parse) {
+            Ok(Ok(batch)) => Ok(Some(batch)),
+            Ok(Err(_)) | Err(_) => Err(IndexError::Row("the journal's number".to_owned())),
+        },
+        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Opens a connection that only reads.

@@ -1,7 +1,7 @@
 //! The index, made again from the journal and the names of the files.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use super::wait;
 use crate::blobs::Blobs;
 use crate::config::{Config, Database};
 use crate::index::change::Change;
-use crate::index::{Copy, Index, IndexError, Rebuild, journal};
+use crate::index::{Copy, Index, IndexError, Rebuild, Seconds, journal};
 use crate::registry::{
     Clock, Registry, RegistryError, address, open_blobs, records, runtime, runtime_for, seconds,
     share_lock, take_lock,
@@ -17,6 +17,9 @@ use crate::registry::{
 
 /// Rows that are written at once.
 const AT_ONCE: usize = 1000;
+/// The folder of an index that is being made, and the file that says that it is whole.
+const DRAFT: &str = "rebuild";
+const READY: &str = "ready";
 
 /// What was found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -44,10 +47,11 @@ pub fn rebuild(folder: &Path, config: &Config, clock: &Clock) -> Result<Rebuilt,
         });
     }
     let _ours = take_lock(folder)?;
+    finish(folder, seconds(clock))?;
     let runtime = runtime_for(config)?;
     let blobs = open_blobs(folder, config, clock, runtime.as_ref())?;
     let now = seconds(clock);
-    let draft = folder.join("rebuild");
+    let draft = folder.join(DRAFT);
     crate::blobs::make_folder(&draft)?;
     remove_database(&draft)?;
     // Its own journal stays empty: the one of the folder says it all.
@@ -122,23 +126,39 @@ fn fill(
     Ok(rebuilt)
 }
 
-fn exchange(
-    folder: &Path,
-    draft: &Path,
-    now: i64,
-) -> Result<Option<std::path::PathBuf>, RegistryError> {
-    let failed = |error| RegistryError::io("exchange the index in", folder, error);
-    let current = folder.join("registry.db");
-    let mut old = None;
-    if current.exists() {
-        let place = folder.join(format!("registry.db.{now}"));
-        fs::rename(&current, &place).map_err(failed)?;
-        old = Some(place);
+/// Puts a new index in the place of the one that was there, which is kept; says where.
+fn exchange(folder: &Path, draft: &Path, now: Seconds) -> Result<Option<PathBuf>, RegistryError> {
+    // From here on it is done, if not now then at the next start: in between there is a moment without an index.
+    let ready = draft.join(READY);
+    crate::blobs::create_file(&ready)?;
+    crate::blobs::sync_folder(draft)?;
+    finish(folder, now)
+}
+
+/// Ends an exchange that was begun, if one was.
+pub(crate) fn finish(folder: &Path, now: Seconds) -> Result<Option<PathBuf>, RegistryError> {
+    let draft = folder.join(DRAFT);
+    if !draft.join(READY).exists() {
+        return Ok(None);
     }
-    remove_database(folder)?;
-    fs::rename(draft.join("registry.db"), &current).map_err(failed)?;
-    crate::blobs::sync_folder(folder)?;
-    fs::remove_dir_all(draft).map_err(failed)?;
+    let failed = |error| RegistryError::io("exchange the index in", folder, error);
+    let (new, current) = (draft.join("registry.db"), folder.join("registry.db"));
+    let mut old = None;
+    if new.exists() {
+        if current.exists() {
+            let place = folder.join(format!("registry.db.{now}"));
+            let log = folder.join("registry.db-wal");
+            if log.exists() {
+                fs::rename(&log, folder.join(format!("registry.db.{now}-wal"))).map_err(failed)?;
+            }
+            fs::rename(&current, &place).map_err(failed)?;
+            old = Some(place);
+        }
+        remove_database(folder)?;
+        fs::rename(&new, &current).map_err(failed)?;
+        crate::blobs::sync_folder(folder)?;
+    }
+    fs::remove_dir_all(&draft).map_err(failed)?;
     Ok(old)
 }
 

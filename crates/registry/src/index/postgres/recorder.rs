@@ -142,7 +142,8 @@ fn repo_of(change: &Change) -> &str {
         Change::Account(_)
         | Change::NoAccount { .. }
         | Change::Token(_)
-        | Change::NoToken { .. } => "",
+        | Change::NoToken { .. }
+        | Change::Batch { .. } => "",
     }
 }
 

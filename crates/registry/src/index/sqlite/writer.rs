@@ -15,6 +15,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::open_reader;
+use crate::index::change::{Change, note_batch};
 use crate::index::db::Db;
 use crate::index::journal::Journal;
 use crate::index::{Batch, IndexError, Job};
@@ -196,14 +197,7 @@ fn transaction(
                 }
             }
         }
-        let before = journal.append(&lines)?;
-        lock(connection).execute_batch("COMMIT").map_err(|error| {
-            // What nobody was told of need not be remembered.
-            if let Err(error) = journal.cut(before) {
-                drop(error);
-            }
-            IndexError::from(error)
-        })
+        commit(connection, journal, &lines)
     };
     let failure = outcome().err();
     if failure.is_some()
@@ -220,6 +214,34 @@ fn transaction(
         reply(failure.as_ref().map(IndexError::copy));
     }
     other
+}
+
+/// Makes a transaction durable: first its lines in the journal, if it has any, then itself.
+fn commit(
+    connection: &Mutex<Connection>,
+    journal: &mut Journal,
+    lines: &[u8],
+) -> Result<(), IndexError> {
+    let number = journal.next_batch();
+    let mut numbered = Vec::new();
+    if !lines.is_empty() {
+        Change::Batch { number }.write_line(&mut numbered);
+        numbered.extend_from_slice(lines);
+        let db = Db::Sqlite(connection);
+        at_once(note_batch(db, number))?;
+    }
+    let before = journal.append(&numbered)?;
+    if let Err(error) = lock(connection).execute_batch("COMMIT") {
+        // What nobody was told of need not be remembered.
+        if let Err(error) = journal.cut(before) {
+            drop(error);
+        }
+        return Err(error.into());
+    }
+    if !lines.is_empty() {
+        journal.committed(number);
+    }
+    Ok(())
 }
 
 fn begin(connection: &Mutex<Connection>) -> Result<(), IndexError> {
