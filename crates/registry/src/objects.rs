@@ -31,8 +31,8 @@ use crate::digest::{Algorithm, Digest};
 use crate::registry::Clock;
 use crate::secret;
 
-pub(crate) use answer::Listed;
 use answer::Refusal;
+pub(crate) use answer::{Listed, Unfinished};
 use connection::{Client, Reading};
 use credentials::Credentials;
 pub(crate) use endpoint::Endpoint;

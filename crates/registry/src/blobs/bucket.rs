@@ -22,7 +22,7 @@ use super::{BlobError, Found, create_file, key, remove_file, sync_folder};
 use crate::digest::{Algorithm, Digest, Hasher, hex};
 use crate::index::Seconds;
 use crate::log::rfc3339;
-use crate::objects::{Listed, MOST_COPIED, Objects, Stream};
+use crate::objects::{Listed, MOST_COPIED, Objects, Stream, Unfinished};
 use crate::secret;
 
 /// Bytes of a part of a large object; see [`part_bytes`].
@@ -371,12 +371,9 @@ impl Bucket {
 
     /// Bytes that no copy is made of and that were put before a time; they may be an upload's.
     pub(crate) fn loose_before(&self, before: Seconds) -> Result<Vec<String>, BlobError> {
-        let since = std::time::Duration::from_secs(u64::try_from(before).unwrap_or(0));
-        let before = rfc3339(std::time::UNIX_EPOCH + since);
         let mut loose = BTreeSet::new();
         self.each_object("data/", |object| {
-            // Both are `2026-01-31T12:00:00` and more, so their order is that of times.
-            if object.modified.get(..19) < before.get(..19) {
+            if is_before(&object.modified, before) {
                 loose.insert(object.key);
             }
             Ok(())
@@ -396,6 +393,29 @@ impl Bucket {
             .collect())
     }
 
+    /// Objects in parts that were begun before a time and are not complete; they may be an upload's.
+    pub(crate) fn unfinished_before(&self, before: Seconds) -> Result<Vec<Unfinished>, BlobError> {
+        let mut old = Vec::new();
+        let mut next = None;
+        loop {
+            let (page, further) = self.wait(self.objects.list_unfinished(next.as_ref()))?;
+            old.extend(page.into_iter().filter(|one| is_before(&one.begun, before)));
+            match further {
+                // A store that does not move on would be asked for ever.
+                Some(further) if next.as_ref() != Some(&further) => next = Some(further),
+                Some(_) | None => return Ok(old),
+            }
+        }
+    }
+
+    /// Gives up an object in parts.
+    pub(crate) fn give_up(&self, unfinished: &Unfinished) -> Result<(), BlobError> {
+        self.wait(
+            self.objects
+                .abort_parts(&unfinished.key, &unfinished.upload),
+        )
+    }
+
     /// Removes bytes by their names.
     pub(crate) fn remove_data(&self, names: &[String]) -> Result<(), BlobError> {
         let objects: Vec<String> = names.iter().map(|name| data(name)).collect();
@@ -408,4 +428,12 @@ impl Bucket {
         let bytes = self.wait(self.objects.list("data/", None))?.0;
         Ok(copies.is_empty() && bytes.is_empty())
     }
+}
+
+/// Whether a store's `2026-01-31T12:00:00.000Z` is before a time, in whole seconds.
+fn is_before(time: &str, before: Seconds) -> bool {
+    let since = std::time::Duration::from_secs(u64::try_from(before).unwrap_or(0));
+    let before = rfc3339(std::time::UNIX_EPOCH + since);
+    // Both begin in the same form, so their order is that of times.
+    time.get(..19) < before.get(..19)
 }

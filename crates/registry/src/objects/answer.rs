@@ -24,6 +24,24 @@ pub(crate) struct Listed {
     pub(crate) modified: String,
 }
 
+/// An object in parts that was begun and is neither complete nor given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unfinished {
+    pub(crate) key: String,
+    /// The store's id of it.
+    pub(crate) upload: String,
+    /// As `2026-01-31T12:00:00.000Z`.
+    pub(crate) begun: String,
+}
+
+/// A part of a list of those.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct UnfinishedPage {
+    pub(super) uploads: Vec<Unfinished>,
+    /// Where it goes on: key and id.
+    pub(super) next: Option<(String, String)>,
+}
+
 /// A part of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Page {
@@ -144,6 +162,34 @@ pub(super) fn page(body: &[u8]) -> io::Result<Page> {
     })
 }
 
+/// Reads a page of a list of objects in parts that are not complete.
+pub(super) fn unfinished(body: &[u8]) -> io::Result<UnfinishedPage> {
+    parse(body, |root| {
+        if !root.has_tag_name("ListMultipartUploadsResult") {
+            return Err(nonsense("it is no list of uploads"));
+        }
+        let is_encoded = text_of(root, "EncodingType").is_some_and(|kind| kind == "url");
+        let plain = |key: String| if is_encoded { decoded(&key) } else { key };
+        let mut page = UnfinishedPage::default();
+        for entry in root.children().filter(|node| node.has_tag_name("Upload")) {
+            let field =
+                |name| text_of(entry, name).ok_or_else(|| nonsense(format_args!("no `{name}`")));
+            page.uploads.push(Unfinished {
+                key: plain(field("Key")?),
+                upload: field("UploadId")?,
+                begun: field("Initiated")?,
+            });
+        }
+        if text_of(root, "IsTruncated").is_some_and(|text| text == "true") {
+            let key = text_of(root, "NextKeyMarker").filter(|key| !key.is_empty());
+            let key = key.ok_or_else(|| nonsense("a list does not say where it goes on"))?;
+            let upload = text_of(root, "NextUploadIdMarker").unwrap_or_default();
+            page.next = Some((plain(key), upload));
+        }
+        Ok(page)
+    })
+}
+
 /// Reads the id of an upload in parts.
 pub(super) fn upload_id(body: &[u8]) -> io::Result<String> {
     parse(body, |root| {
@@ -228,6 +274,30 @@ mod tests {
     }
 
     #[test]
+    fn uploads_are_read_page_by_page() {
+        let text = r#"<ListMultipartUploadsResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Bucket>b</Bucket>
+            <EncodingType>url</EncodingType><NextKeyMarker>data/a%2Bb</NextKeyMarker>
+            <NextUploadIdMarker>two</NextUploadIdMarker><IsTruncated>true</IsTruncated>
+            <Upload><Key>data/a%2Bb</Key><UploadId>one</UploadId><Initiated>2026-01-31T12:00:00.000Z</Initiated></Upload>
+            </ListMultipartUploadsResult>"#;
+        let read = unfinished(text.as_bytes()).unwrap();
+        assert_eq!(read.next, Some(("data/a+b".to_owned(), "two".to_owned())));
+        assert_eq!(
+            read.uploads,
+            [Unfinished {
+                key: "data/a+b".to_owned(),
+                upload: "one".to_owned(),
+                begun: "2026-01-31T12:00:00.000Z".to_owned()
+            }]
+        );
+        let end = text.replace("true", "false");
+        assert_eq!(unfinished(end.as_bytes()).unwrap().next, None);
+        let nowhere = text.replace("NextKeyMarker", "Other");
+        assert!(unfinished(nowhere.as_bytes()).is_err());
+        assert!(unfinished(b"<ListBucketResult/>").is_err());
+    }
+
+    #[test]
     fn half_a_document_is_none() {
         let whole = "<ListBucketResult><Contents><Key>k</Key><Size>1</Size>\
             <LastModified>x</LastModified></Contents></ListBucketResult>";
@@ -269,9 +339,11 @@ mod tests {
         #[test]
         fn nothing_makes_the_reader_panic(text in "[<>/&;a-zA-Z%+0-9 \"=]{0,200}") {
             let bytes = text.as_bytes();
-            let outcomes = [page(bytes).is_ok(), upload_id(bytes).is_ok(), failed_deletions(bytes).is_ok()];
+            let outcomes = [
+                page(bytes).is_ok(), unfinished(bytes).is_ok(), upload_id(bytes).is_ok(), failed_deletions(bytes).is_ok(),
+            ];
             let refusal = Refusal::read(StatusCode::BAD_REQUEST, bytes);
-            assert!(refusal.message.len() <= 1200 && outcomes.len() == 3);
+            assert!(refusal.message.len() <= 1200 && outcomes.len() == 4);
             assert!(decoded(&text).len() <= text.len() * 3);
         }
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::{Ask, MOST_ANSWER, Objects, answer};
+use super::{Ask, MOST_ANSWER, Objects, Unfinished, answer};
 use crate::blobs::BlobError;
 
 /// A part that the store has.
@@ -101,5 +101,38 @@ impl Objects {
             Err(refusal) if !refusal.is_missing() => Err(self.refused(&ask, refusal)),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+    /// Some objects in parts that are not complete, of all that are ours, and where the list goes on: key and id.
+    /// Nothing where the store has no such list.
+    pub(crate) async fn list_unfinished(
+        &self,
+        from: Option<&(String, String)>,
+    ) -> Result<(Vec<Unfinished>, Option<(String, String)>), BlobError> {
+        let mut query = vec![
+            ("uploads", ""),
+            ("encoding-type", "url"),
+            ("max-uploads", "1000"),
+            ("prefix", self.prefix.as_str()),
+        ];
+        if let Some((key, upload)) = from {
+            query.push(("key-marker", key));
+            query.push(("upload-id-marker", upload));
+        }
+        let mut ask = Ask::new("list uploads to", Method::GET, "");
+        ask.query = &query;
+        let outcome = self
+            .whole(&ask, MOST_ANSWER, |_, body| answer::unfinished(&body))
+            .await?;
+        let page = match outcome {
+            Ok(page) => page,
+            Err(refusal) if matches!(refusal.status, 405 | 501) => return Ok((Vec::new(), None)),
+            Err(refusal) => return Err(self.refused(&ask, refusal)),
+        };
+        // Not every store obeys the prefix.
+        let ours = page.uploads.into_iter().filter_map(|mut one| {
+            one.key = one.key.strip_prefix(&self.prefix)?.to_owned();
+            Some(one)
+        });
+        Ok((ours.collect(), page.next))
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::blobs::Blobs;
-use crate::index::Collector;
+use crate::blobs::bucket::Bucket;
+use crate::index::{Collector, Seconds};
 use crate::registry::{Registry, RegistryError};
 
 /// How long a command waits for its turn, and how often it looks.
@@ -34,6 +35,8 @@ pub(crate) struct Collected {
     pub(crate) repositories: usize,
     /// Files that nothing knew, which are in quarantine now.
     pub(crate) orphans: u64,
+    /// Objects in parts that nobody would have completed.
+    pub(crate) unfinished: u64,
 }
 
 /// Collects everything there is, and looks for files that nothing knows.
@@ -91,6 +94,7 @@ fn collect_some(
     (report.uploads, report.upload_bytes) = registry.uploads.expire(registry, before)?;
     if orphans {
         report.orphans = quarantine_orphans(registry)?;
+        report.unfinished = remove_leavings(registry)?;
     }
     registry.index.tidy()?;
     let metrics = &registry.metrics;
@@ -158,17 +162,47 @@ fn quarantine_orphans(registry: &Registry) -> Result<u64, RegistryError> {
             count += 1;
         }
     }
-    remove_loose(registry)?;
     Ok(count)
 }
 
-/// Objects that never became a copy: what a request left that was overtaken, or ended with its process.
-fn remove_loose(registry: &Registry) -> Result<(), RegistryError> {
+/// What requests left in an object store that were overtaken, or ended with their process; says how many objects in
+/// parts were given up.
+fn remove_leavings(registry: &Registry) -> Result<u64, RegistryError> {
     let Blobs::Bucket(bucket) = &*registry.blobs else {
-        return Ok(());
+        return Ok(0);
     };
     let policy = registry.policy();
     let before = policy.now - policy.grace.max(LEAST_AGE);
+    remove_loose(registry, bucket, before)?;
+    give_up_unfinished(registry, bucket, before)
+}
+
+/// Objects in parts that no upload is made of: nothing lists them, and the store keeps their bytes.
+fn give_up_unfinished(
+    registry: &Registry,
+    bucket: &Bucket,
+    before: Seconds,
+) -> Result<u64, RegistryError> {
+    let mut count = 0;
+    for unfinished in bucket.unfinished_before(before)? {
+        let is_named = match unfinished.key.strip_prefix("data/") {
+            Some(name) => super::wait(registry.index.names_object(name))?,
+            None => false,
+        };
+        if !is_named {
+            bucket.give_up(&unfinished)?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+/// Objects that never became a copy.
+fn remove_loose(
+    registry: &Registry,
+    bucket: &Bucket,
+    before: Seconds,
+) -> Result<(), RegistryError> {
     let mut garbage = Vec::new();
     for name in bucket.loose_before(before)? {
         if !super::wait(registry.index.names_object(&name))? {
@@ -176,4 +210,63 @@ fn remove_loose(registry: &Registry) -> Result<(), RegistryError> {
         }
     }
     Ok(bucket.remove_data(&garbage)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use kiln_peers::ObjectStore;
+
+    use super::*;
+    use crate::config::{Config, Storage};
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the store compares its clock with ours"
+    )]
+    fn open(store: &ObjectStore, folder: &std::path::Path) -> Registry {
+        let text = format!(
+            "endpoint = \"http://{}\"\nbucket = \"{}\"\nprefix = \"r/\"\ncredentials = \"{}\"\n",
+            store.host(),
+            ObjectStore::BUCKET,
+            store.credentials().display()
+        );
+        let storage: Storage = toml::from_str(&text).unwrap();
+        let config = Config {
+            storage: Some(storage),
+            ..Config::default()
+        };
+        Registry::open(folder, config, Arc::new(SystemTime::now)).unwrap()
+    }
+
+    #[test]
+    fn objects_in_parts_that_no_upload_names_are_given_up() {
+        let space = tempfile::tempdir().unwrap();
+        let store = ObjectStore::start(&space.path().join("store")).unwrap();
+        let registry = open(&store, &space.path().join("data"));
+        let Blobs::Bucket(bucket) = &*registry.blobs else {
+            panic!("a bucket");
+        };
+        let begin = |key: &str| bucket.wait(bucket.objects.begin_parts(key)).unwrap();
+        let wanted = begin("data/00112233445566778899aabbccddeeff");
+        for key in ["data/ffeeddccbbaa99887766554433221100", "self-test/x/parts"] {
+            begin(key);
+        }
+        let state = "{\"assembly\":{\"name\":\"00112233445566778899aabbccddeeff\"}}".to_owned();
+        crate::upkeep::wait(registry.index.new_upload("id", state, registry.now())).unwrap();
+        // As long as they are young they may be on their way into the index.
+        assert_eq!(remove_leavings(&registry).unwrap(), 0);
+        assert_eq!(
+            bucket.unfinished_before(registry.now() + 60).unwrap().len(),
+            3
+        );
+        let later = registry.now() + 60;
+        assert_eq!(give_up_unfinished(&registry, bucket, later).unwrap(), 2);
+        let left = bucket.unfinished_before(later).unwrap();
+        let left: Vec<&str> = left.iter().map(|one| one.upload.as_str()).collect();
+        assert_eq!(left, [wanted]);
+        assert_eq!(give_up_unfinished(&registry, bucket, later).unwrap(), 0);
+    }
 }
