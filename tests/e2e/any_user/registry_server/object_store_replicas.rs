@@ -1,19 +1,21 @@
 //! The same promises with an object store; and replicas without anything of their own, behind any balancer.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{blobs, durability, lists, manifests, operations, races, uploads, wait_for_pushes};
+use super::{blobs, durability, lists, manifests, operations, races, uploads};
 use crate::fixtures::http;
 use crate::fixtures::own_registry::{
     MANIFEST, OwnRegistry, database_server, image, sha256, with_buckets, with_databases,
 };
 use crate::fixtures::{Balancer, Faults, ObjectStore};
-use crate::space::TestSpace;
+use crate::space::{TestSpace, soak_time};
 
 #[test]
 fn the_api_is_the_same_with_an_object_store() {
@@ -109,37 +111,138 @@ fn push_in_pieces(host: &str, blob: &[u8]) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Pushes images until told to stop; returns tags and digests that were acknowledged.
-fn pushes(host: &str, name: &str, stop: &AtomicBool, count: &AtomicUsize) -> Vec<(String, String)> {
-    let mut acknowledged = Vec::new();
-    for number in 0.. {
-        if stop.load(Ordering::Relaxed) {
-            break;
+/// Clients of replicas, and what they were told.
+struct Storm<'a> {
+    host: &'a str,
+    stop: AtomicBool,
+    /// Tags and digests.
+    acknowledged: Mutex<Vec<(String, String)>>,
+    read: AtomicUsize,
+    moved: AtomicUsize,
+    deleted: AtomicUsize,
+}
+
+impl Storm<'_> {
+    fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Pushes an image, in pieces; its digest, if that was acknowledged.
+    fn push(&self, tag: &str, config: &str, layer: &[u8]) -> io::Result<Option<String>> {
+        let body = image(config.as_bytes(), &[layer], &json!({}));
+        for blob in [config.as_bytes(), layer] {
+            if !push_in_pieces(self.host, blob)? {
+                return Ok(None);
+            }
         }
-        let config = format!("{{\"n\":\"{name}-{number}\"}}");
-        // Some layers are larger than a part, some the same as others'.
-        let length = if number % 4 == 0 { 9 << 20 } else { 30_000 };
-        let layer = format!("{} {length} ", number % 6).repeat(length / 8);
-        let body = image(config.as_bytes(), &[layer.as_bytes()], &json!({}));
-        let push = || -> io::Result<bool> {
-            if !push_in_pieces(host, config.as_bytes())? || !push_in_pieces(host, layer.as_bytes())?
-            {
-                return Ok(false);
+        let path = format!("/v2/storm/manifests/{tag}");
+        let headers = [("Content-Type", MANIFEST)];
+        let reply = http::try_request(self.host, "PUT", &path, &headers, &body)?;
+        Ok((reply.status == 201).then(|| sha256(&body)))
+    }
+
+    /// Pushes images with tags of their own.
+    fn pushes(&self, name: &str) {
+        for number in 0.. {
+            if !self.goes_on() {
+                return;
             }
-            let path = format!("/v2/storm/manifests/{name}-{number}");
-            let headers = [("Content-Type", MANIFEST)];
-            let reply = http::try_request(host, "PUT", &path, &headers, &body)?;
-            Ok(reply.status == 201)
-        };
-        match push() {
-            Ok(true) => {
-                acknowledged.push((format!("{name}-{number}"), sha256(&body)));
-                count.fetch_add(1, Ordering::Relaxed);
+            let (tag, config) = (
+                format!("{name}-{number}"),
+                format!("{{\"n\":\"{name}-{number}\"}}"),
+            );
+            // Some layers are larger than a part, some the same as others'.
+            let length = if number % 4 == 0 { 9 << 20 } else { 30_000 };
+            let layer = format!("{} {length} ", number % 6).repeat(length / 8);
+            match self.push(&tag, &config, layer.as_bytes()) {
+                Ok(Some(digest)) => {
+                    let mut acknowledged = self.acknowledged.lock().expect("no panic");
+                    acknowledged.push((tag, digest));
+                }
+                Ok(None) | Err(_) => thread::sleep(Duration::from_millis(10)),
             }
-            Ok(false) | Err(_) => thread::sleep(Duration::from_millis(10)),
         }
     }
-    acknowledged
+
+    /// Moves one tag, and deletes others: wherever one looks the next moment, it was so.
+    fn changes(&self) {
+        for number in 0.. {
+            if !self.goes_on() {
+                return;
+            }
+            let config = format!("{{\"moves\":{number}}}");
+            let Ok(Some(digest)) = self.push("moves", &config, b"of the one that moves") else {
+                continue;
+            };
+            if let Ok(reply) =
+                http::try_request(self.host, "HEAD", "/v2/storm/manifests/moves", &[], b"")
+                && reply.status < 500
+            {
+                assert_eq!(
+                    reply.header("docker-content-digest"),
+                    Some(digest.as_str()),
+                    "{}",
+                    reply.shown()
+                );
+                self.moved.fetch_add(1, Ordering::Relaxed);
+            }
+            let Ok(Some(_)) = self.push("goes", &config, b"of the one that moves") else {
+                continue;
+            };
+            let path = "/v2/storm/manifests/goes";
+            let deleted = http::try_request(self.host, "DELETE", path, &[], b"");
+            if deleted.is_ok_and(|reply| reply.status == 202)
+                && let Ok(reply) = http::try_request(self.host, "HEAD", path, &[], b"")
+                && reply.status < 500
+            {
+                assert_eq!(reply.status, 404, "what was deleted is there");
+                self.deleted.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Pulls what was pushed: it is there and right, or nobody answers.
+    fn pulls(&self) {
+        for number in 0_usize.. {
+            if !self.goes_on() {
+                return;
+            }
+            let image = {
+                let acknowledged = self.acknowledged.lock().expect("no panic");
+                let at = (number * 7919) % acknowledged.len().max(1);
+                acknowledged.get(at).cloned()
+            };
+            let Some((tag, digest)) = image else {
+                thread::sleep(Duration::from_millis(20));
+                continue;
+            };
+            if pulled(self.host, &tag, &digest, &mut BTreeSet::new()).is_ok() {
+                self.read.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Pulls an image whose layers are not known yet.
+fn pulled(host: &str, tag: &str, digest: &str, known: &mut BTreeSet<String>) -> io::Result<()> {
+    let get = |path: &str| -> io::Result<Vec<u8>> {
+        let reply = http::try_request(host, "GET", path, &[], b"")?;
+        if reply.status >= 500 {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        assert_eq!(reply.status, 200, "{path}: {}", reply.shown());
+        Ok(reply.body)
+    };
+    let body = get(&format!("/v2/storm/manifests/{tag}"))?;
+    assert_eq!(sha256(&body), digest, "{tag}");
+    let manifest: serde_json::Value = serde_json::from_slice(&body).expect("a manifest");
+    for part in [&manifest["config"], &manifest["layers"][0]] {
+        let blob = part["digest"].as_str().expect("a digest");
+        if known.insert(blob.to_owned()) {
+            assert_eq!(sha256(&get(&format!("/v2/storm/blobs/{blob}"))?), blob);
+        }
+    }
+    Ok(())
 }
 
 #[test]
@@ -158,21 +261,29 @@ fn replicas_behind_a_balancer_lose_nothing_when_they_are_killed() {
     let (second, third) = (beside("second"), beside("third"));
     let mut replicas = [first, second, third];
     let balancer = Balancer::start(replicas.iter().map(OwnRegistry::host).collect());
-    let host = balancer.host();
     // A little goes wrong on the way to the store, too.
     faults.set(10);
     let admin = OwnRegistry::beside_in(&replicas[0], &space, space.path().join("admin"));
-    let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let collections = AtomicUsize::new(0);
-    let acknowledged: Vec<(String, String)> = thread::scope(|scope| {
-        let pushers: Vec<_> = (0..4)
-            .map(|number| {
-                let (stop, count, host) = (&stop, &count, host.as_str());
-                scope.spawn(move || pushes(host, &format!("p{number}"), stop, count))
-            })
-            .collect();
-        let collector = scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
+    let storm = Storm {
+        host: &balancer.host(),
+        stop: AtomicBool::new(false),
+        acknowledged: Mutex::default(),
+        read: AtomicUsize::new(0),
+        moved: AtomicUsize::new(0),
+        deleted: AtomicUsize::new(0),
+    };
+    let (collections, mut kills) = (AtomicUsize::new(0), 0_u32);
+    let soak = soak_time(Duration::from_secs(20));
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let storm = &storm;
+            scope.spawn(move || storm.pushes(&format!("p{number}")));
+        }
+        scope.spawn(|| storm.changes());
+        scope.spawn(|| storm.pulls());
+        scope.spawn(|| {
+            while storm.goes_on() {
                 // It may fail when the store does; the next one goes on.
                 let run = admin.admin(&space, &["gc"]);
                 if run.code == Some(0) {
@@ -182,38 +293,30 @@ fn replicas_behind_a_balancer_lose_nothing_when_they_are_killed() {
                 }
             }
         });
-        for round in 0..9 {
-            wait_for_pushes(&count, count.load(Ordering::Relaxed) + 2);
-            thread::sleep(Duration::from_millis(71 * (round % 5)));
-            let replica = &mut replicas[usize::try_from(round).expect("small") % 3];
+        // Not shorter on a slow machine: each of them has to have gone.
+        while begun.elapsed() < soak || kills < 6 {
+            thread::sleep(Duration::from_millis(1500 + u64::from(kills * 577 % 1000)));
+            let replica = &mut replicas[kills as usize % 3];
             replica.kill();
             replica.run(&space);
+            kills += 1;
         }
-        stop.store(true, Ordering::Relaxed);
-        collector.join().expect("the collector");
-        pushers
-            .into_iter()
-            .flat_map(|pusher| pusher.join().expect("a pusher"))
-            .collect()
+        storm.stop.store(true, Ordering::Relaxed);
     });
     faults.set(0);
-    let collections = collections.load(Ordering::Relaxed);
-    assert!(acknowledged.len() >= 18, "{} images", acknowledged.len());
-    assert!(collections > 0, "no collection came to its end");
+    let acknowledged = storm.acknowledged.into_inner().expect("no panic");
+    let counts = [&collections, &storm.read, &storm.moved, &storm.deleted]
+        .map(|count| count.load(Ordering::Relaxed));
+    println!(
+        "{kills} kills, {} images, {counts:?} collections, pulls, moves, deletions",
+        acknowledged.len()
+    );
+    assert!(acknowledged.len() >= 12, "{} images", acknowledged.len());
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    let mut known = BTreeSet::new();
     for (number, (tag, digest)) in acknowledged.iter().enumerate() {
-        let registry = &replicas[number % 3];
-        let reply = registry
-            .get(&format!("/v2/storm/manifests/{tag}"))
-            .expect(200);
-        assert_eq!(reply.header("docker-content-digest"), Some(digest.as_str()));
-        for part in [&reply.json()["config"], &reply.json()["layers"][0]] {
-            let blob = part["digest"].as_str().expect("a digest");
-            let bytes = registry
-                .get(&format!("/v2/storm/blobs/{blob}"))
-                .expect(200)
-                .body;
-            assert_eq!(sha256(&bytes), blob);
-        }
+        let host = replicas[number % 3].host();
+        pulled(&host, tag, digest, &mut known).expect("nobody is killed any more");
     }
     admin.admin(&space, &["check"]).assert_code(0);
     admin.admin(&space, &["scrub"]).assert_code(0);
