@@ -23,6 +23,7 @@ mod config;
 mod control;
 mod digest;
 mod document;
+mod held;
 mod index;
 mod log;
 mod metrics;

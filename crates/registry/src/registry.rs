@@ -19,6 +19,7 @@ use crate::blobs::upload::{UploadError, Uploads};
 use crate::blobs::{BlobError, Blobs, make_folder};
 use crate::cache::Cache;
 use crate::config::{Config, ConfigError, Database};
+use crate::held::Held;
 use crate::index::{Address, Index, IndexError, Moment, Policy, Records, Seconds};
 use crate::metrics::Metrics;
 use crate::name::RepoName;
@@ -124,6 +125,7 @@ pub struct Registry {
     pub(crate) access: Arc<Access>,
     pub(crate) cache: Cache,
     pub(crate) pool: Pool,
+    pub(crate) held: Held,
     pub(crate) metrics: Metrics,
     pub(crate) read_only: AtomicBool,
     /// Held by whatever must not meet a collection: backups, and collections themselves.
@@ -182,6 +184,7 @@ impl Registry {
             index,
             cache: Cache::default(),
             pool: Pool::default(),
+            held: Held::default(),
             metrics: Metrics::default(),
             upkeep: std::sync::Mutex::new(()),
             runtime,

@@ -35,6 +35,11 @@ use tls::Certificates;
 
 /// The most bytes of a request's line and headers.
 const HEAD_BYTES: usize = 32 << 10;
+/// The most bytes that are read from a connection at once, which is what it keeps: of a few, and of all others.
+const LARGE_BUFFER: usize = 512 << 10;
+const SMALL_BUFFER: usize = 40 << 10;
+/// How many connections may have large ones.
+const LARGE_BUFFERS: usize = 64;
 /// The most headers.
 const MOST_HEADERS: usize = 100;
 /// Bytes and time a client may go on sending after the last answer.
@@ -63,6 +68,7 @@ struct Shared {
     /// Turns true when the registry stops.
     stop: watch::Receiver<bool>,
     places: Arc<Semaphore>,
+    large_buffers: Semaphore,
 }
 
 impl Server {
@@ -137,6 +143,7 @@ impl Server {
             log: Arc::new(Log::start(log)?),
             certificates: self.certificates,
             places: Arc::new(Semaphore::new(registry.config.limits.connections as usize)),
+            large_buffers: Semaphore::new(LARGE_BUFFERS),
             stop: stop.clone(),
             registry: Arc::clone(&registry),
         });
@@ -296,8 +303,13 @@ where
             Ok::<_, std::convert::Infallible>(response)
         }
     });
+    let large = shared.large_buffers.try_acquire();
     let connection = http1::Builder::new()
-        .max_buf_size(512 << 10)
+        .max_buf_size(if large.is_ok() {
+            LARGE_BUFFER
+        } else {
+            SMALL_BUFFER
+        })
         .max_header_size(HEAD_BYTES)
         .max_headers(MOST_HEADERS)
         .header_read_timeout(None)

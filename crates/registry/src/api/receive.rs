@@ -13,12 +13,17 @@ use hyper::body::Incoming;
 use super::Asked;
 use super::error::ApiError;
 use crate::blobs::upload::{Turn, UploadError};
+use crate::held::Batch;
 use crate::registry::Registry;
 
 /// Bytes that are written together.
 const BATCH_BYTES: usize = 512 << 10;
 /// How often the speed of a body is judged.
 const JUDGED_EVERY: Duration = Duration::from_secs(30);
+/// How long bytes wait for more of them.
+const LONGEST_HELD: Duration = Duration::from_secs(1);
+/// The longest time for a document.
+const DOCUMENT_TIME: Duration = Duration::from_secs(120);
 
 /// How a body ended before its end.
 #[derive(Debug)]
@@ -98,16 +103,26 @@ pub(super) async fn all(
         return Err(ApiError::too_large(what, limit));
     }
     let mut flow = Flow::new(&asked.registry, body);
-    let room = usize::try_from(said.unwrap_or(0).min(limit)).unwrap_or(0);
-    let mut bytes = Vec::with_capacity(room);
-    while let Some(piece) = flow.next().await {
+    let mut held = asked.registry.held.document();
+    let until = Instant::now() + DOCUMENT_TIME;
+    let mut bytes = Vec::new();
+    loop {
+        let Ok(piece) = tokio::time::timeout_at(until.into(), flow.next()).await else {
+            return Err(Broken::Slow.into_error(limit));
+        };
+        let Some(piece) = piece else {
+            return Ok(bytes);
+        };
         let piece = piece.map_err(|broken| broken.into_error(limit))?;
-        if (bytes.len() + piece.len()) as u64 > limit {
+        let size = bytes.len() + piece.len();
+        if size as u64 > limit {
             return Err(ApiError::too_large(what, limit));
+        }
+        if !held.grow(size).await {
+            return Err(Broken::Refused(UploadError::Crowded).into_error(limit));
         }
         bytes.extend_from_slice(&piece);
     }
-    Ok(bytes)
 }
 
 /// Appends a body to an upload. What arrived before a failure stays, for the next request.
@@ -123,12 +138,20 @@ pub(super) async fn append(
     let mut flow = Flow::new(registry, body);
     let mut taken_over = pin!(turn.taken_over());
     let writing = turn.write(body_length);
-    let (mut batch, mut size) = (Vec::new(), 0);
+    let mut batch = Batch::default();
     let outcome = loop {
         let piece = tokio::select! {
             biased;
             () = &mut taken_over => break Err(Broken::TakenOver),
             piece = flow.next() => piece,
+            // Whoever sends slowly does not keep memory for that.
+            () = tokio::time::sleep(LONGEST_HELD), if batch.bytes() > 0 => {
+                if !writing.take(std::mem::take(&mut batch)).await {
+                    // The end says why.
+                    break Ok(());
+                }
+                continue;
+            }
         };
         let piece = match piece {
             None => break Ok(()),
@@ -144,17 +167,21 @@ pub(super) async fn append(
             .metrics
             .received_bytes
             .fetch_add(length, Ordering::Relaxed);
-        size += piece.len();
-        batch.push(piece);
-        if size >= BATCH_BYTES {
-            size = 0;
-            if !writing.take(std::mem::take(&mut batch)).await {
-                // The end says why.
-                break Ok(());
-            }
+        let mut is_over = false;
+        if let Err(piece) = batch.push(piece, &registry.held) {
+            // First goes what this one holds: others may wait for it.
+            is_over = !writing.take(std::mem::take(&mut batch)).await;
+            batch = Batch::of(piece, &registry.held).await;
+        }
+        if batch.bytes() >= BATCH_BYTES {
+            is_over |= !writing.take(std::mem::take(&mut batch)).await;
+        }
+        if is_over {
+            // As above.
+            break Ok(());
         }
     };
-    if !batch.is_empty() && !writing.take(batch).await {
+    if batch.bytes() > 0 && !writing.take(batch).await {
         // As above.
     }
     let (mut turn, written) = writing.end().await?;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use rustix::io::ReadWriteFlags;
@@ -12,12 +12,22 @@ use rustix::io::ReadWriteFlags;
 pub(crate) const BUFFER_BYTES: usize = 256 << 10;
 /// Buffers that are kept: 16 MiB.
 const MOST_BUFFERS: usize = 64;
+/// Buffers that are lent: 32 MiB. Who comes then gets small ones, for clients may take any time to read them.
+const MOST_LENT: usize = 128;
+/// Bytes of a small buffer.
+const SMALL_BYTES: usize = 32 << 10;
 
 type Buffer = Box<[u8]>;
 
-/// Buffers nobody uses at the moment.
+/// Buffers nobody uses at the moment, and how many somebody does.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pool(Arc<Mutex<Vec<Buffer>>>);
+pub(crate) struct Pool(Arc<Mutex<Buffers>>);
+
+#[derive(Debug, Default)]
+struct Buffers {
+    kept: Vec<Buffer>,
+    lent: usize,
+}
 
 /// A part of a buffer that goes back when the last reader is done with it.
 struct Lent {
@@ -39,15 +49,30 @@ impl Drop for Lent {
 }
 
 impl Pool {
+    fn lock(&self) -> MutexGuard<'_, Buffers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(&self) -> Buffer {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = {
+            let mut buffers = self.lock();
+            if buffers.lent >= MOST_LENT {
+                return vec![0; SMALL_BYTES].into_boxed_slice();
+            }
+            buffers.lent += 1;
+            buffers.kept.pop()
+        };
         kept.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
     }
 
     fn give_back(&self, buffer: Buffer) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < MOST_BUFFERS {
-            kept.push(buffer);
+        if buffer.len() < BUFFER_BYTES {
+            return;
+        }
+        let mut buffers = self.lock();
+        buffers.lent -= 1;
+        if buffers.kept.len() < MOST_BUFFERS {
+            buffers.kept.push(buffer);
         }
     }
 
@@ -55,7 +80,7 @@ impl Pool {
     /// to be waited for.
     pub(crate) fn read_cached(&self, file: &File, at: u64, most: u64) -> Option<Bytes> {
         let mut buffer = self.take();
-        let wanted = wanted(most);
+        let wanted = wanted(most, &buffer);
         let read = rustix::io::preadv2(
             file,
             &mut [IoSliceMut::new(&mut buffer[..wanted])],
@@ -78,7 +103,8 @@ impl Pool {
     /// Those of the file; its end is one.
     pub(crate) fn read(&self, file: &File, at: u64, most: u64) -> io::Result<Bytes> {
         let mut buffer = self.take();
-        match file.read_at(&mut buffer[..wanted(most)], at) {
+        let wanted = wanted(most, &buffer);
+        match file.read_at(&mut buffer[..wanted], at) {
             Ok(length) if length > 0 => Ok(self.lend(buffer, length)),
             Ok(_) => {
                 self.give_back(buffer);
@@ -101,8 +127,32 @@ impl Pool {
     }
 }
 
-fn wanted(most: u64) -> usize {
+fn wanted(most: u64, buffer: &Buffer) -> usize {
     usize::try_from(most)
-        .unwrap_or(BUFFER_BYTES)
-        .min(BUFFER_BYTES)
+        .unwrap_or(usize::MAX)
+        .min(buffer.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn few_buffers_are_large() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; BUFFER_BYTES]).unwrap();
+        let pool = Pool::default();
+        let read = || pool.read(&file, 0, BUFFER_BYTES as u64).unwrap();
+        let lent: Vec<Bytes> = (0..MOST_LENT).map(|_| read()).collect();
+        assert!(lent.iter().all(|bytes| bytes.len() == BUFFER_BYTES));
+        let small = read();
+        assert_eq!(small.len(), SMALL_BYTES);
+        drop(lent);
+        drop(small);
+        assert_eq!(read().len(), BUFFER_BYTES);
+        let buffers = pool.lock();
+        assert_eq!((buffers.lent, buffers.kept.len()), (0, MOST_BUFFERS));
+    }
 }

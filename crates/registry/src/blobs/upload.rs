@@ -13,14 +13,14 @@ mod state;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use ring::hmac;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::folder::Folder;
 use super::{BlobError, Blobs};
 use crate::digest::{Algorithm, Digest, hex};
+use crate::held::Batch;
 use crate::index::{Claim, IndexError, Seconds};
 use crate::name::RepoName;
 use crate::registry::Registry;
@@ -75,11 +75,14 @@ pub(crate) enum Turn {
     Parts(Box<parts::Turn>),
 }
 
+/// An upload that has taken in bytes, or why not all of them.
+type Written = (Turn, Result<(), UploadError>);
+
 /// An upload that takes in bytes.
 #[derive(Debug)]
 pub(crate) struct Writing {
-    pieces: mpsc::Sender<Vec<Bytes>>,
-    worker: JoinHandle<(Turn, Result<(), UploadError>)>,
+    pieces: mpsc::Sender<Batch>,
+    worker: JoinHandle<Result<Written, JoinError>>,
 }
 
 /// A whole upload that is a copy now, of which the index does not know yet.
@@ -256,13 +259,13 @@ impl Turn {
     pub(crate) fn write(self, length: Option<u64>) -> Writing {
         let (pieces, queue) = mpsc::channel(2);
         let worker = match self {
-            Self::File(turn) => tokio::task::spawn_blocking(move || {
-                let (turn, outcome) = turn.write_all(queue);
-                (Self::File(turn), outcome.map_err(UploadError::from))
+            Self::File(turn) => tokio::spawn(async move {
+                let (turn, outcome) = turn.write_all(queue).await?;
+                Ok((Self::File(turn), outcome.map_err(UploadError::from)))
             }),
             Self::Parts(mut turn) => tokio::spawn(async move {
                 let outcome = turn.write_all(queue, length).await;
-                (Self::Parts(turn), outcome)
+                Ok((Self::Parts(turn), outcome))
             }),
         };
         Writing { pieces, worker }
@@ -322,16 +325,20 @@ impl Turn {
 
 impl Writing {
     /// Hands over pieces; `false` if they are not taken any more, for a reason that [`Writing::end`] tells.
-    pub(crate) async fn take(&self, pieces: Vec<Bytes>) -> bool {
-        self.pieces.send(pieces).await.is_ok()
+    pub(crate) async fn take(&self, mut batch: Batch) -> bool {
+        batch.close();
+        self.pieces.send(batch).await.is_ok()
     }
 
     /// Waits until everything that was handed over has been taken in.
-    pub(crate) async fn end(self) -> Result<(Turn, Result<(), UploadError>), BlobError> {
+    pub(crate) async fn end(self) -> Result<Written, BlobError> {
         drop(self.pieces);
-        self.worker.await.map_err(|stopped| {
-            let source = std::io::Error::other(stopped);
-            BlobError::new("write to", Path::new("uploads"), source)
-        })
+        self.worker
+            .await
+            .and_then(|ended| ended)
+            .map_err(|stopped| {
+                let source = std::io::Error::other(stopped);
+                BlobError::new("write to", Path::new("uploads"), source)
+            })
     }
 }

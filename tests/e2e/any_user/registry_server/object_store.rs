@@ -517,3 +517,50 @@ fn nothing_is_lost_or_wrong_whatever_happens_on_the_way_to_the_store() {
     registry.admin(&space, &["scrub"]).assert_code(0);
     assert!(registry.stop());
 }
+
+#[test]
+fn uploads_that_stand_still_give_their_memory_to_others() {
+    let space = TestSpace::new();
+    let store = ObjectStore::start(&space);
+    let registry = OwnRegistry::start(&space, &store.settings());
+    let blob = bytes(60 << 20, 11);
+    let length = blob.len().to_string();
+    // Each could fill what a tenth of the memory is set aside for, and does not.
+    let slow: Vec<_> = (0..25)
+        .map(|_| {
+            let place = registry.begin("slow");
+            let mut stream = http::connect(&registry.host()).expect("a connection");
+            let headers = [("Content-Length", length.as_str())];
+            http::send(
+                &mut stream,
+                &registry.host(),
+                "PATCH",
+                &place,
+                &headers,
+                &blob[..100_000],
+            )
+            .expect("a part of a body");
+            (place, stream)
+        })
+        .collect();
+    let begun = Instant::now();
+    let large = bytes(20 << 20, 12);
+    let digest = registry.blob("a", &large);
+    assert!(
+        begun.elapsed() < Duration::from_secs(50),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(pull(&registry, "a", &digest), large);
+    // One that was slow goes on where it was, in the same request.
+    let (place, mut stream) = slow.into_iter().next().expect("one");
+    std::io::Write::write_all(&mut stream, &blob[100_000..]).expect("the rest");
+    let reply = http::read_reply(&mut stream, "PATCH").expect("an answer");
+    assert_eq!(reply.status, 202, "{}", reply.shown());
+    let digest = sha256(&blob);
+    registry
+        .ask("PUT", &format!("{place}?digest={digest}"), &[], b"")
+        .expect(201);
+    assert_eq!(pull(&registry, "slow", &digest), blob);
+    registry.admin(&space, &["check"]).assert_code(0);
+}

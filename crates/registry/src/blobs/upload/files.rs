@@ -8,20 +8,26 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::sessions::Sessions;
 use super::{Placed, UploadId};
 use crate::blobs::folder::Folder;
 use crate::blobs::{BlobError, Blobs, create_file, remove_file};
 use crate::digest::{Algorithm, Digest, Hasher};
+use crate::held::Batch;
 use crate::index::Seconds;
 
 /// Bytes after which the kernel is asked to write, so that the sync at the end finds little to do.
 const SYNC_BYTES: u64 = 64 << 20;
+/// How often, and after what time, a thread that writes looks for more.
+const MOST_LOOKS: u32 = 8;
+const BETWEEN_LOOKS: Duration = Duration::from_micros(60);
 
 /// What is known of an upload beside its file.
 #[derive(Debug)]
@@ -155,19 +161,57 @@ impl Turn {
         self.state.as_ref().map_or(0, |state| state.offset)
     }
 
-    /// Takes in pieces until there are no more. Blocks.
-    pub(super) fn write_all(
+    /// Takes in pieces until there are no more.
+    ///
+    /// A thread works for it only while there is something to write: there are few, and clients may take any time.
+    pub(super) async fn write_all(
         mut self,
-        mut pieces: mpsc::Receiver<Vec<Bytes>>,
-    ) -> (Self, Result<(), BlobError>) {
+        mut pieces: mpsc::Receiver<Batch>,
+    ) -> Result<(Self, Result<(), BlobError>), JoinError> {
         let mut early = EarlySync::new(&self.path);
-        while let Some(batch) = pieces.blocking_recv() {
-            if let Err(error) = self.append(&batch) {
-                return (self, Err(error));
+        while let Some(first) = pieces.recv().await {
+            let outcome;
+            (self, pieces, early, outcome) =
+                tokio::task::spawn_blocking(move || self.write_some(first, pieces, early)).await?;
+            if outcome.is_err() {
+                return Ok((self, outcome));
             }
-            early.wrote(batch.iter().map(|piece| piece.len() as u64).sum());
         }
-        (self, Ok(()))
+        Ok((self, Ok(())))
+    }
+
+    /// Appends pieces as long as they follow each other closely. Blocks.
+    fn write_some(
+        mut self,
+        first: Batch,
+        mut pieces: mpsc::Receiver<Batch>,
+        mut early: EarlySync,
+    ) -> (
+        Self,
+        mpsc::Receiver<Batch>,
+        EarlySync,
+        Result<(), BlobError>,
+    ) {
+        let mut next = Some(first);
+        while let Some(batch) = next.take() {
+            if let Err(error) = self.append(&batch.pieces) {
+                return (self, pieces, early, Err(error));
+            }
+            early.wrote(batch.pieces.iter().map(|piece| piece.len() as u64).sum());
+            drop(batch);
+            // To come back costs more than a short wait.
+            for _ in 0..MOST_LOOKS {
+                match pieces.try_recv() {
+                    Ok(batch) => {
+                        next = Some(batch);
+                        break;
+                    }
+                    Err(TryRecvError::Empty) => std::thread::sleep(BETWEEN_LOOKS),
+                    Err(TryRecvError::Disconnected) => break,
+                }
+            }
+        }
+        (self, pieces, early, Ok(()))
     }
 
     /// Appends pieces. Blocks.

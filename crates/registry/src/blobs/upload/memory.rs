@@ -1,10 +1,11 @@
 //! Memory for bytes on their way to an object store: so much for all uploads together.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::UploadError;
 
@@ -15,9 +16,21 @@ const UNITS: usize = 80;
 /// The longest wait for others to be done.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Memory that is left.
+/// Memory that is left, and how many wait for some.
 #[derive(Clone, Debug)]
-pub(super) struct Memory(Arc<Semaphore>);
+pub(super) struct Memory {
+    left: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Somebody who waits, for as long as the value is there.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Bytes of one part, in memory that was set aside for them.
 #[derive(Debug)]
@@ -25,12 +38,17 @@ pub(super) struct Buffer {
     pub(super) bytes: Vec<u8>,
     /// So many bytes and no more.
     pub(super) most: usize,
+    /// When it was set aside, or nobody wanted it.
+    pub(super) since: Instant,
     pub(super) held: OwnedSemaphorePermit,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(UNITS)))
+        Self {
+            left: Arc::new(Semaphore::new(UNITS)),
+            waiting: Arc::default(),
+        }
     }
 }
 
@@ -40,10 +58,13 @@ impl Memory {
         let room = usize::try_from(expected).unwrap_or(usize::MAX).min(most);
         let units = room.div_ceil(UNIT_BYTES).clamp(1, UNITS);
         let units = u32::try_from(units).unwrap_or(1);
-        let held = match timeout(PATIENCE, Arc::clone(&self.0).acquire_many_owned(units)).await {
-            Ok(Ok(held)) => held,
-            Ok(Err(_)) | Err(_) => return Err(UploadError::Crowded),
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting = Waiting(&self.waiting);
+        let asked = Arc::clone(&self.left).acquire_many_owned(units);
+        let Ok(Ok(held)) = timeout(PATIENCE, asked).await else {
+            return Err(UploadError::Crowded);
         };
+        drop(waiting);
         Ok(Buffer {
             bytes: Vec::with_capacity(room),
             // What was not expected does not come.
@@ -52,8 +73,14 @@ impl Memory {
             } else {
                 most
             },
+            since: Instant::now(),
             held,
         })
+    }
+
+    /// Whether somebody waits for some.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 }
 

@@ -15,10 +15,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 
 use super::memory::{Buffer, Memory};
 use super::sessions::Sessions;
@@ -27,12 +29,15 @@ use super::{UploadError, UploadId};
 use crate::blobs::bucket::{Bucket, data, new_name, part_bytes};
 use crate::blobs::{BlobError, Blobs};
 use crate::digest::{Algorithm, Digest, Hasher};
+use crate::held::Batch;
 use crate::index::{Claim, IndexError, Seconds};
 use crate::objects::Part;
 use crate::registry::Registry;
 
 /// Parts that are sent at a time, while the next one fills.
 const IN_FLIGHT: usize = 2;
+/// How long memory may take to fill when others wait for some.
+const LONGEST_LOAN: Duration = Duration::from_secs(2);
 /// Numbers of parts that a request may have used since the last version of its row.
 const WINDOW: u32 = 4;
 /// The highest number of a part.
@@ -270,7 +275,7 @@ impl Turn {
     /// Takes in pieces until there are no more.
     pub(super) async fn write_all(
         &mut self,
-        pieces: mpsc::Receiver<Vec<Bytes>>,
+        pieces: mpsc::Receiver<Batch>,
         length: Option<u64>,
     ) -> Result<(), UploadError> {
         let taken = self.take_in(pieces, length).await;
@@ -297,12 +302,12 @@ impl Turn {
 
     async fn take_in(
         &mut self,
-        mut pieces: mpsc::Receiver<Vec<Bytes>>,
+        mut pieces: mpsc::Receiver<Batch>,
         length: Option<u64>,
     ) -> Result<(), UploadError> {
         let mut left = length;
-        while let Some(batch) = pieces.recv().await {
-            for piece in batch {
+        while let Some(batch) = self.next_batch(&mut pieces).await? {
+            for piece in &batch.pieces {
                 let mut rest = &piece[..];
                 while !rest.is_empty() {
                     let mut loose = match self.loose.take() {
@@ -325,6 +330,31 @@ impl Turn {
             }
         }
         Ok(())
+    }
+
+    /// Waits for more. Memory that fills slowly goes to others if they wait for some.
+    async fn next_batch(
+        &mut self,
+        pieces: &mut mpsc::Receiver<Batch>,
+    ) -> Result<Option<Batch>, UploadError> {
+        loop {
+            let Some(loose) = &self.loose else {
+                return Ok(pieces.recv().await);
+            };
+            let lent_until = loose.since + LONGEST_LOAN;
+            tokio::select! {
+                biased;
+                () = sleep_until(lent_until) => {}
+                batch = pieces.recv() => return Ok(batch),
+            }
+            if self.memory.is_wanted() {
+                // What follows comes after the parts that are on their way.
+                self.collect(0).await?;
+                self.settle().await?;
+            } else if let Some(loose) = &mut self.loose {
+                loose.since = Instant::now();
+            }
+        }
     }
 
     /// Memory for the next part, with the tail in it if there is one.
