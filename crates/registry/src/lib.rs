@@ -23,6 +23,8 @@ mod config;
 mod control;
 mod digest;
 mod document;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod held;
 mod index;
 mod log;

@@ -61,7 +61,7 @@ pub struct Server {
 }
 
 /// What connections share.
-struct Shared {
+pub(crate) struct Shared {
     registry: Arc<Registry>,
     log: Arc<Log>,
     certificates: Option<Certificates>,
@@ -190,6 +190,32 @@ impl Server {
             crate::blobs::remove_file(&path)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+impl Shared {
+    /// What connections share that come from nowhere, until `stop` turns true or its sender goes.
+    pub(crate) fn alone(
+        registry: Registry,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Self, RegistryError> {
+        Ok(Self {
+            log: Arc::new(Log::start(Box::new(std::io::sink()))?),
+            certificates: None,
+            places: Arc::new(Semaphore::new(1)),
+            large_buffers: Semaphore::new(1),
+            stop,
+            registry: Arc::new(registry),
+        })
+    }
+
+    /// Answers the requests of one connection.
+    pub(crate) async fn answer_all<S>(self: &Arc<Self>, stream: S, peer: Peer)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        converse(self, stream, peer).await;
     }
 }
 

@@ -33,7 +33,8 @@ impl Action {
     }
 }
 
-const ALL: [Action; 3] = [Action::Pull, Action::Push, Action::Delete];
+/// All of them.
+pub(crate) const ALL: [Action; 3] = [Action::Pull, Action::Push, Action::Delete];
 
 /// Patterns of repositories, each with what may be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

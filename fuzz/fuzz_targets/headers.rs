@@ -1,0 +1,5 @@
+//! Values of headers.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kiln_registry::fuzz::headers(bytes));

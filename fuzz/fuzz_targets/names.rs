@@ -1,0 +1,5 @@
+//! Names, tags, digests, patterns.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kiln_registry::fuzz::names(bytes));

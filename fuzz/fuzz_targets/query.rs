@@ -1,0 +1,5 @@
+//! Queries and forms.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kiln_registry::fuzz::query(bytes));
