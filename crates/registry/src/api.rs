@@ -100,7 +100,9 @@ pub(crate) async fn answer(
         HeaderValue::from_static("nosniff"),
     );
     if is_head {
-        if !response.headers().contains_key(CONTENT_LENGTH) {
+        // With 304 it would be the size of what was not asked for.
+        let is_told = response.headers().contains_key(CONTENT_LENGTH);
+        if !is_told && response.status() != StatusCode::NOT_MODIFIED {
             let length = response.body().size();
             response.headers_mut().insert(CONTENT_LENGTH, length.into());
         }

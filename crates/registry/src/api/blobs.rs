@@ -178,6 +178,7 @@ async fn delete(asked: &Asked, repo: &RepoName, digest: &Digest) -> Answer {
         DeleteBlob::Needed(manifest) => {
             let message = format!("manifest {manifest} needs this blob; delete that first");
             let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "DENIED", message);
+            let error = error.with_header("allow", "GET, HEAD");
             Err(error.with_detail(json!({ "manifest": manifest })))
         }
     }

@@ -56,13 +56,23 @@ fn count(asked: &Asked) -> Result<Option<usize>, ApiError> {
     Ok(Some(text.parse().unwrap_or(usize::MAX).min(MOST_ITEMS)))
 }
 
+/// After which item a page begins.
+fn last(asked: &Asked) -> &str {
+    let last = asked.query.get("last").unwrap_or_default();
+    // Databases take no zero bytes. No item has one, so what is after the rest is the same.
+    last.split('\0').next().unwrap_or_default()
+}
+
 /// The tags of a repository.
 pub(super) async fn tags(asked: &Asked, repo: &RepoName) -> Answer {
     only_read(asked)?;
     asked.allow(Action::Pull, repo)?;
     let most = count(asked)?.unwrap_or(MOST_ITEMS);
-    let last = asked.query.get("last").unwrap_or_default();
-    let found = asked.registry.index.tags(repo, last, most + 1).await?;
+    let found = asked
+        .registry
+        .index
+        .tags(repo, last(asked), most + 1)
+        .await?;
     let mut tags = found.ok_or_else(|| ApiError::name_unknown(repo))?;
     let has_more = tags.len() > most;
     tags.truncate(most);
@@ -84,7 +94,7 @@ pub(super) async fn catalog(asked: &Asked) -> Answer {
         return Err(asked.challenge(Some("registry:catalog:*".to_owned())));
     }
     let most = count(asked)?.unwrap_or(MOST_ITEMS);
-    let mut last = asked.query.get("last").unwrap_or_default().to_owned();
+    let mut last = last(asked).to_owned();
     let mut names: Vec<String> = Vec::new();
     while names.len() <= most {
         let page = asked.registry.index.repositories(&last, MOST_ITEMS).await?;
@@ -126,7 +136,7 @@ pub(super) async fn referrers(asked: &Asked, repo: &RepoName, subject: &Digest) 
     let is_wanted = |entry: &Referrer| {
         filter.is_none_or(|wanted| entry.artifact_type.as_deref() == Some(wanted))
     };
-    let mut last = asked.query.get("last").unwrap_or_default().to_owned();
+    let mut last = last(asked).to_owned();
     let (mut entries, mut bytes, mut has_more) = (Vec::new(), 0, false);
     'pages: loop {
         let page = asked

@@ -216,6 +216,7 @@ async fn delete(asked: &Asked, repo: &RepoName, reference: &Reference) -> Answer
                 DeleteManifest::Needed(index) => {
                     let message = format!("index {index} needs this manifest; delete that first");
                     let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "DENIED", message);
+                    let error = error.with_header("allow", "GET, HEAD, PUT");
                     Err(error.with_detail(json!({ "manifest": index })))
                 }
             }

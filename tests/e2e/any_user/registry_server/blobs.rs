@@ -30,9 +30,11 @@ pub(super) fn a_blob_is_read_whole_and_by_its_head() {
         assert!(registry.head(&path).body.is_empty());
         let etag = format!("\"{digest}\"");
         for shown in [etag.as_str(), "*", &format!("\"x\", W/{etag}")] {
-            registry
-                .ask("GET", &path, &[("If-None-Match", shown)], b"")
-                .expect(304);
+            for method in ["GET", "HEAD"] {
+                let headers = [("If-None-Match", shown)];
+                let reply = registry.ask(method, &path, &headers, b"").expect(304);
+                assert_eq!(reply.header("content-length"), None, "{method}");
+            }
         }
         registry
             .ask("GET", &path, &[("If-None-Match", "\"other\"")], b"")
@@ -201,6 +203,7 @@ pub(super) fn a_blob_that_a_manifest_needs_stays() {
     let reply = registry
         .delete(&format!("/v2/a/blobs/{layer}"))
         .expect_error(405, "DENIED");
+    assert_eq!(reply.header("allow"), Some("GET, HEAD"));
     assert!(reply.json()["errors"][0]["detail"]["manifest"].is_string());
     registry.head(&format!("/v2/a/blobs/{layer}")).expect(200);
     registry

@@ -20,6 +20,7 @@ use crate::space::TestSpace;
 fn the_api_is_the_same_with_a_database() {
     with_databases(tests![
         lists::the_base_is_a_registry,
+        lists::odd_texts_are_no_failures,
         lists::tags_come_in_the_order_of_their_bytes_and_in_pages,
         lists::repositories_are_listed_while_they_hold_something,
         lists::referrers_are_found_by_what_they_are_about,

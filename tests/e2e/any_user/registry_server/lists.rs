@@ -297,3 +297,50 @@ pub(super) fn many_referrers_come_in_pages_that_clients_can_read() {
     assert_eq!(count, 6);
     assert!(pages > 1);
 }
+
+#[test]
+pub(super) fn odd_texts_are_no_failures() {
+    let space = TestSpace::new();
+    let registry = OwnRegistry::start(&space, "");
+    let (digest, body) = registry.image("a", "v1", b"layer");
+    registry.blob("a", b"{}");
+    let odd = json!({
+        "artifactType": "a/\0b", "annotations": { "\0": "\0", "\u{fffd}": "\u{1f980}" }, "subject": descriptor(MANIFEST, &body),
+    });
+    let one = image(b"{}", &[], &odd);
+    registry
+        .manifest("a", &sha256(&one), MANIFEST, &one)
+        .expect(201);
+    for query in ["last=%00", "last=%00v2", "last=a%00&n=1"] {
+        let reply = registry
+            .get(&format!("/v2/a/tags/list?{query}"))
+            .expect(200);
+        assert_eq!(reply.json()["tags"], json!(["v1"]), "{query}");
+        registry.get(&format!("/v2/_catalog?{query}")).expect(200);
+    }
+    let reply = registry.get("/v2/a/tags/list?last=v1%00").expect(200);
+    assert_eq!(reply.json()["tags"], json!([]));
+    for query in [
+        "",
+        "?last=%00",
+        "?artifactType=a/%00b",
+        "?last=%ff%00&artifactType=%00",
+    ] {
+        let reply = registry
+            .get(&format!("/v2/a/referrers/{digest}{query}"))
+            .expect(200);
+        let count = reply.json()["manifests"].as_array().map_or(0, Vec::len);
+        assert_eq!(count, usize::from(!query.contains("=%ff")), "{query}");
+    }
+    for (method, path) in [
+        ("POST", "/v2/a/blobs/uploads/?mount=%00&from=%00"),
+        ("POST", "/v2/a/blobs/uploads/?digest=%00"),
+        ("PUT", "/v2/a/manifests/v2?tag=%00"),
+        ("GET", "/v2/a%00/tags/list"),
+        ("GET", "/v2/a/manifests/%00"),
+        ("GET", "/token?scope=repository:%00:pull&account=%00"),
+    ] {
+        let status = registry.ask(method, path, &[], &one).status;
+        assert!((200..500).contains(&status), "{method} {path}: {status}");
+    }
+}

@@ -338,9 +338,10 @@ pub(super) fn a_manifest_that_an_index_needs_stays() {
     let (digest, body) = registry.image("a", "one", b"layer");
     let list = index(&[&body], &json!({}));
     registry.manifest("a", "list", INDEX, &list).expect(201);
-    registry
+    let reply = registry
         .delete(&format!("/v2/a/manifests/{digest}"))
         .expect_error(405, "DENIED");
+    assert_eq!(reply.header("allow"), Some("GET, HEAD, PUT"));
     registry.delete("/v2/a/manifests/one").expect(202);
     registry
         .head(&format!("/v2/a/manifests/{digest}"))
