@@ -142,6 +142,12 @@ fn mistakes_are_told_with_what_to_do() {
     tagged.assert_says("leave out everything from the `@` on");
     // Nothing of it has left a name.
     assert_eq!(space.kiln_ok(["images"]).stdout.lines().count(), 2);
+    // One image is one id, however many names it has.
+    space.kiln_ok(["tag", "app", "localhost/t/other"]);
+    let ids = space.kiln_ok(["images", "-q"]).stdout;
+    assert_eq!((ids.lines().count(), ids.trim().len()), (1, 12), "{ids}");
+    space.kiln_ok(["rmi", ids.trim()]);
+    assert_eq!(space.kiln_ok(["images", "-q"]).stdout, "");
 }
 
 #[test]

@@ -152,6 +152,11 @@ fn a_download_that_is_not_what_is_pinned_is_refused() {
     let kept = fs::read_to_string(space.project().join("kiln.lock")).expect("there");
     assert!(kept.ends_with(&lock), "{kept}");
     // The advice helps.
+    space
+        .kiln(["lock", "--update", "nowhere"])
+        .assert_code(1)
+        .assert_says("`nowhere` is no image, suite, URL or repository of `kiln.toml`")
+        .assert_says(&format!("these are pinned: `{url}`"));
     space.kiln_ok(["lock", "--update", &url]);
     let run = space.kiln_ok(["run", "app", "cat", "/x"]);
     assert_eq!(run.stdout, "today's bytes");

@@ -538,5 +538,5 @@ fn mistakes_with_keys_are_told() {
         run.assert_says(says);
     }
     // Nothing was sent before the key was known to be good.
-    space.kiln(["pull", &name]).assert_says("was not found");
+    space.kiln(["pull", &name]).assert_says("has no repository");
 }

@@ -1,5 +1,7 @@
 //! `kiln images`: what is in the store, by name.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use crate::errors::Outcome;
@@ -10,9 +12,12 @@ use crate::text;
 use crate::verbs::Format;
 
 /// List the images in the store
+///
+/// With `--quiet` their ids alone.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln images
+  kiln rmi $(kiln images -q)
   kiln images --format json | jq -r '.[].reference'")]
 pub(crate) struct Args {
     /// Choose the form of the listing
@@ -26,6 +31,13 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let (images, broken) = kiln_image::list(&store, &kiln_oci::Platform::host())?;
     for image in &broken {
         printer.warning(format!("{}: {}", image.reference.familiar(), image.error));
+    }
+    if settings.quiet {
+        let ids: BTreeSet<String> = images
+            .iter()
+            .map(|it| local::short(&it.id.0) + "\n")
+            .collect();
+        return printer.data(ids.into_iter().collect::<String>());
     }
     if args.format == Format::Json {
         return printer.json(&json!(images));

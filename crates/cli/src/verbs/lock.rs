@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use kiln_build::{Build, CacheRegistries, LockPolicy, OnFailure, Outcome as BuildOutcome, pin};
-use kiln_graph::{BuildGraph, BuildTarget, PlatformRequest};
-use kiln_oci::Platform;
+use kiln_graph::{BaseWork, BuildGraph, BuildTarget, PlatformRequest, Work};
+use kiln_manifest::model::Action;
+use kiln_oci::{Platform, Reference};
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::failed_build::{self, LastLines};
@@ -14,6 +15,7 @@ use crate::printer::Printer;
 use crate::progress::{Progress, Telling};
 use crate::project::Project;
 use crate::settings::Settings;
+use crate::suggest;
 use crate::verbs::build::{self, BuildArgs};
 use crate::workbench::{self, BuildWishes};
 
@@ -52,7 +54,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     local::warn_of_one_owner(&entered.host, printer);
     let wishes = BuildWishes {
         lock: match &args.update {
-            Some(names) => LockPolicy::Refresh(names.iter().cloned().collect::<BTreeSet<_>>()),
+            Some(names) => LockPolicy::Refresh(refreshed(names, &graph)?),
             None if args.check => LockPolicy::Locked,
             None => LockPolicy::Update,
         },
@@ -93,4 +95,60 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         "kiln.lock is up to date"
     });
     Ok(ExitCode::SUCCESS)
+}
+
+/// The pins that `names` mean, as the lock calls them: an image may be named as short as in the manifest.
+///
+/// # Errors
+/// The manifest has nothing of that name that is pinned.
+fn refreshed(names: &[String], graph: &BuildGraph) -> Outcome<BTreeSet<String>> {
+    let mut images: BTreeSet<&Reference> = BTreeSet::new();
+    let mut others: BTreeSet<&str> = BTreeSet::new();
+    for (_, node) in graph.nodes().iter() {
+        match &node.work {
+            Work::Base(BaseWork::Registry(reference)) => {
+                images.insert(&reference.value);
+            }
+            Work::Base(BaseWork::Debian(base)) => {
+                others.insert(&base.suite.value);
+            }
+            Work::Base(BaseWork::Oci(_) | BaseWork::Rootfs(_)) => {}
+            Work::Step(step) => match &step.action.value {
+                Action::Fetch(fetch) => {
+                    others.insert(&fetch.url.value);
+                }
+                Action::Git(git) => {
+                    others.insert(&git.url.value);
+                }
+                Action::Run(_)
+                | Action::Copy(_)
+                | Action::Packages(_)
+                | Action::Write(_)
+                | Action::Remove(_)
+                | Action::Mkdir(_)
+                | Action::Link(_)
+                | Action::Account(_) => {}
+            },
+        }
+    }
+    let pin = |name: &String| {
+        let image = name.parse::<Reference>().ok();
+        if let Some(image) = image.filter(|image| images.contains(image)) {
+            return Ok(image.to_string());
+        }
+        if others.contains(name.as_str()) {
+            return Ok(name.clone());
+        }
+        let known = images.iter().map(|image| image.familiar());
+        let known: Vec<String> = known
+            .chain(others.iter().map(ToString::to_string))
+            .collect();
+        let help = suggest::help(name, known.iter().cloned(), || match known.as_slice() {
+            [] => "nothing in `kiln.toml` is pinned".to_owned(),
+            known => format!("these are pinned: `{}`", known.join("`, `")),
+        });
+        let message = format!("`{name}` is no image, suite, URL or repository of `kiln.toml`");
+        Err(Failure::message(Class::User, message, Some(help)))
+    };
+    names.iter().map(pin).collect()
 }

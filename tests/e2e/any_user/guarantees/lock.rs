@@ -72,6 +72,12 @@ fn an_image_of_a_registry_is_pinned_and_stays() {
     assert_eq!(today.kiln_ok(["run"]).stdout, "two\n");
     assert_eq!(other.kiln_ok(["run"]).stdout, "one\n");
 
+    // It is named as in the manifest to be pinned anew.
+    publish(&registry, "three");
+    let base = format!("{}/base", registry.host());
+    today.kiln_ok(["lock", "--update", &base]);
+    assert_eq!(today.kiln_ok(["run"]).stdout, "three\n");
+
     // With everything in the store no registry is needed.
     drop(registry);
     assert_eq!(built(&space, &["--locked"]).ran(), Vec::<String>::new());
