@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
 use kiln_image::{Image, ImageError, SavedImage, flatten, load_all, save, save_layout};
@@ -21,6 +22,7 @@ use kiln_sandbox::{Host, Privileges};
 use kiln_store::{Scratch, Session, Store};
 
 use crate::errors::{Class, Failure, Outcome};
+use crate::signals;
 
 /// What an image becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -186,14 +188,17 @@ impl Output {
         let draft = draft(path);
         let mut file =
             BufWriter::new(File::create_new(&draft).map_err(|error| cannot_write(path, &error))?);
-        let written = match write(&mut file) {
-            Ok(()) => file
-                .flush()
-                .and_then(|()| fs::rename(&draft, path))
-                .map_err(|error| cannot_write(path, &error)),
-            Err(ImageError::Write(error)) => Err(cannot_write(path, &error)),
-            Err(error) => Err(error.into()),
-        };
+        let written = until_stopped(&|| {}, |stopped| {
+            let out = &mut file;
+            match write(&mut Stoppable { out, stopped }) {
+                Ok(()) => file
+                    .flush()
+                    .and_then(|()| fs::rename(&draft, path))
+                    .map_err(|error| cannot_write(path, &error)),
+                Err(ImageError::Write(error)) => Err(cannot_write(path, &error)),
+                Err(error) => Err(error.into()),
+            }
+        });
         if written.is_err() && fs::remove_file(&draft).is_err() {
             // The failure itself is what the user has to know.
         }
@@ -263,15 +268,59 @@ impl Output {
         self.check()?;
         let draft = draft(path);
         fs::create_dir(&draft).map_err(|error| cannot_write(path, &error))?;
-        let filled = match fill(&draft) {
+        let remove = || {
+            // Whoever fills it notices, and the rest goes below.
+            if fs::remove_dir_all(&draft).is_err() {}
+        };
+        let filled = until_stopped(&remove, |_| match fill(&draft) {
             Ok(()) => fs::rename(&draft, path).map_err(|error| cannot_write(path, &error)),
             Err(ImageError::Write(error)) => Err(cannot_write(path, &error)),
             Err(error) => Err(error.into()),
-        };
+        });
         if filled.is_err() && fs::remove_dir_all(&draft).is_err() {
             // The failure itself is what the user has to know.
         }
         filled
+    }
+}
+
+/// Does `work`, which fails once somebody asks this process to stop; then `stop` was called.
+///
+/// # Errors
+/// Those of `work`; that it was stopped.
+fn until_stopped(stop: &(dyn Fn() + Sync), work: impl FnOnce(&AtomicBool) -> Outcome) -> Outcome {
+    let stopped = AtomicBool::new(false);
+    let asked = || {
+        stopped.store(true, Ordering::Relaxed);
+        stop();
+    };
+    let done = signals::with_signals(&asked, || work(&stopped))?;
+    match done {
+        Err(_) if stopped.load(Ordering::Relaxed) => Err(Failure::message(
+            Class::Interrupted,
+            "stopped: nothing of it is left",
+            None,
+        )),
+        done => done,
+    }
+}
+
+/// Writes until it is to stop.
+struct Stoppable<'a, W> {
+    out: &'a mut W,
+    stopped: &'a AtomicBool,
+}
+
+impl<W: Write> Write for Stoppable<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(io::Error::other("stopped"));
+        }
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

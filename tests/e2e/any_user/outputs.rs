@@ -137,3 +137,48 @@ fn what_is_there_is_not_overwritten_and_mistakes_are_told() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+/// A draft that nobody asked for would stay in the folder of a person.
+#[test]
+fn what_is_stopped_leaves_nothing() {
+    let space = busybox_project("[image.app.step.large]\nrun = \"seq 1 4000000 > /large\"\n");
+    space.kiln_ok(["build"]);
+    for form in ["oci", "tar", "layout", "dir"] {
+        let mut command = space.command();
+        command.args(["save", "--form", form, "-o", "out", "app"]);
+        let mut process = command.spawn().expect("it starts");
+        let drafts = || {
+            let all = fs::read_dir(space.project())
+                .expect("the project")
+                .flatten();
+            all.filter(|entry| entry.file_name().to_string_lossy().starts_with("out"))
+                .count()
+        };
+        while drafts() == 0 {
+            assert!(
+                process.try_wait().expect("a child").is_none(),
+                "{form}: no draft"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let id = process.id().to_string();
+        host(Command::new("kill").args(["-TERM", &id]));
+        let status = process.wait().expect("a child");
+        // Whoever is done before the signal comes has written all of it.
+        let is_whole = status.success() && space.project().join("out").exists();
+        assert!(
+            is_whole || (status.code() == Some(143) && drafts() == 0),
+            "{form}: {status}"
+        );
+        if is_whole {
+            let out = space.project().join("out");
+            let removed = if out.is_dir() {
+                fs::remove_dir_all(out)
+            } else {
+                fs::remove_file(out)
+            };
+            removed.expect("it was there");
+        }
+        assert_eq!(drafts(), 0, "{form}");
+    }
+}
