@@ -135,7 +135,7 @@ pub fn build(
     let named = name_images(workspace, graph, &images)?;
     passes.finish(match report.outcome {
         Outcome::Complete if !failures.is_empty() => Outcome::Failed,
-        outcome => outcome,
+        outcome @ (Outcome::Complete | Outcome::Failed | Outcome::Cancelled) => outcome,
     });
     for (name, built) in &named {
         let references = built.references.iter().map(ToString::to_string).collect();

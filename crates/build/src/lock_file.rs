@@ -36,14 +36,14 @@ pub enum LockFileError {
     #[diagnostic(transparent)]
     Invalid(#[from] LockError),
     /// The system said no.
-    #[error("cannot {doing} `{path}`: {source}")]
+    #[error("cannot {doing} `{path}`: {error}")]
     Io {
         /// What was tried.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why not.
-        source: io::Error,
+        /// Why not; part of the message.
+        error: io::Error,
     },
     /// A pin is missing and must not be resolved.
     #[error("`kiln.lock` has no entry for {what}, and `--locked` forbids adding one")]
@@ -108,10 +108,10 @@ impl LockFile {
     /// # Errors
     /// [`LockFileError::Invalid`] and [`LockFileError::Io`].
     pub fn open(path: &Path, policy: LockPolicy, layer_format: u32) -> Result<Self, LockFileError> {
-        let io = |source| LockFileError::Io {
+        let io = |error| LockFileError::Io {
             doing: "read",
             path: path.to_owned(),
-            source,
+            error,
         };
         let written = match std::fs::File::open(path) {
             Ok(file) => {
@@ -332,10 +332,10 @@ impl LockFile {
         if state.written.as_deref() == Some(&text) || (state.written.is_none() && empty) {
             return Ok(false);
         }
-        let io = |source| LockFileError::Io {
+        let io = |error| LockFileError::Io {
             doing: "write",
             path: self.path.clone(),
-            source,
+            error: plain(error),
         };
         let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
         let mut file = tempfile::Builder::new()
@@ -363,6 +363,16 @@ impl<R: io::Read> ReadFully for io::Take<R> {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         Ok(())
+    }
+}
+
+/// What the system said, without the name of a temporary file.
+fn plain(error: io::Error) -> io::Error {
+    let cause = error.get_ref().and_then(|error| error.source());
+    let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+    match cause.and_then(io::Error::raw_os_error) {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error,
     }
 }
 
@@ -417,6 +427,21 @@ mod tests {
         lock.pin_url("https://localhost/a", pin());
         assert!(lock.url("https://localhost/a").unwrap().is_some());
         assert!(lock.url("https://localhost/b").unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_written_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("none/kiln.lock");
+        let lock = open(&path, LockPolicy::Update);
+        lock.pin_url("https://localhost/a", pin());
+        let error = lock.save().unwrap_err();
+        let said = format!(
+            "cannot write `{}`: No such file or directory (os error 2)",
+            path.display()
+        );
+        assert_eq!(error.to_string(), said);
+        assert!(std::error::Error::source(&error).is_none());
     }
 
     #[test]

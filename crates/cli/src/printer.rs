@@ -275,8 +275,14 @@ impl fmt::Display for Drawn<'_> {
 }
 
 impl std::error::Error for Drawn<'_> {
+    /// The first cause that the message has not told.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.diagnostic.source()
+        let told = self.diagnostic.to_string();
+        let mut cause = self.diagnostic.source();
+        while let Some(known) = cause.filter(|cause| told.contains(&cause.to_string())) {
+            cause = known.source();
+        }
+        cause
     }
 }
 
@@ -330,5 +336,29 @@ pub(crate) fn terminal_size() -> (usize, usize) {
             (usize::from(size.ws_col), usize::from(size.ws_row))
         }
         _ => (80, 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error, Diagnostic)]
+    #[error("{said}")]
+    struct Told {
+        said: &'static str,
+        #[source]
+        cause: io::Error,
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let drawn = |said| {
+            let cause = io::Error::other("the disk is full");
+            Printer::plain().rendered(&Told { said, cause })
+        };
+        for said in ["cannot write: the disk is full", "cannot write"] {
+            assert_eq!(drawn(said).matches("the disk is full").count(), 1, "{said}");
+        }
     }
 }
