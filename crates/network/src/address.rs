@@ -24,8 +24,12 @@ pub struct Asked {
     pub ipv6: Option<std::net::Ipv6Addr>,
 }
 
-/// Chooses one address of each subnet that nobody has.
-pub(crate) fn choose(network: &Network, asked: Asked) -> Result<Vec<IpNet>, NetworkError> {
+/// Chooses one address of each subnet that nobody has, and nobody had lately, as long as there are others.
+pub(crate) fn choose(
+    network: &Network,
+    asked: Asked,
+    lately: &[IpAddr],
+) -> Result<Vec<IpNet>, NetworkError> {
     let four = asked.ipv4.map(IpAddr::from);
     let six = asked.ipv6.map(IpAddr::from);
     for address in [four, six].into_iter().flatten() {
@@ -34,7 +38,10 @@ pub(crate) fn choose(network: &Network, asked: Asked) -> Result<Vec<IpNet>, Netw
     let chosen = network.record.subnets.iter().map(|subnet| {
         let asked = [four, six].into_iter().flatten();
         let mut asked = asked.filter(|address| subnet.subnet.contains(address));
-        let address = asked.next().or_else(|| free(network, subnet));
+        let address = asked
+            .next()
+            .or_else(|| free(network, subnet, lately))
+            .or_else(|| free(network, subnet, &[]));
         let full = || NetworkError::Full {
             network: network.record.name.to_string(),
             subnet: subnet.range.unwrap_or(subnet.subnet),
@@ -77,11 +84,13 @@ fn holder(network: &Network, address: IpAddr) -> Option<&Endpoint> {
     endpoints.find(|one| one.addresses.iter().any(|own| own.addr() == address))
 }
 
-fn free(network: &Network, subnet: &Subnet) -> Option<IpAddr> {
+fn free(network: &Network, subnet: &Subnet, lately: &[IpAddr]) -> Option<IpAddr> {
     let range = subnet.range.unwrap_or(subnet.subnet);
-    all(range)
-        .take(LOOKED_AT)
-        .find(|address| !is_reserved(subnet, *address) && holder(network, *address).is_none())
+    all(range).take(LOOKED_AT).find(|address| {
+        !is_reserved(subnet, *address)
+            && !lately.contains(address)
+            && holder(network, *address).is_none()
+    })
 }
 
 /// Every address, unlike [`IpNet::hosts`]: the first one of a range within a subnet is as good as the others.
@@ -139,7 +148,7 @@ mod tests {
     }
 
     fn add(network: &mut Network, asked: Asked) -> Result<Vec<String>, String> {
-        let addresses = choose(network, asked).map_err(|error| error.to_string())?;
+        let addresses = choose(network, asked, &[]).map_err(|error| error.to_string())?;
         let shown = addresses.iter().map(ToString::to_string).collect();
         let name = format!("c{}", network.endpoints.len());
         let endpoint = Endpoint {

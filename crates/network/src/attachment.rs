@@ -1,6 +1,6 @@
 //! A container's connection to its networks, made before it starts and gone when its keeper is.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -238,7 +238,12 @@ impl Networks {
                 network: network.record.name.to_string(),
             });
         }
-        let addresses = choose(&network, membership.asked)?;
+        let lately: Vec<IpAddr> = self.left_addresses()?;
+        let addresses = choose(&network, membership.asked, &lately)?;
+        if addresses.iter().any(|one| lately.contains(&one.addr())) {
+            // Its last owner may be about to end only, and would answer for it.
+            self.sweep(1)?;
+        }
         let random = random()?;
         let endpoint = Endpoint {
             container: member.container.clone(),

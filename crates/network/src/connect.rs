@@ -39,7 +39,7 @@ impl Networks {
         if plugged.is_err() {
             best_effort(
                 "taking back an address",
-                self.withdraw(&endpoint, record.name.as_str()),
+                self.withdraw(endpoint, record.name.as_str()),
             );
         }
         plugged
@@ -64,15 +64,15 @@ impl Networks {
         })?;
         self.outside
             .run(|| Links::open()?.remove(&endpoint.device))?;
-        self.withdraw(endpoint, network.record.name.as_str())?;
+        self.withdraw(endpoint.clone(), network.record.name.as_str())?;
         self.find_way_out(&member, &namespace)
     }
 
-    fn withdraw(&self, endpoint: &Endpoint, network: &str) -> Result<(), NetworkError> {
+    fn withdraw(&self, endpoint: Endpoint, network: &str) -> Result<(), NetworkError> {
         let _lock = self.lock()?;
-        self.dismiss(endpoint)?;
         let folder = self.named.folder(network)?;
-        Ok(folder.remove(&endpoint.container)?)
+        folder.remove(&endpoint.container)?;
+        self.set_aside(endpoint)
     }
 
     /// Leads a container out through another network if it had only the one that it left.

@@ -127,23 +127,53 @@ impl Firewall {
         })
     }
 
-    /// Takes back what [`admit`](Self::admit) did for a container. It may be gone already.
+    /// Leads a container's published ports nowhere any more. Some may be gone already.
     ///
     /// # Errors
     /// What the kernel refused.
-    pub(crate) fn dismiss(&mut self, endpoint: &Endpoint) -> Result<(), NetworkError> {
-        for mapping in &endpoint.ports {
-            for (set, key, _) in elements(mapping, endpoint) {
-                let mut batch = Batch::new(Family::Inet, &self.table);
-                batch.remove(set, &key);
-                missing_is_fine(batch.commit(&mut self.netlink))?;
-            }
+    pub(crate) fn close(&mut self, endpoint: &Endpoint) -> Result<(), NetworkError> {
+        let ports = endpoint.ports.iter();
+        let elements = ports.flat_map(|mapping| elements(mapping, endpoint));
+        let elements: Vec<_> = elements.map(|(set, key, _)| vec![(set, key)]).collect();
+        self.remove_all(Family::Inet, &elements)
+    }
+
+    /// Takes back what [`admit`](Self::admit) did for containers, but for their ports. Some may be gone already.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub(crate) fn dismiss(&mut self, endpoints: &[Endpoint]) -> Result<(), NetworkError> {
+        let owners: Vec<_> = endpoints.iter().map(owners).collect();
+        self.remove_all(Family::Bridge, &owners)
+    }
+
+    /// Removes groups of elements, each of which may be gone already.
+    fn remove_all(
+        &mut self,
+        family: Family,
+        groups: &[Vec<(Set, Vec<u8>)>],
+    ) -> Result<(), NetworkError> {
+        let together = self.remove_together(family, groups);
+        if !matches!(&together, Err(NetworkError::Kernel { errno, .. }) if *errno == Errno::NOENT) {
+            return together;
         }
-        let mut batch = Batch::new(Family::Bridge, &self.table);
-        for (set, key) in owners(endpoint) {
-            batch.remove(set, &key);
+        // With one of them missing none was removed.
+        for group in groups {
+            missing_is_fine(self.remove_together(family, std::slice::from_ref(group)))?;
         }
-        missing_is_fine(batch.commit(&mut self.netlink))
+        Ok(())
+    }
+
+    fn remove_together(
+        &mut self,
+        family: Family,
+        groups: &[Vec<(Set, Vec<u8>)>],
+    ) -> Result<(), NetworkError> {
+        let mut batch = Batch::new(family, &self.table);
+        for (set, key) in groups.iter().flatten() {
+            batch.remove(*set, key);
+        }
+        batch.commit(&mut self.netlink)
     }
 
     /// Takes a network's device out of the rules. It may be gone already.

@@ -6,12 +6,14 @@
 //! networks/named/<name>/<container>.json Endpoint
 //! networks/containers/<container>.json   Member, and the lock of the process that looks after it
 //! networks/table.json                    the name of this store's nftables tables
+//! networks/left.json                     Endpoints of containers that are gone, and what the rules say of them is not yet
 //! ```
 //!
 //! Records tell what was meant. What a container had is gone when the process that looks after it is: its network
 //! namespace and cables end by themselves, and whoever comes next takes its address and ports back.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use kiln_store::{Name, StateFolder, StateLock, Store, Timestamp};
@@ -253,6 +255,7 @@ impl Networks {
         let _lock = self.lock()?;
         let record = self.record(name, now)?;
         self.reap(&record)?;
+        self.sweep(1)?;
         let used = self.with_endpoints(record.clone())?.endpoints;
         if !used.is_empty() {
             return Err(NetworkError::InUse {
@@ -288,6 +291,7 @@ impl Networks {
                 removed.push(name.to_owned());
             }
         }
+        self.sweep(1)?;
         self.remove_rules_without_bridges()?;
         Ok(removed)
     }
@@ -363,11 +367,12 @@ impl Networks {
             if !self.members.is_held(&container)? {
                 let endpoint = folder.read::<Endpoint>(&container)?;
                 if let Some(endpoint) = endpoint {
-                    self.dismiss(&endpoint)?;
+                    self.set_aside(endpoint)?;
                 }
                 folder.remove(&container)?;
             }
         }
+        self.sweep(MANY)?;
         for container in self.members.held_names()? {
             if let Some(_held) = self.members.hold(&container)? {
                 self.members.remove(&container)?;
@@ -382,23 +387,58 @@ impl Networks {
         for name in self.named.names()? {
             let folder = self.named.folder(&name)?;
             if let Some(endpoint) = folder.read::<Endpoint>(container)? {
-                self.dismiss(&endpoint)?;
+                self.set_aside(endpoint)?;
                 folder.remove(container)?;
             }
         }
         Ok(())
     }
 
-    /// Takes an endpoint out of the rules.
-    pub(crate) fn dismiss(&self, endpoint: &Endpoint) -> Result<(), NetworkError> {
+    /// Takes an endpoint out of a network. Its ports lead nowhere from now on. What else the rules say of it is about a
+    /// cable that there is no more, and whose name nobody gets again: that is [swept](Self::sweep) later.
+    ///
+    /// Whoever removes something from rules waits, when it closes its socket at the latest, until every processor has
+    /// seen that: some 15 ms, for which the caller of each `kiln run --rm` would have to wait.
+    pub(crate) fn set_aside(&self, mut endpoint: Endpoint) -> Result<(), NetworkError> {
         if !self.outside.exists() {
+            return Ok(());
+        }
+        if !endpoint.ports.is_empty() {
+            let table = self.table()?;
+            self.outside.run(|| {
+                let closed = Firewall::open(table).and_then(|mut rules| rules.close(&endpoint));
+                if_there_is_a_firewall(closed)
+            })?;
+            endpoint.ports.clear();
+        }
+        let mut left = self.left()?;
+        left.push(endpoint);
+        Ok(self.folder.write(LEFT, &left)?)
+    }
+
+    fn left(&self) -> Result<Vec<Endpoint>, NetworkError> {
+        Ok(self.folder.read(LEFT)?.unwrap_or_default())
+    }
+
+    /// Addresses that somebody had lately, whom others may still take for their owner.
+    pub(crate) fn left_addresses(&self) -> Result<Vec<IpAddr>, NetworkError> {
+        let left = self.left()?;
+        let addresses = left.iter().flat_map(|one| &one.addresses);
+        Ok(addresses.map(IpNet::addr).collect())
+    }
+
+    /// Takes what was [set aside](Self::set_aside) out of the rules, if it is at least so much. The lock must be held.
+    pub(crate) fn sweep(&self, at_least: usize) -> Result<(), NetworkError> {
+        let left = self.left()?;
+        if left.len() < at_least || !self.outside.exists() {
             return Ok(());
         }
         let table = self.table()?;
         self.outside.run(|| {
-            let dismissed = Firewall::open(table).and_then(|mut rules| rules.dismiss(endpoint));
+            let dismissed = Firewall::open(table).and_then(|mut rules| rules.dismiss(&left));
             if_there_is_a_firewall(dismissed)
-        })
+        })?;
+        Ok(self.folder.remove(LEFT)?)
     }
 
     /// What each container that is alive has in its networks, by container. Nothing is locked: this is for listings.
@@ -445,6 +485,11 @@ pub(crate) fn if_there_is_a_firewall(
         outcome => outcome,
     }
 }
+
+/// The record of what is to be swept.
+const LEFT: &str = "left";
+/// So many containers that are gone are taken out of the rules together.
+const MANY: usize = 64;
 
 /// The fewest digits that stand for an id.
 const MIN_ID_DIGITS: usize = 4;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -178,5 +179,53 @@ fn containers_of_a_network_reach_each_other_and_nobody_else_does() {
     drop((waiting, one, two, other));
     machine.networks.prune().unwrap();
     assert_eq!(machine.output("nft", &["list", "ruleset"]), "");
+    machine.has_no_devices();
+}
+
+/// What the rules say of containers that are gone is taken out later, with that of others; where their ports lead, at once.
+#[test]
+fn rules_about_the_gone_stay_few_and_their_ports_lead_nowhere() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let rules = || machine.output("nft", &["list", "ruleset"]);
+    let cables = || {
+        let rules = rules();
+        let words = rules.split(|it: char| !it.is_ascii_alphanumeric());
+        let cables = words.filter(|word| word.starts_with("kv"));
+        cables.map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let published = machine.join("published", &[member("bridge")], &["8080:80"]);
+    assert!(rules().contains("8080"));
+    drop(published.unwrap());
+    assert!(!rules().contains("8080"), "{}", rules());
+    let stays = machine.join("stays", &[member("bridge")], &[]).unwrap();
+    for number in 0..140 {
+        let name = format!("passing-{number}");
+        drop(machine.join(&name, &[member("bridge")], &[]).unwrap());
+        if number % 20 == 0 {
+            assert!(cables().len() <= 66, "{}", rules());
+        }
+    }
+    // Those that are there stay in there, and who comes back is let through.
+    let (one, two) = (
+        stays,
+        machine.join("passing-1", &[member("bridge")], &[]).unwrap(),
+    );
+    let at = SocketAddr::new(address(&one, false), 80);
+    let served = serve(one.namespace(), at);
+    // The kernel is still busy with so many that are gone.
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let from = loop {
+        match ask(two.namespace(), at) {
+            Err(_) if std::time::Instant::now() < deadline => {}
+            answer => break answer.unwrap(),
+        }
+    };
+    assert_eq!(from, address(&two, false).to_string());
+    served.join().unwrap();
+    drop((one, two));
+    machine.networks.prune().unwrap();
+    assert_eq!(rules(), "");
     machine.has_no_devices();
 }

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait between two looks at it.
 const PAUSE: Duration = Duration::from_millis(2);
 /// The most bytes of what it says that are looked at.
-const MAX_TEXT: u64 = 4096;
+const MAX_TEXT: usize = 4096;
 
 /// A running pasta. It dies with the thread that started it.
 #[derive(Debug)]
@@ -82,9 +82,11 @@ impl Pasta {
             .run(Links::open)
             .map_err(|errno| NetworkError::kernel("entering the shared network", errno))??;
         let deadline = Instant::now() + PATIENCE;
+        let mut said = Vec::new();
         while links.uplink()?.is_none() {
-            if self.has_spoken() {
-                return Err(self.failure());
+            // It may only say that it leaves something out, such as a family of addresses that the machine has not.
+            if self.has_spoken() && self.listen(&mut said) {
+                return Err(failure(&said));
             }
             if Instant::now() > deadline {
                 let message = "pasta finds no way out: this machine has no default route";
@@ -120,25 +122,33 @@ impl Pasta {
         }
     }
 
-    /// What it said last, and what to do about it.
-    fn failure(&self) -> NetworkError {
-        let mut text = String::new();
-        let read = (&self.output).take(MAX_TEXT).read_to_string(&mut text);
-        let text = match read {
-            Ok(_) => {
-                // That there is nobody to keep its log is not why.
-                let lines = text.lines().filter(|line| !line.contains("to syslog"));
-                lines.collect::<Vec<_>>().join("; ")
+    /// Adds what it says now to `said`; `true` if it has ended.
+    fn listen(&self, said: &mut Vec<u8>) -> bool {
+        let mut buffer = [0; 512];
+        match (&self.output).read(&mut buffer) {
+            Ok(0) => true,
+            Ok(count) => {
+                let room = MAX_TEXT.saturating_sub(said.len());
+                said.extend(buffer.iter().take(count.min(room)));
+                false
             }
-            Err(error) => error.to_string(),
-        };
-        let advice = if text.contains("tun socket") || text.contains("/dev/net/tun") {
-            "; let this user open it: chmod 0666 /dev/net/tun"
-        } else {
-            ""
-        };
-        NetworkError::Rootless(format!("pasta ended: {text}{advice}"))
+            Err(_interrupted) => false,
+        }
     }
+}
+
+/// What it said at its end, and what to do about it.
+fn failure(said: &[u8]) -> NetworkError {
+    let text = String::from_utf8_lossy(said);
+    // That there is nobody to keep its log is not why.
+    let lines = text.lines().filter(|line| !line.contains("to syslog"));
+    let text = lines.collect::<Vec<_>>().join("; ");
+    let advice = if text.contains("tun socket") || text.contains("/dev/net/tun") {
+        "; let this user open it: chmod 0666 /dev/net/tun"
+    } else {
+        ""
+    };
+    NetworkError::Rootless(format!("pasta ended: {text}{advice}"))
 }
 
 impl AsFd for Pasta {

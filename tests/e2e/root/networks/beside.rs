@@ -1,7 +1,7 @@
 //! Networks beside others: what listings say of ports, containers that pose as others, rules that drop.
 
 use super::{Net, is_root};
-use crate::fixtures::machine::{MACHINE, WORLD, eventually};
+use crate::fixtures::machine::eventually;
 
 #[test]
 fn ports_are_listed_as_docker_does() {
@@ -224,8 +224,7 @@ fn rules_that_drop_what_is_forwarded_do_not_cut_containers_off() {
     let rules = || net.machine.run("iptables -S; ip6tables -S");
     assert!(rules().contains("-P FORWARD DROP"), "{}", rules());
     let server = net.serve(&["-p", "8080:80"]);
-    let world = |script: &str| net.machine.outside(script);
-    assert_eq!(net.asked(world, &format!("{MACHINE}:8080")), WORLD);
+    net.is_asked_by_the_world("8080");
     let _greeter = net.machine.greeter(80);
     net.is_greeted();
     // As iptables itself would have written it, once.
@@ -263,10 +262,9 @@ fn a_container_whose_monitor_was_killed_gets_its_network_back() {
     let net = Net::new();
     let flags = ["run", "-d", "--name", "server", "-p", "8080:80", "app"];
     net.kiln(&flags).assert_code(0);
-    let world = |script: &str| net.machine.outside(script);
-    assert_eq!(net.asked(world, &format!("{MACHINE}:8080")), WORLD);
+    net.is_asked_by_the_world("8080");
     net.kiln(&["restart", "-t", "1", "server"]).assert_code(0);
-    assert_eq!(net.asked(world, &format!("{MACHINE}:8080")), WORLD);
+    net.is_asked_by_the_world("8080");
     let inspected = net.kiln(&["inspect", "server"]).stdout;
     let inspected: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
     let monitor = inspected[0]["Monitor"].to_string();
@@ -282,7 +280,7 @@ fn a_container_whose_monitor_was_killed_gets_its_network_back() {
     ended.unwrap_or_else(|listed| panic!("{listed}"));
     assert!(net.kiln(&["port", "server"]).stdout.is_empty());
     net.kiln(&["start", "server"]).assert_code(0);
-    assert_eq!(net.asked(world, &format!("{MACHINE}:8080")), WORLD);
+    net.is_asked_by_the_world("8080");
     net.kiln(&["rm", "-f", "server"]).assert_code(0);
     net.kiln(&["network", "prune"]).assert_code(0);
     net.machine.is_clean();
