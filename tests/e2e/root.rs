@@ -6,6 +6,7 @@ mod docker;
 mod emulation;
 mod networks;
 mod registry;
+mod rootless_networks;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -84,6 +85,11 @@ impl<'a> OfUser<'a> {
                 .arg(space.path()),
         );
         Self { space, uid, gid }
+    }
+
+    /// The user's numbers: of itself and of its group.
+    pub(crate) fn ids(&self) -> (u32, u32) {
+        (self.uid, self.gid)
     }
 
     /// Runs kiln as the user.
