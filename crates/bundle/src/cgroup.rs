@@ -4,6 +4,7 @@
 //! A [`Group`] is the same path in every hierarchy that there is.
 
 mod device_filter;
+mod entrance;
 mod host;
 mod version1;
 mod version2;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::BundleError;
 use crate::spec::Resources;
 
+pub(crate) use entrance::{Entrance, Unified};
 pub(crate) use host::{Hierarchy, Host};
 
 /// How long a group whose last process was killed may take to be empty.
@@ -83,20 +85,6 @@ impl Group {
         all.sort();
         all.dedup();
         all
-    }
-
-    /// Moves a process into the group.
-    pub(crate) fn join(&self, pid: i32) -> Result<(), BundleError> {
-        for directory in self.directories() {
-            let file = directory.join("cgroup.procs");
-            match fs::write(&file, pid.to_string()) {
-                Err(error) if !self.unified && Some(directory) == self.version2.as_deref() => {
-                    tracing::debug!("not in `{}`: {error}", directory.display());
-                }
-                result => result.map_err(BundleError::file("join", &file))?,
-            }
-        }
-        Ok(())
     }
 
     /// The group `path` below this one, which must be there already; of these controllers alone, if some are named.

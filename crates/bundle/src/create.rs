@@ -227,7 +227,9 @@ fn create_in(
     folder.save(&record)?;
 
     let (ours, theirs) = Channel::pair()?;
+    let (entrance, mut unified) = undo.group.open()?;
     let first = First {
+        entrance,
         spec,
         options,
         namespaces: &namespaces,
@@ -240,10 +242,10 @@ fn create_in(
         start,
         record: &record,
     };
-    let cloned = namespaces.start(move || init::run(first, &theirs))?;
+    let cloned = namespaces.start(&mut unified, move || init::run(first, &theirs))?;
     record_first(&mut record, cloned, undo)?;
     folder.save(&record)?;
-    undo.group.join(record.pid)?;
+    undo.group.follow(&unified, record.pid)?;
     if let Some(score) = spec
         .process
         .as_ref()

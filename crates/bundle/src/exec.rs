@@ -86,7 +86,9 @@ pub fn exec(
         group.replace_by(record.group.below(&below.path, &below.controllers)?);
     }
     let (ours, theirs) = Channel::pair()?;
+    let (entrance, mut unified) = group.open()?;
     let later = Later {
+        entrance,
         spec: &spec,
         process,
         options,
@@ -104,6 +106,7 @@ pub fn exec(
         Ok(())
     };
     let cloned = namespaces::through_middle(
+        &mut unified,
         enter,
         UnshareFlags::empty(),
         |_| Ok(()),
@@ -112,7 +115,9 @@ pub fn exec(
             theirs.report(outcome)
         },
     )?;
-    let started = settle(&ours, &cloned, &group, process, options);
+    let started = group
+        .follow(&unified, cloned.pid)
+        .and_then(|()| settle(&ours, &cloned, process, options));
     if started.is_err() {
         let killed =
             rustix::process::pidfd_send_signal(&cloned.pidfd, rustix::process::Signal::KILL);
@@ -134,11 +139,9 @@ pub fn exec(
 fn settle(
     channel: &Channel,
     cloned: &Cloned,
-    group: &crate::cgroup::Group,
     process: &Process,
     options: &ExecOptions,
 ) -> Result<(), BundleError> {
-    group.join(cloned.pid)?;
     if let Some(score) = process.oom_score_adj {
         let path = PathBuf::from(format!("/proc/{}/oom_score_adj", cloned.pid));
         fs::write(&path, score.to_string()).map_err(BundleError::file("write", &path))?;
@@ -197,6 +200,7 @@ fn different(pid: i32) -> Result<ThreadNameSpaceType, BundleError> {
 
 /// What a later process is handed.
 struct Later<'a> {
+    entrance: crate::cgroup::Entrance,
     spec: &'a Spec,
     process: &'a Process,
     options: &'a ExecOptions,
@@ -209,6 +213,7 @@ impl Later<'_> {
     /// Goes all the way. Returns only if that failed.
     fn carry_out(self, channel: &Channel) -> Result<(), BundleError> {
         let Self {
+            entrance,
             spec,
             process,
             options,
@@ -217,6 +222,7 @@ impl Later<'_> {
         } = self;
         init::end_with_parent(true)?;
         channel.expect_go()?;
+        entrance.join()?;
         rustix::process::setsid().map_err(BundleError::kernel("making a session"))?;
         if let Some(id) = id {
             init::keyring(id)?;

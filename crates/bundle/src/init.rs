@@ -12,7 +12,7 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::net::SocketFlags;
 use rustix::process::Signal;
 
-use crate::cgroup::Host;
+use crate::cgroup::{Entrance, Host};
 use crate::channel::{Channel, Message};
 use crate::create::CreateOptions;
 use crate::error::{BundleError, best_effort};
@@ -31,6 +31,7 @@ use crate::state::{Record, Status};
 /// What the first process is handed.
 #[derive(Debug)]
 pub(crate) struct First<'a> {
+    pub(crate) entrance: Entrance,
     pub(crate) spec: &'a Spec,
     pub(crate) options: &'a CreateOptions,
     pub(crate) namespaces: &'a Namespaces,
@@ -63,6 +64,7 @@ impl First<'_> {
     /// Goes all the way. Returns who started the container and why its program could not be.
     fn carry_out(self, channel: &Channel) -> Result<(OwnedFd, BundleError), BundleError> {
         let Self {
+            entrance,
             spec,
             options,
             namespaces,
@@ -77,6 +79,7 @@ impl First<'_> {
         } = self;
         end_with_parent(true)?;
         channel.expect_go()?;
+        entrance.join()?;
         namespaces.complete()?;
         // From here on other processes of the container may see this one.
         kiln_sys::namespace::make_undumpable()

@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Gid, Pid, PidfdFlags, Uid, WaitId, WaitIdOptions};
 use rustix::thread::LinkNameSpaceType;
 
+use crate::cgroup::Unified;
 use crate::channel::{Channel, Message};
 use crate::error::BundleError;
 use crate::setup::id_map;
@@ -140,13 +141,21 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Starts the first process, which runs `first`.
-    pub(crate) fn start(&self, first: impl FnOnce() -> i32) -> Result<Cloned, BundleError> {
+    /// Starts the first process, which runs `first`, in the group of version 2 of `entrance` where that can be.
+    pub(crate) fn start(
+        &self,
+        entrance: &mut Unified,
+        first: impl FnOnce() -> i32,
+    ) -> Result<Cloned, BundleError> {
         let fresh = self
             .fresh
             .difference(UnshareFlags::NEWCGROUP | UnshareFlags::NEWUSER);
         if !self.needs_middle() {
-            return namespace::clone_into(fresh, Lineage::Child, first)
+            return entrance
+                .start(
+                    |group, first| namespace::clone_into(fresh, Lineage::Child, group, first),
+                    first,
+                )
                 .map_err(BundleError::kernel("starting a process in new namespaces"));
         }
         let fresh = if self.offsets.is_empty() {
@@ -155,6 +164,7 @@ impl Namespaces {
             fresh.difference(UnshareFlags::NEWTIME)
         };
         through_middle(
+            entrance,
             |channel| self.prepare(channel),
             fresh,
             |pid| id_map::write(pid, &self.uids, &self.gids),
@@ -193,21 +203,31 @@ impl Namespaces {
 ///
 /// The new process is this one's child all the same.
 pub(crate) fn through_middle(
+    entrance: &mut Unified,
     prepare: impl FnOnce(&Channel) -> Result<(), BundleError>,
     fresh: UnshareFlags,
     map: impl FnOnce(i32) -> Result<(), BundleError>,
     first: impl FnOnce() -> i32,
 ) -> Result<Cloned, BundleError> {
     let (ours, theirs) = Channel::pair()?;
-    let middle = namespace::clone_into(UnshareFlags::empty(), Lineage::Child, move || {
+    let between = move || {
         let outcome = prepare(&theirs).and_then(|()| {
-            let cloned = namespace::clone_into(fresh, Lineage::Sibling, first)
+            let cloned = namespace::clone_into(fresh, Lineage::Sibling, None, first)
                 .map_err(BundleError::kernel("starting a process in new namespaces"))?;
             theirs.send(&Message::Started(cloned.pid))
         });
         theirs.report(outcome)
-    })
-    .map_err(BundleError::kernel("starting a process"))?;
+    };
+    // Its child is where it is. Where processes are counted it would be one too many.
+    let middle = entrance
+        .unlimited()
+        .start(
+            |group, between| {
+                namespace::clone_into(UnshareFlags::empty(), Lineage::Child, group, between)
+            },
+            between,
+        )
+        .map_err(BundleError::kernel("starting a process"))?;
     let mut map = Some(map);
     let pid = loop {
         match ours.receive()? {

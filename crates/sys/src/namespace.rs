@@ -233,11 +233,14 @@ pub enum Lineage {
 
 /// Forks into new namespaces, and runs `work` in the new process, which ends with the code that it returns.
 ///
+/// With `cgroup`, the process starts in that cgroup (version 2).
+///
 /// # Errors
 /// `BUSY` if this process has more than one thread, else what `clone3(2)` says.
 pub fn clone_into(
     namespaces: UnshareFlags,
     lineage: Lineage,
+    cgroup: Option<BorrowedFd<'_>>,
     work: impl FnOnce() -> i32,
 ) -> Result<Cloned, Errno> {
     // There may be no /proc to count threads in. This does nothing, and refuses a process with more than one.
@@ -250,6 +253,10 @@ pub fn clone_into(
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     let bit = |flag: libc::c_int| u64::from(flag.cast_unsigned());
     arguments.flags = u64::from(namespaces.bits()) | bit(libc::CLONE_PIDFD);
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= crate::process::INTO_CGROUP;
+        arguments.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    }
     match lineage {
         Lineage::Child => arguments.exit_signal = bit(libc::SIGCHLD),
         Lineage::Sibling => arguments.flags |= bit(libc::CLONE_PARENT),

@@ -82,6 +82,9 @@ pub enum Ended {
     Signal(i32),
 }
 
+/// `CLONE_INTO_CGROUP`, which libc has with the wrong type.
+pub(crate) const INTO_CGROUP: u64 = 1 << 33;
+
 const STACK_BYTES: usize = 256 * 1024;
 const GUARD_BYTES: usize = 64 * 1024;
 
@@ -184,7 +187,6 @@ pub fn launch(
     } = namespaces;
     // Bits that `clone_args` takes and libc has with the wrong type or not at all.
     const CLEAR_SIGHAND: u64 = 1 << 32;
-    const INTO_CGROUP: u64 = 1 << 33;
     const NEWTIME: u64 = 0x80;
     let bit = |flag: libc::c_int| u64::from(flag.cast_unsigned());
     let mut flags =

@@ -68,7 +68,7 @@ pub(crate) fn write(pid: i32, uids: &[IdMapping], gids: &[IdMapping]) -> Result<
 /// A user namespace that only serves as a map of owners for a mount.
 pub(crate) fn namespace(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd, BundleError> {
     let fail = || BundleError::kernel("making a user namespace for the owners of a mount");
-    let child = namespace::clone_into(UnshareFlags::NEWUSER, Lineage::Child, || {
+    let child = namespace::clone_into(UnshareFlags::NEWUSER, Lineage::Child, None, || {
         loop {
             rustix::event::pause();
         }

@@ -42,7 +42,7 @@ pub(super) fn run(
         drop(ours.take());
         theirs.take().map_or(1, |socket| hold(order, socket))
     };
-    clone_into(UnshareFlags::empty(), Lineage::Child, hold).map_err(io::Error::from)?;
+    clone_into(UnshareFlags::empty(), Lineage::Child, None, hold).map_err(io::Error::from)?;
     drop(theirs.take());
     let Some(connection) = ours.take() else {
         return Err(io::Error::from(Errno::BADF).into());
