@@ -7,6 +7,7 @@ mod command_line;
 mod container_files;
 mod containers;
 mod crashes;
+mod docker_flags;
 mod enter;
 mod exchange;
 mod guarantees;

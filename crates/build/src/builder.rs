@@ -288,6 +288,7 @@ impl Assembler<'_> {
                     layers,
                     changes: changes.unwrap_or_default(),
                     epoch: epoch(self.workspace),
+                    author: None,
                 },
             )?,
         };

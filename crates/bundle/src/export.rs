@@ -66,6 +66,7 @@ pub fn export(
             seccomp: unfolded.calls.as_ref().map(calls::seccomp),
             masked_paths: unfolded.masked.clone(),
             readonly_paths: unfolded.read_only.clone(),
+            sysctl: spec.sysctls.clone(),
             ..Linux::default()
         }),
         ..Spec::default()

@@ -56,8 +56,8 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
 
-    /// Mount a volume, or a file or folder of this machine
-    #[arg(short, long, value_name = "SOURCE:PATH[:ro]")]
+    /// Mount a volume, or a file or folder of this machine; without a source, a new volume
+    #[arg(short, long, value_name = "[SOURCE:]PATH[:ro]")]
     volume: Vec<String>,
 
     /// Mount a volume, something of this machine, or memory, as type=bind,source=PATH,target=PATH,readonly
@@ -91,6 +91,10 @@ pub(crate) struct ContainerArgs {
     /// Limit the number of processes and threads
     #[arg(long, alias = "pids-limit", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pids: Option<u32>,
+
+    /// Let an init start the program: it hands on signals, and takes notice of processes whose parents have ended
+    #[arg(long)]
+    init: bool,
 
     /// Replace the entrypoint; an empty one is none
     #[arg(long, value_name = "PROGRAM")]
@@ -154,13 +158,13 @@ impl ContainerArgs {
                 env.insert(name, value);
             }
         }
-        let mut planned = BTreeMap::new();
+        let (mut planned, mut made_up) = (BTreeMap::new(), Vec::new());
         for text in &self.volume {
-            let (target, mount) = mounts::volume(text, folder)?;
+            let (target, mount) = mounts::volume(text, folder, &mut made_up)?;
             planned.insert(target, mount);
         }
         for text in &self.mount {
-            let (target, mount) = mounts::described(text, folder)?;
+            let (target, mount) = mounts::described(text, folder, &mut made_up)?;
             planned.insert(target, mount);
         }
         for text in &self.tmpfs {
@@ -182,6 +186,8 @@ impl ContainerArgs {
             workdir: self.workdir.clone(),
             hostname: self.hostname.clone(),
             mounts: planned,
+            own_volumes: made_up,
+            init: self.init,
             read_only: self.read_only.then_some(true),
             memory_bytes: self.memory,
             cpu_thousandths: self.cpus,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kiln_runtime::{PlannedSource, Status, StoredContainer};
+use kiln_runtime::{PlannedNetwork, PlannedSource, Status, StoredContainer};
 use serde_json::{Value, json};
 
 use crate::errors::{Class, Failure, Outcome};
@@ -114,6 +114,18 @@ pub(crate) fn row_json(container: &StoredContainer, places: &Places, now: Timest
         "Pid": container.state.process.filter(|_| is_alive(container)).map(|(pid, _)| pid),
         "ExitCode": container.state.exit_code(container.status),
     })
+}
+
+/// The networks it is made for, by name.
+pub(crate) fn networks(container: &StoredContainer) -> Vec<String> {
+    match &container.config.plan.network {
+        PlannedNetwork::None => vec!["none".to_owned()],
+        PlannedNetwork::Host => vec!["host".to_owned()],
+        PlannedNetwork::Bridges(memberships) => {
+            let names = memberships.iter().map(|one| one.network.clone());
+            names.collect()
+        }
+    }
 }
 
 /// Whether it has a first process.

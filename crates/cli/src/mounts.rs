@@ -2,20 +2,31 @@
 
 use std::path::Path;
 
-use kiln_manifest::value::Name;
+use kiln_manifest::value;
 use kiln_runtime::{PlannedMount, PlannedSource};
+use kiln_store::Name;
 
 use crate::container::wrong;
 use crate::errors::Outcome;
 use crate::measures::size;
+use crate::names;
 
-/// `NAME:/path[:ro]` for a volume, `./path:/path[:ro]` or `/path:/path[:ro]` for
-/// something of this machine.
-pub(crate) fn volume(text: &str, folder: &Path) -> Outcome<(String, PlannedMount)> {
+/// `NAME:/path[:ro]` for a volume, `./path:/path[:ro]` or `/path:/path[:ro]` for something of this machine; `/path` for
+/// a new volume, whose name is added to `made_up`.
+pub(crate) fn volume(
+    text: &str,
+    folder: &Path,
+    made_up: &mut Vec<Name>,
+) -> Outcome<(String, PlannedMount)> {
     let help =
         "write NAME:/path for a volume, ./path:/path for a folder, and :ro behind it for read-only";
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, read_only) = match parts.as_slice() {
+        [target] if target.starts_with('/') => {
+            let source = PlannedSource::Volume(new_volume(made_up)?);
+            let read_only = false;
+            return Ok(((*target).to_owned(), PlannedMount { source, read_only }));
+        }
         [source, target] | [source, target, "rw"] => (*source, *target, false),
         [source, target, "ro"] => (*source, *target, true),
         _ => return Err(wrong(format!("`{text}` is not a mount"), help)),
@@ -30,12 +41,18 @@ pub(crate) fn volume(text: &str, folder: &Path) -> Outcome<(String, PlannedMount
     let source = if is_path {
         PlannedSource::Host(folder.join(source))
     } else {
-        if let Err(error) = Name::parse(source) {
+        if let Err(error) = value::Name::parse(source) {
             return Err(wrong(format!("the volume `{source}` {error}"), help));
         }
-        PlannedSource::Volume(kiln_store::Name::new(source)?)
+        PlannedSource::Volume(Name::new(source)?)
     };
     Ok((target.to_owned(), PlannedMount { source, read_only }))
+}
+
+fn new_volume(made_up: &mut Vec<Name>) -> Outcome<Name> {
+    let name = names::of_volume()?;
+    made_up.push(name.clone());
+    Ok(name)
 }
 
 /// `/path`, `/path:64MB` or, as docker has it, `/path:size=64MB`.
@@ -61,8 +78,12 @@ pub(crate) fn tmpfs(text: &str) -> Outcome<(String, PlannedMount)> {
     ))
 }
 
-/// Docker's long form: `type=bind,source=./data,target=/data,readonly`.
-pub(crate) fn described(text: &str, folder: &Path) -> Outcome<(String, PlannedMount)> {
+/// Docker's long form: `type=bind,source=./data,target=/data,readonly`. A volume without a name is as in [`volume`].
+pub(crate) fn described(
+    text: &str,
+    folder: &Path,
+    made_up: &mut Vec<Name>,
+) -> Outcome<(String, PlannedMount)> {
     let help = "write type=volume,source=NAME,target=/path, type=bind,source=PATH,target=/path, or type=tmpfs,target=/path,\
                 tmpfs-size=64MB; and readonly";
     let refuse = |what: String| wrong(format!("the mount `{text}` {what}"), help);
@@ -100,17 +121,17 @@ pub(crate) fn described(text: &str, folder: &Path) -> Outcome<(String, PlannedMo
             None => PlannedSource::Tmpfs { size_bytes: bytes },
             Some(_) => return Err(refuse("has a source and is a tmpfs".to_owned())),
         },
-        _ => {
-            let source = named();
-            let source =
-                source.ok_or_else(|| refuse("has no source: volumes have a name".to_owned()))?;
-            if let Err(error) = Name::parse(source) {
-                return Err(refuse(format!(
-                    "names the volume `{source}`, which {error}"
-                )));
+        _ => PlannedSource::Volume(match named() {
+            None => new_volume(made_up)?,
+            Some(source) => {
+                if let Err(error) = value::Name::parse(source) {
+                    return Err(refuse(format!(
+                        "names the volume `{source}`, which {error}"
+                    )));
+                }
+                Name::new(source)?
             }
-            PlannedSource::Volume(kiln_store::Name::new(source)?)
-        }
+        }),
     };
     Ok((target.to_owned(), PlannedMount { source, read_only }))
 }
@@ -123,7 +144,8 @@ mod tests {
 
     #[test]
     fn mounts_tell_volumes_from_folders() {
-        let read = |text| volume(text, Path::new("/here"));
+        let mut made_up = Vec::new();
+        let mut read = |text| volume(text, Path::new("/here"), &mut made_up);
         let (target, mount) = read("data:/var/lib/data:ro").expect("a volume");
         assert_eq!(target, "/var/lib/data");
         assert!(mount.read_only && matches!(mount.source, PlannedSource::Volume(_)));
@@ -135,11 +157,18 @@ mod tests {
         for text in ["data", "data:relative", "a:/b:c", "Not A Name:/x"] {
             assert!(read(text).is_err(), "{text}");
         }
+        let (target, mount) = read("/data").expect("a new volume");
+        let [name] = made_up.as_slice() else {
+            panic!("{made_up:?}")
+        };
+        let source = PlannedSource::Volume(name.clone());
+        assert_eq!((target.as_str(), mount.source), ("/data", source));
     }
 
     #[test]
     fn the_long_form_says_the_same() {
-        let read = |text: &str| described(text, Path::new("/here")).ok();
+        let mut made_up = Vec::new();
+        let mut read = |text: &str| described(text, Path::new("/here"), &mut made_up).ok();
         let (target, mount) = read("type=bind,src=./a,dst=/b,readonly").expect("a folder");
         assert_eq!((target.as_str(), mount.read_only), ("/b", true));
         assert_eq!(
@@ -160,7 +189,6 @@ mod tests {
             "type=bind,target=/b",
             "type=bind,source=a",
             "type=npipe,source=a,target=/b",
-            "type=volume,target=/b",
             "type=tmpfs,source=a,target=/b",
             "source=a,target=b",
             "source=a,target=/b,tmpfs-size=1",
@@ -168,5 +196,7 @@ mod tests {
         ] {
             assert_eq!(read(text), None, "{text}");
         }
+        assert!(read("type=volume,target=/b").is_some());
+        assert_eq!(made_up.len(), 1);
     }
 }

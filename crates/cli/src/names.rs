@@ -22,18 +22,32 @@ const THINGS: [&str; 64] = [
     "urn", "vase", "vat", "wheel",
 ];
 
-/// Makes one up. The `attempt`s after the first few get a number behind it, so that one is free in the end.
+/// A name for a volume that nobody named.
 ///
 /// # Errors
 /// The system has no random bytes.
-pub(crate) fn random(attempt: u32) -> Outcome<String> {
-    let mut bytes = [0_u8; 4];
+pub(crate) fn of_volume() -> Outcome<kiln_store::Name> {
+    let bytes = random_bytes::<16>()?;
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(kiln_store::Name::new(&digits)?)
+}
+
+fn random_bytes<const COUNT: usize>() -> Outcome<[u8; COUNT]> {
+    let mut bytes = [0_u8; COUNT];
     let got = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
     if got != Ok(bytes.len()) {
         let message = "the system has no random bytes";
         return Err(Failure::message(Class::Environment, message, None));
     }
-    let [quality, thing, number @ ..] = bytes;
+    Ok(bytes)
+}
+
+/// Makes one up. The `attempt`s after the first few get a number behind it, so that one is free in the end.
+///
+/// # Errors
+/// The system has no random bytes.
+pub(crate) fn random(attempt: u32) -> Outcome<String> {
+    let [quality, thing, number @ ..] = random_bytes::<4>()?;
     let pick = |words: &[&'static str; 64], byte: u8| words[usize::from(byte % 64)];
     let name = format!("{}_{}", pick(&QUALITIES, quality), pick(&THINGS, thing));
     Ok(if attempt < 3 {

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use kiln_runtime::{Overrides, ProcessLimit, Rights};
+use kiln_sandbox::SettingOf;
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::measures::size;
@@ -33,6 +34,10 @@ pub(crate) struct RightsArgs {
     /// Set the size of /dev/shm [default: 64MiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     shm_size: Option<u64>,
+
+    /// Give it a setting of the kernel of its own, such as net.ipv4.ip_forward=1
+    #[arg(long, value_name = "NAME=VALUE", value_parser = sysctl)]
+    sysctl: Vec<(String, String)>,
 
     /// Limit memory and swap together; with --memory alone there is no swap
     #[arg(long, value_name = "SIZE", value_parser = size, requires = "memory")]
@@ -69,6 +74,7 @@ impl RightsArgs {
             }
         }
         overrides.rights = rights;
+        overrides.sysctls = self.sysctl.iter().cloned().collect();
         overrides.shm_size_bytes = self.shm_size;
         overrides.swap_bytes = match (self.memory_swap, overrides.memory_bytes) {
             (Some(together), Some(memory)) => {
@@ -81,6 +87,19 @@ impl RightsArgs {
         };
         Ok(())
     }
+}
+
+/// `NAME=VALUE`, if that is not a setting of the whole machine.
+fn sysctl(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    if SettingOf::name(name).is_none() {
+        return Err(
+            "only settings that a container has for itself can be set: net.*, fs.mqueue.*, kernel.msg*, \
+             kernel.sem and kernel.shm*"
+                .to_owned(),
+        );
+    }
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn wrong(message: String, help: &str) -> Failure {
@@ -102,11 +121,7 @@ pub(crate) fn instead_of(flag: &str) -> Option<&'static str> {
         "--link-local-ip" | "--mac-address" => "addresses are chosen: --ip and --ip6 ask for one",
         "--volumes-from" => "name the volumes: -v NAME:/path",
         "--volume-driver" | "--storage-opt" => "volumes are folders of the store: -v NAME:/path",
-        "--init" => {
-            "the program is the first process: let an init of the image (tini, dumb-init) start it"
-        }
         "--domainname" => "write it into --hostname",
-        "--sysctl" => "kernel settings of a container are as kiln makes them",
         "--oom-kill-disable"
         | "--oom-score-adj"
         | "--memory-reservation"

@@ -111,6 +111,8 @@ pub struct Assembly<'a> {
     pub changes: ConfigChanges,
     /// When the image says it was made.
     pub epoch: Timestamp,
+    /// Who the image says made it; who made the base if not given.
+    pub author: Option<String>,
 }
 
 /// Assembles an image and puts its documents into the store.
@@ -145,6 +147,9 @@ fn documents(assembly: &Assembly<'_>) -> Result<(ImageManifest, ImageConfig), Im
         config.history.clone_from(&base.config.history);
         config.author.clone_from(&base.config.author);
     }
+    if assembly.author.is_some() {
+        config.author.clone_from(&assembly.author);
+    }
     for layer in &assembly.layers {
         let record = &layer.record;
         layers.push(Descriptor::new(
@@ -157,6 +162,7 @@ fn documents(assembly: &Assembly<'_>) -> Result<(ImageManifest, ImageConfig), Im
             created: Some(created.clone()),
             created_by: Some(layer.created_by.clone()),
             comment: Some("kiln".to_owned()),
+            author: assembly.author.clone(),
             ..HistoryEntry::default()
         });
     }
@@ -235,6 +241,7 @@ mod tests {
                 ..ConfigChanges::default()
             },
             epoch: EPOCH,
+            author: None,
         }
     }
 

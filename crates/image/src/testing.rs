@@ -104,6 +104,7 @@ impl TestStore {
                 ..ConfigChanges::default()
             },
             epoch: EPOCH,
+            author: None,
         };
         assemble(&self.session, &assembly).unwrap()
     }

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use kiln_sys::{Errno, confined};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
+use crate::LastLink;
 use crate::disk::{self, At};
 use crate::tar::TarWriter;
 use crate::{ContentHash, Entry, FileError, Node, PathError, TreePath};
@@ -52,14 +53,15 @@ struct Level {
 /// Writes what is at `path` inside of `root` as a tar in which it is called `name`; of a directory called by the
 /// root's name, what is in it.
 ///
-/// Links are followed inside `root`, also a last one. Sockets are left out, and so is what the kernel only pretends
-/// to have, such as `/proc`.
+/// Links are followed inside `root`, and a last one as `last` says. Sockets are left out, and so is what the kernel only
+/// pretends to have, such as `/proc`.
 ///
 /// # Errors
 /// See [`ArchiveError`].
 pub fn archive(
     root: BorrowedFd<'_>,
     path: &TreePath,
+    last: LastLink,
     name: &TreePath,
     out: &mut dyn Write,
 ) -> Result<(), ArchiveError> {
@@ -72,9 +74,14 @@ pub fn archive(
     } else {
         path.as_bytes()
     };
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let follow = match last {
+        LastLink::Follow => OFlags::empty(),
+        LastLink::Keep => OFlags::NOFOLLOW,
+    };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | follow;
     // Looked at before it is opened: devices and pipes are not touched.
-    let top = confined::open_in_root(root, disk::name(place), OFlags::PATH, Mode::empty());
+    let look = OFlags::PATH | follow;
+    let top = confined::open_in_root(root, disk::name(place), look, Mode::empty());
     let top = top.at("open", path)?;
     let stat = rustix::fs::fstat(&top).at("read", path)?;
     match disk::file_type(&stat) {
@@ -91,7 +98,7 @@ pub fn archive(
         | FileType::Socket
         | FileType::CharacterDevice
         | FileType::BlockDevice
-        | FileType::Unknown => archive.other(None, name, &stat)?,
+        | FileType::Unknown => archive.other((top.as_fd(), b""), name, &stat)?,
     }
     archive.tar.finish().map_err(ArchiveError::Write)?;
     Ok(())
@@ -142,7 +149,7 @@ impl Archive<'_> {
                 | FileType::BlockDevice
                 | FileType::Unknown => {
                     let directory = level.directory.as_fd();
-                    self.other(Some((directory, &name)), &path, &stat)?;
+                    self.other((directory, &name), &path, &stat)?;
                 }
             }
         }
@@ -201,7 +208,7 @@ impl Archive<'_> {
 
     fn other(
         &mut self,
-        place: Option<(BorrowedFd<'_>, &[u8])>,
+        (directory, name): (BorrowedFd<'_>, &[u8]),
         path: &TreePath,
         stat: &Stat,
     ) -> Result<(), ArchiveError> {
@@ -209,8 +216,8 @@ impl Archive<'_> {
             let number = stat.st_rdev;
             (rustix::fs::major(number), rustix::fs::minor(number))
         };
-        let node = match (disk::file_type(stat), place) {
-            (FileType::Symlink, Some((directory, name))) => {
+        let node = match disk::file_type(stat) {
+            FileType::Symlink => {
                 match rustix::fs::readlinkat(directory, disk::name(name), Vec::new()) {
                     Err(Errno::NOENT | Errno::INVAL) => return Ok(()),
                     target => Node::Symlink {
@@ -218,16 +225,18 @@ impl Archive<'_> {
                     },
                 }
             }
-            (FileType::Fifo, _) => Node::Fifo,
-            (FileType::CharacterDevice, _) => {
+            FileType::Fifo => Node::Fifo,
+            FileType::CharacterDevice => {
                 let (major, minor) = device();
                 Node::CharDevice { major, minor }
             }
-            (FileType::BlockDevice, _) => {
+            FileType::BlockDevice => {
                 let (major, minor) = device();
                 Node::BlockDevice { major, minor }
             }
-            _ => return Ok(()),
+            FileType::Directory | FileType::RegularFile | FileType::Socket | FileType::Unknown => {
+                return Ok(());
+            }
         };
         let metadata = disk::metadata(stat, BTreeMap::new());
         self.entry(path, node, metadata)

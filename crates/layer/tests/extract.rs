@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use kiln_layer::{ExtractError, ExtractOwner, TreePath, archive, extract, replicate};
+use kiln_layer::{ExtractError, ExtractOwner, LastLink, TreePath, archive, extract, replicate};
 
 fn open(path: &Path) -> std::os::fd::OwnedFd {
     fs::File::open(path).unwrap().into()
@@ -27,7 +27,14 @@ fn own() -> ExtractOwner {
 
 fn tar_of(root: &Path, from: &str, name: &str) -> Vec<u8> {
     let mut out = Vec::new();
-    archive(open(root).as_fd(), &path(from), &path(name), &mut out).unwrap();
+    archive(
+        open(root).as_fd(),
+        &path(from),
+        LastLink::Follow,
+        &path(name),
+        &mut out,
+    )
+    .unwrap();
     out
 }
 
@@ -97,7 +104,13 @@ fn links_lead_nowhere_but_into_the_tree() {
     for from in ["abs/secret", "rel/secret"] {
         // There may be one of that name within the tree by now.
         let mut out = Vec::new();
-        let copied = archive(root_fd.as_fd(), &path(from), &path("x"), &mut out);
+        let copied = archive(
+            root_fd.as_fd(),
+            &path(from),
+            LastLink::Follow,
+            &path("x"),
+            &mut out,
+        );
         let text = String::from_utf8_lossy(&out);
         assert!(copied.is_err() || !text.contains("the outside's"), "{text}");
     }

@@ -131,7 +131,10 @@ impl Drop for Foreground {
         let note = stored::note_end(&claim, &self.state);
         let removed = note.and_then(|()| self.store.containers().remove(claim));
         match removed {
-            Ok(()) => self.tell("destroy", &[]),
+            Ok(()) => {
+                self.tell("destroy", &[]);
+                stored::remove_own_volumes(&self.store, &self.config);
+            }
             Err(error) => {
                 tracing::warn!("what the container left stays until the next kiln: {error}");
             }

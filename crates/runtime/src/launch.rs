@@ -81,6 +81,11 @@ pub enum LaunchError {
          out no-new-privileges=false"
     )]
     OneUser,
+    /// An init where something else than kiln's sandbox starts the program.
+    #[error(
+        "another runtime starts the program, and devices that need one for their hooks do, too: leave out --init"
+    )]
+    Init,
     /// A bind mount's source that is not there.
     #[error("`{path}`, which is to be mounted at `{target}`, does not exist")]
     MissingSource {
@@ -120,6 +125,7 @@ impl LaunchError {
             | Self::Network(_)
             | Self::NoGateway { .. }
             | Self::OneUser
+            | Self::Init
             | Self::MissingSource { .. }
             | Self::OutOfProject { .. }
             | Self::Io { .. } => 125,
@@ -157,6 +163,9 @@ impl Started {
         let (limits, unenforced) = launch.host.enforceable(&spec.limits);
         spec.limits = limits;
         let own = (!plan.hooks.is_empty()).then(OtherRuntime::own);
+        if plan.init && (plan.runtime.is_some() || own.is_some()) {
+            return Err(LaunchError::Init);
+        }
         let child = match plan.runtime.as_ref().or(own.as_ref()) {
             None => launch.host.spawn(&spec)?,
             Some(runtime) => {
@@ -242,6 +251,8 @@ fn spec(
     spec.security = plan.rights.security(launch.host.privileges());
     spec.rlimits = plan.rights.rlimits();
     spec.extra_groups.clone_from(&plan.rights.groups);
+    spec.init = plan.init;
+    spec.sysctls.clone_from(&plan.sysctls);
     spec.shm_size_bytes = plan.shm_size_bytes.unwrap_or(spec.shm_size_bytes);
     let networking = Networking::make(launch, plan, hostname)?;
     spec.network = networking.network;

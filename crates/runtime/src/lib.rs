@@ -50,5 +50,5 @@ pub use plan::{
 pub use probe::ProbeOrder;
 pub use rights::{ProcessLimit, Rights};
 pub use state::{ContainerState, Phase, Status};
-pub use stored::{BrokenContainer, Clock, StoredContainer, wait_for_end};
+pub use stored::{BrokenContainer, Clock, StoredContainer, remove_own_volumes, wait_for_end};
 pub use task::{Task, number, order, take_order};

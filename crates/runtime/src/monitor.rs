@@ -603,7 +603,10 @@ impl Monitor {
             && removes
         {
             match self.store.containers().remove(claim) {
-                Ok(()) => self.tell("destroy", &[]),
+                Ok(()) => {
+                    self.tell("destroy", &[]);
+                    stored::remove_own_volumes(&self.store, &self.config);
+                }
                 Err(error) => tracing::warn!("cannot remove the container: {error}"),
             }
         }

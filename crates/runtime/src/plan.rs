@@ -10,6 +10,7 @@ use std::time::Duration;
 use kiln_manifest::model::{self, Command, Service};
 use kiln_network::{DEFAULT_NETWORK, Membership, Protocol, Publish};
 use kiln_oci::RunConfig;
+use kiln_sandbox::SettingOf;
 use serde::{Deserialize, Serialize};
 
 use crate::other::OtherRuntime;
@@ -35,6 +36,8 @@ pub struct Overrides {
     pub hostname: Option<String>,
     /// Further mounts; one with the same target replaces the service's.
     pub mounts: BTreeMap<String, PlannedMount>,
+    /// Volumes among them that are made for it alone.
+    pub own_volumes: Vec<kiln_store::Name>,
     /// What it can reach.
     pub network: Option<PlannedNetwork>,
     /// Further ports of the machine that lead to it.
@@ -67,6 +70,10 @@ pub struct Overrides {
     pub shm_size_bytes: Option<u64>,
     /// Most swap, beyond the memory.
     pub swap_bytes: Option<u64>,
+    /// Settings of the kernel that it has for itself.
+    pub sysctls: BTreeMap<String, String>,
+    /// Whether an init starts its program.
+    pub init: bool,
     /// Whether all ports that the image says it listens on are published.
     pub publishes_all: bool,
     /// Further ports that it listens on, as `8000/tcp`.
@@ -192,6 +199,9 @@ pub struct Plan {
     pub hostname: Option<String>,
     /// Mounts by target.
     pub mounts: BTreeMap<String, PlannedMount>,
+    /// Volumes among them that are its own: `rm -v` removes them with it, and `--rm` does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own_volumes: Vec<kiln_store::Name>,
     /// Secrets of the manifest that it sees.
     pub secrets: Vec<PlannedSecret>,
     /// The service it is of, which other containers may call it too.
@@ -232,6 +242,12 @@ pub struct Plan {
     /// Most swap, beyond the memory; none if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swap_bytes: Option<u64>,
+    /// Settings of the kernel that it has for itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
+    /// Whether an init starts its program.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub init: bool,
     /// Ports that it says it listens on, as `8000/tcp`.
     #[serde(default)]
     pub exposed: Vec<String>,
@@ -256,6 +272,9 @@ pub enum PlanError {
     /// Ports of a container whose network has no way for them.
     #[error("ports cannot be published with the network `{0}`; leave one of the two out")]
     Ports(&'static str),
+    /// A setting of the kernel that would be that of the machine's network.
+    #[error("`{0}` is a setting of the network, and with the network `host` that is the machine's")]
+    Sysctl(String),
     /// A volume's name that the store cannot have.
     #[error("`{0}` is too long for the name of a volume")]
     Volume(String),
@@ -311,6 +330,13 @@ impl Plan {
             ports.extend(more);
         }
         let network = network(of_project, overrides, &ports)?;
+        let mut settings = overrides.sysctls.keys();
+        let of_network = |name: &&String| SettingOf::name(name) == Some(SettingOf::Network);
+        if network == PlannedNetwork::Host
+            && let Some(name) = settings.find(of_network)
+        {
+            return Err(PlanError::Sysctl(name.clone()));
+        }
         Ok(Self {
             argv: argv(config, service, overrides)?,
             env: environment(config, service, overrides),
@@ -322,6 +348,7 @@ impl Plan {
                 Some(service.hostname.clone().unwrap_or_else(name))
             }),
             mounts,
+            own_volumes: overrides.own_volumes.clone(),
             secrets: service.map(secrets).unwrap_or_default(),
             name: service.map(|service| service.name.value.to_string()),
             network,
@@ -345,6 +372,8 @@ impl Plan {
             rights: overrides.rights.clone(),
             shm_size_bytes: overrides.shm_size_bytes,
             swap_bytes: overrides.swap_bytes,
+            sysctls: overrides.sysctls.clone(),
+            init: overrides.init,
             exposed: exposed(config, overrides),
             hooks: overrides.hooks.clone(),
         })
@@ -640,6 +669,13 @@ mod tests {
         assert_eq!(hosts, [None, Some((9090, 9090))]);
         overrides.network = Some(PlannedNetwork::Host);
         assert_eq!(plan("", &overrides), Err(PlanError::Ports("host")));
+        overrides.ports.clear();
+        let forward = "net.ipv4.ip_forward".to_owned();
+        for (name, is_refused) in [("kernel.sem".to_owned(), false), (forward.clone(), true)] {
+            overrides.sysctls = BTreeMap::from([(name, "1".to_owned())]);
+            let refused = plan("", &overrides) == Err(PlanError::Sysctl(forward.clone()));
+            assert_eq!(refused, is_refused);
+        }
     }
 
     #[test]

@@ -179,9 +179,26 @@ impl StoredContainer {
     fn forget(&self, store: &Store) -> Result<(), StoreError> {
         let containers = store.containers();
         match containers.claim(self.id()) {
-            Ok(Some(claim)) => containers.remove(claim),
+            Ok(Some(claim)) => {
+                containers.remove(claim)?;
+                remove_own_volumes(store, &self.config);
+                Ok(())
+            }
             Ok(None) | Err(StoreError::Missing { .. }) => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// Removes the volumes that were made for a container alone, once it is gone; those that others have by now stay.
+pub fn remove_own_volumes(store: &Store, config: &ContainerConfig) {
+    for name in &config.plan.own_volumes {
+        match store.volumes().remove(name) {
+            Ok(())
+            | Err(
+                StoreError::Missing { .. } | StoreError::InUse { .. } | StoreError::VolumeOf { .. },
+            ) => {}
+            Err(error) => tracing::warn!("cannot remove the volume `{name}`: {error}"),
         }
     }
 }

@@ -33,6 +33,7 @@ mod running;
 mod setup;
 mod spawn;
 mod spec;
+mod sysctl;
 mod target;
 mod terminal;
 
@@ -58,4 +59,5 @@ pub use spec::{
     RlimitResource, RootfsSpec, SandboxSpec, Seccomp, Security, Stdio, Syncs, UpperDirectory, User,
     WindowSize,
 };
+pub use sysctl::SettingOf;
 pub use terminal::{RawMode, Terminal, window_size, write_all};

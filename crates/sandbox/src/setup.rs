@@ -22,6 +22,8 @@ use crate::spec::Ids;
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) program: Execute,
+    /// What starts the program, in its arguments by now.
+    pub(crate) init: Option<OwnedFd>,
     pub(crate) root: OwnedFd,
     pub(crate) proc_target: OwnedFd,
     pub(crate) sys_target: OwnedFd,
@@ -44,6 +46,8 @@ pub(crate) struct Prepared {
     /// The one to be in, if it is there already.
     pub(crate) made_network: Option<OwnedFd>,
     pub(crate) time_namespace: bool,
+    /// Paths below `/proc/sys`, and what is written there.
+    pub(crate) settings: Vec<(CString, Vec<u8>)>,
     pub(crate) limits: Vec<(Resource, Rlimit)>,
     pub(crate) ids: Ids,
     /// Whether supplementary groups can be set at all.
@@ -126,6 +130,7 @@ const INERT_READ_ONLY: MountAttributes = MountAttributes {
 pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
     let Prepared {
         program,
+        init,
         root,
         proc_target,
         sys_target,
@@ -143,6 +148,7 @@ pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
         private_network,
         made_network,
         time_namespace,
+        settings,
         limits,
         ids,
         set_groups,
@@ -152,6 +158,10 @@ pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
         parent,
     } = prepared;
     let mut plan = Plan::new(program);
+    if let Some(init) = init {
+        let init = plan.filled("init", init);
+        plan.execute_file(init);
+    }
     let mut namespaces = Namespaces {
         network: private_network && made_network.is_none(),
         cgroup: true,
@@ -181,6 +191,13 @@ pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
     plan.push(Operation::AttachRoot { mount: root });
     let dev = Parts::attach_devices(&mut plan, devices, dev_target);
     let proc = new_at(&mut plan, "proc", INERT, proc_target);
+    for (path, content) in settings {
+        plan.push(Operation::Set {
+            directory: proc,
+            path,
+            content,
+        });
+    }
     let sys = match sys {
         SysTree::New => new_at(&mut plan, "sysfs", INERT_READ_ONLY, sys_target),
         SysTree::Host(tree) => attach(&mut plan, "sysfs", tree, sys_target),
@@ -449,6 +466,7 @@ mod tests {
                 arguments: vec![c("make")],
                 environment: vec![],
             },
+            init: None,
             root: fd(),
             proc_target: fd(),
             sys_target: fd(),
@@ -478,6 +496,7 @@ mod tests {
             private_network: true,
             made_network: None,
             time_namespace: false,
+            settings: Vec::new(),
             limits: vec![(
                 Resource::Core,
                 Rlimit {

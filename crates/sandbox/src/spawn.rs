@@ -11,14 +11,14 @@ pub(crate) mod program;
 mod source;
 pub(crate) mod unfold;
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use kiln_sys::Errno;
 use kiln_sys::confined;
 use kiln_sys::mount::{self, Depth, MountAttributes, Propagation};
-use kiln_sys::plan::Plan;
+use kiln_sys::plan::{Execute, Plan};
 use kiln_sys::process::{LaunchError, Start, launch};
 
 use crate::account::{self, Account};
@@ -34,6 +34,7 @@ use crate::profile;
 use crate::rlimit;
 use crate::setup::{self, Covers, Prepared, SysTree};
 use crate::spec::{Ids, Network, OwnerEmulation, SandboxSpec, Seccomp, Security, Stdio};
+use crate::sysctl;
 use crate::target::{Kind, Tree};
 use crate::terminal::Terminal;
 use program::{duplicate, give, hostname, program, stdio};
@@ -117,8 +118,11 @@ impl Host {
                         Seccomp::Default => Some(profile::filter(capabilities, &spec.security)),
                         Seccomp::Unconfined => None,
                     };
+                    let mut program = program(&spec.argv, &spec.env, &home)?;
+                    let init = spec.init.then(|| init_for(&mut program)).transpose()?;
                     let prepared = Prepared {
-                        program: program(&spec.argv, &spec.env, &home)?,
+                        program,
+                        init,
                         root,
                         proc_target,
                         sys_target,
@@ -141,6 +145,7 @@ impl Host {
                         private_network,
                         made_network,
                         time_namespace: spec.time_namespace,
+                        settings: sysctl::settings(spec)?,
                         limits: rlimit::resolve(&spec.rlimits),
                         ids,
                         set_groups: !matches!(self.privileges, Privileges::Single { .. }),
@@ -273,6 +278,13 @@ impl Host {
     }
 }
 
+/// The init that starts `program`.
+fn init_for(program: &mut Execute) -> Result<OwnedFd, SandboxError> {
+    let before = kiln_sys::init::ARGUMENTS.map(CStr::to_owned);
+    program.arguments.splice(0..0, before);
+    kiln_sys::init::program().map_err(SandboxError::kernel("preparing the init"))
+}
+
 /// A sandbox that is ready to be launched.
 struct Draft {
     prepared: Prepared,
@@ -387,6 +399,12 @@ pub(crate) fn explain(error: LaunchError, plan: &Plan, argv: &[OsString]) -> San
                 Errno::PERM | Errno::ACCESS if operation.contains(" to cgroup ") => {
                     "; this session may not move processes to the container's cgroup: run it from the session that \
                      started the container, or as root"
+                }
+                Errno::NOENT if operation.starts_with("set proc/sys/") => {
+                    "; this kernel has no such setting"
+                }
+                Errno::PERM | Errno::ACCESS if operation.starts_with("set proc/sys/") => {
+                    "; only root of the machine may change it"
                 }
                 Errno::PERM if operation.starts_with("limit") => {
                     "; a resource limit can only be raised by root of the machine"

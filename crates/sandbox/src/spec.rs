@@ -39,6 +39,8 @@ pub struct SandboxSpec {
     pub user: User,
     /// Groups beside those the user is in by `/etc/group`, by name or number.
     pub extra_groups: Vec<String>,
+    /// Whether the program is started by an init, which takes care of processes that have no parent.
+    pub init: bool,
     /// Host name; `localhost` if none.
     pub hostname: Option<String>,
     /// What the process can reach.
@@ -55,6 +57,8 @@ pub struct SandboxSpec {
     pub security: Security,
     /// Size of `/dev/shm`.
     pub shm_size_bytes: u64,
+    /// Settings of the kernel that its namespaces have for themselves, by their names with dots.
+    pub sysctls: BTreeMap<String, String>,
     /// A time namespace of its own, so that boot and monotonic clocks can differ after a restore.
     pub time_namespace: bool,
 }
@@ -71,6 +75,7 @@ impl SandboxSpec {
             workdir: PathBuf::from("/"),
             user: User::Root,
             extra_groups: Vec::new(),
+            init: false,
             hostname: None,
             network: Network::None,
             stdio: Stdio::Inherit,
@@ -79,6 +84,7 @@ impl SandboxSpec {
             rlimits: Vec::new(),
             security: Security::default(),
             shm_size_bytes: 64 << 20,
+            sysctls: BTreeMap::new(),
             time_namespace: false,
         }
     }

@@ -23,6 +23,7 @@
 
 pub mod confined;
 pub mod device_filter;
+pub mod init;
 pub mod mount;
 pub mod namespace;
 pub mod network;

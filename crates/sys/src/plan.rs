@@ -38,6 +38,8 @@ pub struct Plan {
     operations: Vec<Operation>,
     slots: Vec<(String, Option<OwnedFd>)>,
     program: Execute,
+    /// What is executed in place of the program's candidates.
+    file: Option<Slot>,
 }
 
 /// The program a plan ends in.
@@ -78,6 +80,15 @@ pub enum Operation {
     Write {
         /// The file.
         file: Slot,
+        /// What to write.
+        content: Vec<u8>,
+    },
+    /// Writes into a file below a directory, in one call, following no links.
+    Set {
+        /// Where to look.
+        directory: Slot,
+        /// What to write to.
+        path: CString,
         /// What to write.
         content: Vec<u8>,
     },
@@ -237,6 +248,7 @@ impl Plan {
             operations: Vec::new(),
             slots: Vec::new(),
             program,
+            file: None,
         }
     }
 
@@ -255,6 +267,15 @@ impl Plan {
     /// Appends an operation.
     pub fn push(&mut self, operation: Operation) {
         self.operations.push(operation);
+    }
+
+    /// Executes what a slot holds, in place of the program's candidates.
+    pub fn execute_file(&mut self, file: Slot) {
+        self.file = Some(file);
+    }
+
+    pub(crate) const fn file(&self) -> Option<Slot> {
+        self.file
     }
 
     /// The program at the end.
@@ -292,6 +313,16 @@ impl Plan {
             Operation::Write { file, content } => {
                 format!("write `{}` to {}", content.escape_ascii(), name(file))
             }
+            Operation::Set {
+                directory,
+                path,
+                content,
+            } => format!(
+                "set {}/{} to `{}`",
+                name(directory),
+                path.to_string_lossy(),
+                content.escape_ascii()
+            ),
             Operation::UnshareCgroup => "new cgroup namespace".to_owned(),
             Operation::EnterNetwork(network) => format!("enter {}", name(network)),
             Operation::Join { process, .. } => format!("join the namespaces of {}", name(process)),
@@ -437,7 +468,11 @@ impl fmt::Display for Plan {
             .iter()
             .map(|path| path.to_string_lossy())
             .collect();
-        writeln!(formatter, "execute {}", paths.join(" or "))
+        let paths = paths.join(" or ");
+        match self.file {
+            None => writeln!(formatter, "execute {paths}"),
+            Some(file) => writeln!(formatter, "execute {} for {paths}", self.name(file)),
+        }
     }
 }
 

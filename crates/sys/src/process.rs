@@ -223,6 +223,7 @@ pub fn launch(
         plan,
         table: Table::new(plan.slots()),
         lists: ExecuteLists {
+            file: plan.file(),
             candidates: program
                 .candidates
                 .iter()

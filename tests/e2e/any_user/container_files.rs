@@ -129,9 +129,14 @@ fn links_in_the_container_lead_nowhere_else() {
         let read = fs::read_to_string(space.project().join(&out)).unwrap_or_default();
         assert_ne!(read, "the host's\n", "{link}");
     }
-    space.kiln(["cp", "up:/file", "stolen"]);
-    let stolen = fs::read_to_string(space.project().join("stolen")).unwrap_or_default();
-    assert_ne!(stolen, "the host's\n");
+    // What is copied of a link is the link, or what it leads to in there: nothing.
+    space.kiln_ok(["cp", "up:/file", "link"]);
+    let link = fs::symlink_metadata(space.project().join("link")).expect("a copy");
+    assert!(link.is_symlink());
+    space
+        .kiln(["cp", "-L", "up:/file", "stolen"])
+        .assert_code(1);
+    assert!(!space.project().join("stolen").exists());
     let kept = fs::read_to_string(format!("{canary}/secret")).expect("it is there");
     assert_eq!(kept, "the host's\n");
     let files = fs::read_dir(canary).expect("it is there").count();

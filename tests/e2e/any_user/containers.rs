@@ -533,7 +533,6 @@ fn rights_are_given_and_taken_by_dockers_flags() {
         (&["--group-add", "nobody-here"], "nobody-here"),
         (&["--memory-swap", "1GB"], "--memory"),
         (&["--privileged"], "give what it needs by --cap-add"),
-        (&["--init"], "an init of the image"),
         (&["--link", "db"], "put both into a network"),
         (&["--pid", "host"], "a container always has its own"),
     ] {

@@ -1,9 +1,11 @@
 //! `kiln commit`: a container's changes become an image.
 
+mod change;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use kiln_image::{Assembly, ConfigChanges, Image, NewLayer, assemble, lower_directories};
+use kiln_image::{Assembly, Image, NewLayer, assemble, lower_directories};
 use kiln_layer::{CommitOptions, LowerStack, Ownership, replicate};
 use kiln_oci::{Platform, Reference};
 use kiln_runtime::{Status, StoredContainer};
@@ -25,6 +27,7 @@ use crate::workbench;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln commit box localhost/box
+  kiln commit -c 'CMD serve' -c 'ENV MODE=test' box localhost/box
   kiln commit -m 'with a fix' box registry.example.com/team/box:fixed")]
 pub(crate) struct Args {
     /// Name or id
@@ -37,6 +40,27 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
 
+    /// Say who made it
+    #[arg(short, long, value_name = "TEXT")]
+    author: Option<String>,
+
+    /// Change how containers of it start, by an instruction of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL,
+    /// STOPSIGNAL, USER, VOLUME or WORKDIR
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    change: Vec<String>,
+
+    /// Let the container stand still meanwhile [default: true]
+    #[arg(
+        short,
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        conflicts_with = "no_pause"
+    )]
+    pause: Option<bool>,
+
     /// Do not let the container stand still meanwhile
     #[arg(long)]
     no_pause: bool,
@@ -44,6 +68,7 @@ pub(crate) struct Args {
 
 /// Makes it, and prints its digest.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
+    let changes = change::read_all(&args.change)?;
     let entered = workbench::enter(settings)?;
     let session = entered.session;
     let container = find(session.store(), &args.container)?;
@@ -66,7 +91,8 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
             container.config.plan.argv.join(" ")
         )
     });
-    let layer = layer(&session, &container, ownership, !args.no_pause)?;
+    let pauses = args.pause.unwrap_or(!args.no_pause);
+    let layer = layer(&session, &container, ownership, pauses)?;
     let record = LayerRecord {
         diff_id: layer.0,
         tar_size_bytes: layer.1,
@@ -76,8 +102,9 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         platform: base.config.platform.clone(),
         base: Some(&base),
         layers: vec![NewLayer { record, created_by }],
-        changes: ConfigChanges::default(),
+        changes,
         epoch: Timestamp::from_seconds(settings.epoch.unwrap_or_else(|| settings.now_seconds())),
+        author: args.author.clone(),
     };
     let image = assemble(&session, &assembly)?;
     session.sync()?;

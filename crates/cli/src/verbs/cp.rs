@@ -3,13 +3,14 @@
 //! On the container's side every path is resolved by the kernel within its root, and what is copied passes as a tar.
 //! So a link in the container leads nowhere else, whoever changes it meanwhile.
 
-use std::fs::File;
+mod here;
+
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kiln_image::lower_directories;
-use kiln_layer::{ExtractOwner, Ownership, TreePath, archive, extract};
+use kiln_layer::{ExtractOwner, LastLink, Ownership, TreePath, archive, extract};
 use kiln_runtime::{Status, StoredContainer};
 use kiln_sandbox::{Durability, Privileges, RootfsSpec, UpperDirectory};
 use kiln_store::ContainerClaim;
@@ -22,6 +23,7 @@ use crate::local;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::workbench;
+use here::{HereSource, HereTarget, Way};
 
 /// Copy files between a container and this machine
 ///
@@ -37,6 +39,10 @@ pub(crate) struct Args {
     /// Keep who owns the files
     #[arg(short, long)]
     archive: bool,
+
+    /// Copy what a link that is named leads to, and not the link
+    #[arg(short = 'L', long)]
+    follow_link: bool,
 
     /// What to copy: PATH, CONTAINER:PATH or -
     #[arg(value_name = "FROM")]
@@ -78,22 +84,31 @@ pub(crate) fn run(args: &Args, settings: &Settings, _printer: &mut Printer) -> O
         (Side::Container(name, path), Side::Stream) => {
             let inside = Inside::open(name, path, settings)?;
             let name = inside.name(path)?;
+            let source = inside.source(path, args.follow_link)?;
             let mut stdout = io::stdout().lock();
-            inside.archive(path, &name, &mut stdout)
+            inside.archive(&source, &name, &mut stdout)
         }
         (Side::Container(name, path), Side::Here(to)) => {
             let to = settings.directory.join(to);
             // Opened before this process moves among the container's users.
             let target = HereTarget::find(&to, args.to.ends_with('/'))?;
             let inside = Inside::open(name, path, settings)?;
-            copy_out(&inside, path, &target, args.archive)
+            let source = inside.source(path, args.follow_link)?;
+            copy_out(&inside, &source, inside.name(path)?, &target, args.archive)
         }
         (Side::Stream, Side::Container(name, path)) => {
             let inside = Inside::open(name, path, settings)?;
             inside.extract(io::stdin().lock(), path, owner(args))
         }
         (Side::Here(from), Side::Container(name, path)) => {
-            let source = HereSource::open(&settings.directory.join(from), from.ends_with("/."))?;
+            let way = if from.ends_with("/.") {
+                Way::Contents
+            } else if args.follow_link || from.ends_with('/') {
+                Way::Followed
+            } else {
+                Way::AsIs
+            };
+            let source = HereSource::open(&settings.directory.join(from), way)?;
             let inside = Inside::open(name, path, settings)?;
             copy_in(&source, &inside, path, owner(args))
         }
@@ -119,6 +134,12 @@ fn owner(args: &Args) -> ExtractOwner {
 fn wrong(what: &str, help: &str) -> Failure {
     let message = format!("nothing is copied {what}");
     Failure::message(Class::User, message, Some(help.to_owned()))
+}
+
+/// What is to be copied out of a container.
+struct Source {
+    path: TreePath,
+    last: LastLink,
 }
 
 /// A container's root file system.
@@ -198,8 +219,12 @@ impl Inside {
         TreePath::parse(path.name()).map_err(|error| Failure::from_error(Class::User, error))
     }
 
-    /// What is at a path; `None` for nothing.
+    /// What is at a path, or where it leads; `None` for nothing.
     fn kind(&self, path: &TreePath) -> Outcome<Option<FileType>> {
+        self.kind_of(path, LastLink::Follow)
+    }
+
+    fn kind_of(&self, path: &TreePath, last: LastLink) -> Outcome<Option<FileType>> {
         use std::os::unix::ffi::OsStrExt;
         let place = if path.is_root() {
             b"."
@@ -207,7 +232,11 @@ impl Inside {
             path.as_bytes()
         };
         let place = std::ffi::OsStr::from_bytes(place);
-        match confined::open_in_root(&self.root, place, OFlags::PATH, Mode::empty()) {
+        let flags = match last {
+            LastLink::Follow => OFlags::PATH,
+            LastLink::Keep => OFlags::PATH | OFlags::NOFOLLOW,
+        };
+        match confined::open_in_root(&self.root, place, flags, Mode::empty()) {
             Ok(found) => {
                 let stat = rustix::fs::fstat(&found).map_err(|error| self.failed(path, error))?;
                 Ok(Some(confined::file_type(&stat)))
@@ -223,12 +252,25 @@ impl Inside {
         Failure::message(Class::User, message, None)
     }
 
-    fn archive(&self, path: &str, name: &TreePath, out: &mut dyn Write) -> Outcome {
-        let path = self.path(path)?;
-        if self.kind(&path)?.is_none() {
-            return Err(self.failed(&path, rustix::io::Errno::NOENT));
+    /// What is to be copied from `path`.
+    fn source(&self, path: &str, follow: bool) -> Outcome<Source> {
+        let follows = follow || path.ends_with('/') || path.ends_with("/.");
+        Ok(Source {
+            path: self.path(path)?,
+            last: if follows {
+                LastLink::Follow
+            } else {
+                LastLink::Keep
+            },
+        })
+    }
+
+    fn archive(&self, source: &Source, name: &TreePath, out: &mut dyn Write) -> Outcome {
+        let Source { path, last } = source;
+        if self.kind_of(path, *last)?.is_none() {
+            return Err(self.failed(path, rustix::io::Errno::NOENT));
         }
-        archive(self.root.as_fd(), &path, name, out).map_err(|error| match error {
+        archive(self.root.as_fd(), path, *last, name, out).map_err(|error| match error {
             kiln_layer::ArchiveError::Write(error) => Failure::output(error),
             error @ (kiln_layer::ArchiveError::Path(_) | kiln_layer::ArchiveError::File(_)) => {
                 Failure::from_error(Class::Environment, error)
@@ -273,69 +315,10 @@ fn refuse_mounts(container: &StoredContainer, path: &str) -> Outcome {
     }
 }
 
-/// Something of this machine to copy into a container.
-struct HereSource {
-    /// The folder that it is in, or itself if all that is in it is meant.
-    folder: OwnedFd,
-    /// Its name in there; none for all.
-    name: TreePath,
-    is_folder: bool,
-}
-
-impl HereSource {
-    fn open(path: &Path, contents: bool) -> Outcome<Self> {
-        let failed = |error: io::Error| {
-            Failure::message(Class::User, format!("`{}`: {error}", path.display()), None)
-        };
-        let metadata = std::fs::metadata(path).map_err(failed)?;
-        // A link is followed, as docker's `-L` and everybody's expectation have it for what is named itself.
-        let path = if metadata.is_dir() || contents {
-            path.to_owned()
-        } else {
-            real_path(path).map_err(failed)?
-        };
-        if contents {
-            let folder = File::open(&path).map_err(failed)?.into();
-            let name = TreePath::root();
-            let is_folder = true;
-            return Ok(Self {
-                folder,
-                name,
-                is_folder,
-            });
-        }
-        let name = path.file_name().map(std::ffi::OsStr::to_owned);
-        let (folder, name) = match (path.parent(), name) {
-            (Some(parent), Some(name)) => (parent.to_owned(), name),
-            _ => (path.clone(), std::ffi::OsString::new()),
-        };
-        use std::os::unix::ffi::OsStrExt;
-        let name = TreePath::parse(name.as_bytes())
-            .map_err(|error| Failure::from_error(Class::User, error))?;
-        Ok(Self {
-            folder: File::open(&folder).map_err(failed)?.into(),
-            name,
-            is_folder: metadata.is_dir(),
-        })
-    }
-}
-
-/// The path that a link leads to, for its folder; the name stays that of the link.
-fn real_path(path: &Path) -> io::Result<PathBuf> {
-    let mut path = path.to_owned();
-    for _ in 0..40 {
-        match std::fs::read_link(&path) {
-            Ok(target) => path = path.parent().unwrap_or(Path::new("/")).join(target),
-            Err(_not_a_link) => return Ok(path),
-        }
-    }
-    Err(io::Error::other("too many links"))
-}
-
 fn copy_in(source: &HereSource, inside: &Inside, to: &str, owner: ExtractOwner) -> Outcome {
     let target = inside.path(to)?;
     let (base, name) = match (inside.kind(&target)?, source.name.is_root()) {
-        (Some(FileType::Directory), _) => (to.to_owned(), source.name.clone()),
+        (Some(FileType::Directory), _) => (to.to_owned(), source.called.clone()),
         (Some(_), _) if source.is_folder => {
             return Err(inside.failed(&target, rustix::io::Errno::NOTDIR));
         }
@@ -355,56 +338,27 @@ fn copy_in(source: &HereSource, inside: &Inside, to: &str, owner: ExtractOwner) 
     };
     piped(
         |out| {
-            archive(source.folder.as_fd(), &source.name, &name, out)
-                .map_err(|error| Failure::from_error(Class::User, error))
+            archive(
+                source.folder.as_fd(),
+                &source.name,
+                LastLink::Keep,
+                &name,
+                out,
+            )
+            .map_err(|error| Failure::from_error(Class::User, error))
         },
         |tar| inside.extract(tar, &base, owner),
     )
 }
 
-/// A folder of this machine to copy into, and what the copy is to be called there.
-struct HereTarget {
-    folder: OwnedFd,
-    /// None if it keeps its name.
-    name: Option<TreePath>,
-    is_new: bool,
-}
-
-impl HereTarget {
-    fn find(path: &Path, wants_folder: bool) -> Outcome<Self> {
-        use std::os::unix::ffi::OsStrExt;
-        let failed = |error: io::Error| {
-            Failure::message(Class::User, format!("`{}`: {error}", path.display()), None)
-        };
-        match std::fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => Ok(Self {
-                folder: File::open(path).map_err(failed)?.into(),
-                name: None,
-                is_new: false,
-            }),
-            Err(error) if error.kind() != io::ErrorKind::NotFound || wants_folder => {
-                Err(failed(error))
-            }
-            found => {
-                let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
-                let folder = File::open(parent.unwrap_or(Path::new("."))).map_err(failed)?;
-                let name = path.file_name().unwrap_or_default().as_bytes();
-                let name = TreePath::parse(name)
-                    .map_err(|error| Failure::from_error(Class::User, error))?;
-                Ok(Self {
-                    folder: folder.into(),
-                    name: Some(name),
-                    is_new: found.is_err(),
-                })
-            }
-        }
-    }
-}
-
-fn copy_out(inside: &Inside, from: &str, target: &HereTarget, keeps_owner: bool) -> Outcome {
-    let path = inside.path(from)?;
-    let is_folder = inside.kind(&path)? == Some(FileType::Directory);
-    let own_name = inside.name(from)?;
+fn copy_out(
+    inside: &Inside,
+    source: &Source,
+    own_name: TreePath,
+    target: &HereTarget,
+    keeps_owner: bool,
+) -> Outcome {
+    let is_folder = inside.kind_of(&source.path, source.last)? == Some(FileType::Directory);
     let name = match &target.name {
         None => own_name,
         Some(_) if is_folder && !target.is_new => {
@@ -421,7 +375,7 @@ fn copy_out(inside: &Inside, from: &str, target: &HereTarget, keeps_owner: bool)
     };
     let base = TreePath::root();
     piped(
-        |out| inside.archive(from, &name, out),
+        |out| inside.archive(source, &name, out),
         |tar| {
             extract(tar, target.folder.as_fd(), &base, owner)
                 .map_err(|error| Failure::from_error(Class::User, error))

@@ -1,16 +1,20 @@
 //! `kiln inspect`: everything about containers or an image, as JSON.
 
+use clap::ValueEnum;
 use kiln_oci::Platform;
 use kiln_runtime::StoredContainer;
 use kiln_store::StoreError;
 use serde_json::{Value, json};
 
+use crate::containers::find;
 use crate::errors::{Class, Failure, Outcome};
 use crate::inspection;
 use crate::local;
 use crate::ports::Places;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::template::Template;
+use crate::verbs::{network, volume};
 
 /// Show everything about containers or an image, as JSON
 ///
@@ -22,22 +26,65 @@ use crate::settings::Settings;
   kiln inspect app | jq .config.config  how a container of it starts
   kiln inspect 3f2a91                   by the beginning of its id
   kiln inspect web | jq '.[].State'     what a container is doing
+  kiln inspect --type volume data
+  kiln inspect -f '{{.State.Status}}' web
   kiln inspect app | jq '.index.manifests[].platform'
                                         what an image for several platforms is for")]
 pub(crate) struct Args {
     /// Containers; or an image or service of the project, reference, or id
     names: Vec<String>,
 
+    /// Only containers, or an image, or volumes or networks, of that name
+    #[arg(long = "type", value_name = "WHAT")]
+    kind: Option<Kind>,
+
+    /// Show only this, by a template of docker's, such as '{{.State.Status}}'
+    #[arg(short, long, value_name = "TEMPLATE", value_parser = Template::typed)]
+    format: Option<Template>,
+
     /// Take the image for this platform, of one that is for several [default: this machine's]
     #[arg(long, value_name = "OS/ARCHITECTURE")]
     platform: Option<Platform>,
 }
 
+/// What a name is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Containers
+    Container,
+    /// An image
+    Image,
+    /// Volumes
+    Volume,
+    /// Networks
+    Network,
+}
+
 /// Prints the documents.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
+    match args.kind {
+        Some(Kind::Volume) => {
+            return show(args, volume::inspection(&args.names, settings)?, printer);
+        }
+        Some(Kind::Network) => {
+            return show(args, network::inspection(&args.names, settings)?, printer);
+        }
+        Some(Kind::Image) if args.names.len() > 1 => {
+            let help = "name one at a time".to_owned();
+            let message = "only one image can be inspected";
+            return Err(Failure::message(Class::User, message, Some(help)));
+        }
+        Some(Kind::Container | Kind::Image) | None => {}
+    }
     let store = local::open(settings)?;
     let mut containers = Vec::new();
-    for name in &args.names {
+    let named = args.names.iter();
+    for name in named.filter(|_| args.kind != Some(Kind::Image)) {
+        if args.kind == Some(Kind::Container) {
+            let places = Places::read(&store)?;
+            containers.push(inspection::container(&store, &places, &find(&store, name)?));
+            continue;
+        }
         match StoredContainer::find(&store, name) {
             Ok(found) => {
                 let places = Places::read(&store)?;
@@ -53,14 +100,33 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         }
     }
     if !containers.is_empty() {
-        return printer.json(&Value::Array(containers));
+        return show(args, Value::Array(containers), printer);
     }
     let name = args.names.first().map(String::as_str);
     let found = local::find(settings, &store, name)?;
     let image = found.load(&store, args.platform.as_ref())?;
-    printer.json(&json!(kiln_image::inspect(
-        &store,
-        &found.descriptor,
-        &image
-    )?))
+    let shown = kiln_image::inspect(&store, &found.descriptor, &image)?;
+    show(args, json!(shown), printer)
+}
+
+/// Prints what was found, or what a template says of each.
+fn show(args: &Args, found: Value, printer: &mut Printer) -> Outcome {
+    let Some(template) = &args.format else {
+        return printer.json(&found);
+    };
+    let each = if let Value::Array(each) = found {
+        each
+    } else {
+        vec![found]
+    };
+    for one in &each {
+        let line = template.render(one).map_err(unfilled)?;
+        printer.data(line + "\n")?;
+    }
+    Ok(())
+}
+
+pub(super) fn unfilled(message: String) -> Failure {
+    let message = format!("the template cannot be filled in: {message}");
+    Failure::message(Class::User, message, None)
 }

@@ -84,6 +84,14 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     }
 }
 
+/// What is known about networks.
+///
+/// # Errors
+/// One is not there.
+pub(crate) fn inspection(names: &[String], settings: &Settings) -> Outcome<serde_json::Value> {
+    inspect::documents(names, &Entered::new(settings)?)
+}
+
 /// `KEY=VALUE`, or a key alone.
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));

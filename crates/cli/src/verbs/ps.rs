@@ -1,7 +1,9 @@
 //! `kiln ps`: lists containers.
 
+mod form;
+
 use kiln_runtime::{Status, StoredContainer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::errors::Outcome;
 use crate::listing::{self, Filters, Width};
@@ -9,9 +11,10 @@ use crate::local;
 use crate::ports::Places;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::sizes::Sizes;
 use crate::tasks;
 use crate::text;
-use crate::verbs::Format;
+use form::Form;
 
 /// List containers: those that run, or all
 ///
@@ -21,6 +24,8 @@ use crate::verbs::Format;
   kiln ps
   kiln ps -a --filter status=exited --filter label=team=web
   kiln ps -aq
+  kiln ps -as
+  kiln ps --format '{{.Names}} {{.Status}}'
   kiln ps --format json | jq -r '.[].Names'")]
 pub(crate) struct Args {
     /// Those that do not run, too
@@ -43,14 +48,21 @@ pub(crate) struct Args {
     #[arg(long)]
     no_trunc: bool,
 
-    /// Choose the form of the listing
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    format: Format,
+    /// Show how much room their own files take, and those of their images with them
+    #[arg(short, long)]
+    size: bool,
+
+    /// Choose the form of the listing: `text`, `json`, or a template of docker's, such as '{{.Names}}'; behind `table `
+    /// with a head
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = Form::parse)]
+    format: Form,
 }
 
 /// Prints the list.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let store = local::open(settings)?;
+    // Their files belong to their users.
+    let _host = args.size.then(|| local::enter(&store)).transpose()?;
     let filters = Filters::parse(&args.filter)?;
     let (found, broken) = StoredContainer::list(&store)?;
     for container in &broken {
@@ -76,11 +88,27 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         return printer.data(ids.collect::<String>());
     }
     let places = Places::read(&store)?;
-    if args.format == Format::Json {
-        let rows = containers
-            .iter()
-            .map(|it| listing::row_json(it, &places, now));
-        return printer.json(&Value::Array(rows.collect()));
+    let sizes = containers.iter().filter(|_| args.size);
+    let sizes: Vec<Sizes> = sizes
+        .map(|it| Sizes::measure(&store, it))
+        .collect::<Outcome<_>>()?;
+    let rows = containers.iter().enumerate().map(|(number, it)| {
+        let mut row = listing::row_json(it, &places, now);
+        if let (Some(size), Value::Object(row)) = (sizes.get(number), &mut row) {
+            row.insert("SizeRw".to_owned(), json!(size.own));
+            row.insert("SizeRootFs".to_owned(), json!(size.all));
+        }
+        row
+    });
+    match &args.format {
+        Form::Text => {}
+        Form::Json => return printer.json(&rows.collect()),
+        Form::Template(template, has_head) => {
+            let size = |number| sizes.get(number).map(Sizes::text);
+            let rows = containers.iter().zip(rows).enumerate();
+            let rows = rows.map(|(number, (it, row))| form::fields(it, row, width, size(number)));
+            return form::print(template, *has_head, rows.collect(), printer);
+        }
     }
     let head = [
         "CONTAINER ID",
@@ -91,10 +119,12 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         "PORTS",
         "NAMES",
     ];
-    let mut rows = vec![head.map(String::from).to_vec()];
-    rows.extend(containers.iter().map(|it| {
+    let head = head.into_iter().chain(args.size.then_some("SIZE"));
+    let mut rows = vec![head.map(String::from).collect::<Vec<_>>()];
+    rows.extend(containers.iter().enumerate().map(|(number, it)| {
         let created = listing::since(Some(it.config.created), now);
-        vec![
+        let size = sizes.get(number).map(Sizes::text);
+        let row = [
             listing::id(it, width),
             it.config.image.clone(),
             listing::command(it, width),
@@ -102,7 +132,8 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
             listing::status(it, now),
             places.column(it),
             it.display_name(),
-        ]
+        ];
+        row.into_iter().chain(size).collect()
     }));
     printer.data(text::table(&rows))
 }

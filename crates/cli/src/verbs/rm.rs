@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kiln_runtime::Status;
+use kiln_runtime::{Status, remove_own_volumes};
 
 use crate::containers::{each, find, remove, stop};
 use crate::errors::{Class, Failure, Outcome};
@@ -10,7 +10,7 @@ use crate::local;
 use crate::printer::Printer;
 use crate::settings::Settings;
 
-/// Remove containers with all that they changed; volumes stay
+/// Remove containers with all that they changed; volumes stay, unless -v is given
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln rm web
@@ -24,6 +24,10 @@ pub(crate) struct Args {
     /// Kill those that run
     #[arg(short, long)]
     force: bool,
+
+    /// Remove the volumes, too, that were made for one of them alone and have no name
+    #[arg(short, long)]
+    volumes: bool,
 }
 
 /// Signal KILL; `signal(7)`.
@@ -50,7 +54,11 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
             return Err(Failure::message(Class::User, message, Some(help)));
         }
         stop(&store, &container, Some(SIGKILL), Some(Duration::ZERO))?;
-        remove(&store, &container)
+        remove(&store, &container)?;
+        if args.volumes {
+            remove_own_volumes(&store, &container.config);
+        }
+        Ok(())
     });
     store.tidy()?;
     removed

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use kiln_layer::{ExtractOwner, TreePath, archive, extract};
+use kiln_layer::{ExtractOwner, LastLink, TreePath, archive, extract};
 use kiln_sandbox::Privileges;
 use kiln_store::{Name, Store, StoreError};
 use serde_json::{Value, json};
@@ -108,7 +108,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     match &args.action {
         Action::Create { name, label } => create(name.as_deref(), label, settings, printer),
         Action::Ls { filter, format } => list(filter, *format, settings, printer),
-        Action::Inspect { names } => inspect(names, settings, printer),
+        Action::Inspect { names } => printer.json(&inspection(names, settings)?),
         Action::Rm { force, names } => remove(*force, names, settings, printer),
         Action::Prune { force, filter } => prune(*force, filter, settings, printer),
         Action::Export { name, output } => export(name, output.as_ref(), settings),
@@ -224,12 +224,15 @@ fn list(filters: &[String], format: Format, settings: &Settings, printer: &mut P
     printer.data(text::table(&rows))
 }
 
-fn inspect(names: &[String], settings: &Settings, printer: &mut Printer) -> Outcome {
+/// What is known about volumes.
+///
+/// # Errors
+/// One is not there.
+pub(crate) fn inspection(names: &[String], settings: &Settings) -> Outcome<Value> {
     let store = crate::local::open(settings)?;
     let looks = names.iter().map(|name| Look::new(&store, Name::new(name)?));
     let looks: Vec<Look> = looks.collect::<Outcome<_>>()?;
-    let rows = looks.iter().map(|it| it.json(&store));
-    printer.json(&Value::Array(rows.collect()))
+    Ok(looks.iter().map(|it| it.json(&store)).collect())
 }
 
 fn remove(force: bool, names: &[String], settings: &Settings, printer: &mut Printer) -> Outcome {
@@ -320,12 +323,14 @@ fn export(name: &str, output: Option<&PathBuf>, settings: &Settings) -> Outcome 
         None => Box::new(io::BufWriter::new(io::stdout())),
     };
     let root = TreePath::root();
-    archive(folder.as_fd(), &root, &root, &mut out).map_err(|error| match error {
-        kiln_layer::ArchiveError::Write(error) => Failure::output(error),
-        error @ (kiln_layer::ArchiveError::Path(_) | kiln_layer::ArchiveError::File(_)) => {
-            Failure::from_error(Class::Environment, error)
-        }
-    })?;
+    archive(folder.as_fd(), &root, LastLink::Keep, &root, &mut out).map_err(
+        |error| match error {
+            kiln_layer::ArchiveError::Write(error) => Failure::output(error),
+            error @ (kiln_layer::ArchiveError::Path(_) | kiln_layer::ArchiveError::File(_)) => {
+                Failure::from_error(Class::Environment, error)
+            }
+        },
+    )?;
     out.flush().map_err(Failure::output)
 }
 

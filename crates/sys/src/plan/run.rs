@@ -98,6 +98,7 @@ impl Table {
 
 /// Null-terminated lists of pointers, as `execve(2)` wants them.
 pub(crate) struct ExecuteLists {
+    pub(crate) file: Option<Slot>,
     pub(crate) candidates: Vec<*const c_char>,
     pub(crate) arguments: Vec<*const c_char>,
     pub(crate) environment: Vec<*const c_char>,
@@ -117,7 +118,12 @@ pub(crate) fn carry_out(
             return;
         }
     }
-    progress.fail(operations.len(), execute(lists));
+    let outcome = match lists.file.map(|file| table.get(file)) {
+        None => execute(lists),
+        Some(Ok(file)) => execute_file(file, lists),
+        Some(Err(errno)) => errno,
+    };
+    progress.fail(operations.len(), outcome);
 }
 
 fn carry_out_one(operation: &Operation, table: &mut Table) -> Result<(), Errno> {
@@ -125,6 +131,17 @@ fn carry_out_one(operation: &Operation, table: &mut Table) -> Result<(), Errno> 
         Operation::CloseOnExecute => close_on_execute(3),
         Operation::Write { file, content } => {
             rustix::io::write(table.get(*file)?, content).map(|_| ())
+        }
+        Operation::Set {
+            directory,
+            path,
+            content,
+        } => {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            let directory = table.get(*directory)?;
+            let file = rustix::fs::openat2(directory, path, flags, Mode::empty(), resolve)?;
+            rustix::io::write(&file, content).map(|_| ())
         }
         Operation::UnshareCgroup => {
             // SAFETY: a cgroup namespace changes nothing but what this process sees.
@@ -332,6 +349,22 @@ fn die_with_parent(parent: BorrowedFd<'_>) -> Result<(), Errno> {
         0 => Ok(()),
         _ => Err(Errno::SRCH),
     }
+}
+
+/// Executes a file; returns why it could not be.
+fn execute_file(file: BorrowedFd<'_>, lists: &ExecuteLists) -> Errno {
+    // SAFETY: the lists were made from live C strings and end in null.
+    let result = unsafe {
+        raw::syscall5(
+            libc::SYS_execveat,
+            file.as_raw_fd().cast_unsigned() as usize,
+            c"".as_ptr() as usize,
+            lists.arguments.as_ptr() as usize,
+            lists.environment.as_ptr() as usize,
+            libc::AT_EMPTY_PATH.cast_unsigned() as usize,
+        )
+    };
+    result.err().unwrap_or(Errno::NOEXEC)
 }
 
 /// Tries the candidates in order; returns why none could be executed.

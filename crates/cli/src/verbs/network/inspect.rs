@@ -22,11 +22,16 @@ pub(crate) struct Args {
 
 /// Prints a list of documents.
 pub(super) fn run(args: &Args, entered: &Entered, printer: &mut Printer) -> Outcome {
-    let mut documents = Vec::new();
-    for name in &args.networks {
-        documents.push(document(&entered.networks.find(name, entered.now)?));
-    }
-    printer.json(&Value::Array(documents))
+    printer.json(&documents(&args.networks, entered)?)
+}
+
+/// What is known about networks, by name or id.
+pub(super) fn documents(names: &[String], entered: &Entered) -> Outcome<Value> {
+    let found = names.iter().map(|name| {
+        let network = entered.networks.find(name, entered.now)?;
+        Ok(document(&network))
+    });
+    found.collect()
 }
 
 /// With docker's keys, since there are scripts that know them.
