@@ -235,6 +235,18 @@ impl Group {
     }
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+/// Reads what limits say, as far as that needs no group.
+pub(crate) fn examine(resources: &Resources) {
+    if let Ok(lines) = device_filter::version1(&resources.devices) {
+        assert!(lines.iter().all(|(_, line)| !line.contains('\n')));
+    }
+    drop((
+        device_filter::permits(&resources.devices),
+        version2::limit(None, resources),
+    ));
+}
+
 /// The names in a path, which can only lead down.
 fn names(path: &Path) -> impl Iterator<Item = &OsStr> {
     path.components().filter_map(|part| {

@@ -21,6 +21,8 @@ mod example;
 mod exec;
 mod export;
 mod features;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod hook;
 mod init;
 mod keep;

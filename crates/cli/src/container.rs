@@ -330,13 +330,10 @@ fn devices(texts: &[String], folders: &[PathBuf], overrides: &mut Overrides) -> 
             DeviceError::Missing { known, .. } if !known.is_empty() => {
                 format!("there are {}", known.join(", "))
             }
-            DeviceError::Missing { unread, .. } => match unread.first() {
-                Some(path) => format!(
-                    "`{}` is not read: kiln reads descriptions in JSON, as `nvidia-ctk cdi generate --format=json` writes them",
-                    path.display()
-                ),
-                None => "the vendor's tool writes a description".to_owned(),
-            },
+            DeviceError::Missing { .. } => {
+                "the vendor's tool writes a description, such as `nvidia-ctk cdi generate`"
+                    .to_owned()
+            }
             DeviceError::Broken { .. } => "mend or remove it".to_owned(),
         };
         wrong(error.to_string(), &help)

@@ -23,6 +23,8 @@ mod endpoint;
 mod error;
 mod firewall;
 mod forward;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod names;
 mod neighbours;
 mod netlink;

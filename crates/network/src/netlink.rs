@@ -216,6 +216,19 @@ fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
     })
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+/// Reads a datagram as each protocol would.
+pub(crate) fn examine(datagram: &[u8]) {
+    for (_, _, body) in messages(datagram) {
+        assert!(body.len() + HEADER <= datagram.len());
+        assert!(errno(body).is_none_or(|errno| errno.raw_os_error() != 0));
+        links::examine(body);
+        nft::examine(body);
+    }
+    links::examine(datagram);
+    nft::examine(datagram);
+}
+
 /// The number at the beginning of an `NLMSG_ERROR`; none if it is an acknowledgement.
 fn errno(body: &[u8]) -> Option<Errno> {
     let number = body

@@ -10,6 +10,8 @@ pub mod canonical;
 mod config;
 mod descriptor;
 mod digest;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod manifest;
 mod media_type;
 mod platform;

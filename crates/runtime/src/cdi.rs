@@ -1,8 +1,8 @@
 //! Devices by name, as the Container Device Interface describes them: <https://github.com/cncf-tags/container-device-interface>.
 //!
 //! ```text
-//! vendor.com/class=name    kind and name of a device
-//! /etc/cdi/*.json          what a container needs for the devices of a kind: nodes, mounts, variables, programs
+//! vendor.com/class=name     kind and name of a device
+//! /etc/cdi/*.json, *.yaml   what a container needs for the devices of a kind: nodes, mounts, variables, programs
 //! ```
 //! Programs (hooks) run as kiln's user while the container is made. A container that needs some is run from a bundle:
 //! see [`OtherRuntime`](crate::OtherRuntime).
@@ -74,8 +74,6 @@ pub enum DeviceError {
         folders: String,
         /// Names of the same kind that there are.
         known: Vec<String>,
-        /// Descriptions in YAML, which are not read.
-        unread: Vec<PathBuf>,
     },
     /// A description that cannot be read.
     #[error("`{path}`: {reason}")]
@@ -147,7 +145,7 @@ struct Mount {
 /// # Errors
 /// [`DeviceError`].
 pub fn find(folders: &[&Path], devices: &[DeviceName]) -> Result<DeviceEdits, DeviceError> {
-    let (descriptions, unread) = read_all(folders)?;
+    let descriptions = read_all(folders)?;
     let mut edits = DeviceEdits::default();
     let mut common = BTreeSet::new();
     for device in devices {
@@ -169,7 +167,6 @@ pub fn find(folders: &[&Path], devices: &[DeviceName]) -> Result<DeviceEdits, De
                     .map(|it| format!("{}={}", device.kind, it.name))
                     .collect(),
                 folders: names_of(folders),
-                unread,
             });
         };
         if common.insert(index) {
@@ -218,8 +215,25 @@ fn names_of(folders: &[&Path]) -> String {
     names.collect::<Vec<_>>().join(" or ")
 }
 
-fn read_all(folders: &[&Path]) -> Result<(Vec<Description>, Vec<PathBuf>), DeviceError> {
-    let (mut descriptions, mut unread) = (Vec::new(), Vec::new());
+/// How a description is written, by the end of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    Yaml,
+}
+
+impl Form {
+    fn of(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()? {
+            "json" => Some(Self::Json),
+            "yaml" | "yml" => Some(Self::Yaml),
+            _ => None,
+        }
+    }
+}
+
+fn read_all(folders: &[&Path]) -> Result<Vec<Description>, DeviceError> {
+    let mut descriptions = Vec::new();
     for folder in folders {
         let Ok(entries) = std::fs::read_dir(folder) else {
             continue;
@@ -227,17 +241,15 @@ fn read_all(folders: &[&Path]) -> Result<(Vec<Description>, Vec<PathBuf>), Devic
         let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         paths.sort();
         for path in paths {
-            match path.extension().and_then(|it| it.to_str()) {
-                Some("json") => descriptions.push(read(&path)?),
-                Some("yaml" | "yml") => unread.push(path),
-                Some(_) | None => {}
+            if let Some(form) = Form::of(&path) {
+                descriptions.push(read(&path, form)?);
             }
         }
     }
-    Ok((descriptions, unread))
+    Ok(descriptions)
 }
 
-fn read(path: &Path) -> Result<Description, DeviceError> {
+fn read(path: &Path, form: Form) -> Result<Description, DeviceError> {
     use std::io::Read;
     let broken = |reason: String| DeviceError::Broken {
         path: path.to_owned(),
@@ -247,7 +259,34 @@ fn read(path: &Path) -> Result<Description, DeviceError> {
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes))
         .map_err(|error| broken(error.to_string()))?;
-    serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))
+    parse(&bytes, form).map_err(broken)
+}
+
+/// Reads a description; says what is wrong with it if it is none.
+fn parse(bytes: &[u8], form: Form) -> Result<Description, String> {
+    match form {
+        Form::Json => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
+        Form::Yaml => serde_saphyr::from_slice(bytes).map_err(|error| error.to_string()),
+    }
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+/// Reads a description in both forms; what it gives has places that are paths.
+pub(crate) fn examine(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        drop(DeviceName::parse(text));
+    }
+    for form in [Form::Json, Form::Yaml] {
+        let Ok(description) = parse(bytes, form) else {
+            continue;
+        };
+        let mut edits = DeviceEdits::default();
+        for device in &description.devices {
+            edits.add(&device.container_edits);
+        }
+        edits.add(&description.container_edits);
+        assert!(edits.env.keys().all(|name| !name.contains('=')));
+    }
 }
 
 #[cfg(test)]
@@ -284,6 +323,67 @@ mod tests {
             "v/c=a/b",
         ] {
             assert_eq!(DeviceName::parse(text), None, "{text}");
+        }
+    }
+
+    const IN_YAML: &str = r#"
+cdiVersion: 0.6.0
+kind: vendor.com/gpu
+devices:
+  - name: "0"
+    containerEdits:
+      deviceNodes:
+        - path: /dev/gpu0
+          hostPath: /dev/null
+          major: 1
+          permissions: rw
+  - name: all
+    containerEdits: { hooks: [{ hookName: createContainer, path: /x, args: [x, --ldconfig], timeout: 3 }] }
+containerEdits: # of all of them
+  additionalGids: [44]
+  env:
+    - GPU=1
+    - nonsense
+  mounts:
+    - hostPath: /lib/gpu.so
+      containerPath: /usr/lib/gpu.so
+      options: [ro, bind]
+"#;
+
+    #[test]
+    fn descriptions_may_be_in_yaml() {
+        let folder = tempfile::tempdir().unwrap();
+        let devices = [name("vendor.com/gpu=0"), name("vendor.com/gpu=all")];
+        std::fs::write(folder.path().join("gpu.json"), DESCRIPTION).unwrap();
+        let mut in_json = find(&[folder.path()], &devices).unwrap();
+        std::fs::remove_file(folder.path().join("gpu.json")).unwrap();
+        for file in ["gpu.yaml", "gpu.yml"] {
+            std::fs::write(folder.path().join(file), IN_YAML).unwrap();
+            let in_yaml = find(&[folder.path()], &devices).unwrap();
+            assert_eq!(
+                (in_yaml.groups.as_slice(), in_yaml.hooks[0].args.len()),
+                (&[44][..], 2)
+            );
+            in_json.groups = vec![44];
+            in_json.hooks.clone_from(&in_yaml.hooks);
+            assert_eq!(in_yaml, in_json);
+            std::fs::remove_file(folder.path().join(file)).unwrap();
+        }
+        // Each is eight times the one before: what grows so is refused, and not read.
+        let bomb: String = (0..30).fold("a0: &a0 x\n".to_owned(), |text, number| {
+            let part = format!("*a{number}, ").repeat(8);
+            format!("{text}a{}: &a{} [{part}]\n", number + 1, number + 1)
+        });
+        for broken in [
+            "kind: [",
+            "kind: vendor.com/gpu\ndevices: 3\n",
+            "\u{0}",
+            "- &a [*a]",
+            &bomb,
+        ] {
+            std::fs::write(folder.path().join("broken.yaml"), broken).unwrap();
+            let error = find(&[folder.path()], &devices).unwrap_err();
+            assert!(matches!(error, DeviceError::Broken { .. }), "{error}");
         }
     }
 

@@ -127,6 +127,17 @@ impl FromVerb {
     }
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn examine(packet: &[u8]) {
+    if let Some(FromVerb::Request(request)) = FromVerb::parse(packet) {
+        let again = FromVerb::parse(&self::packet(REQUEST, &to_json(&request)));
+        assert_eq!(again, Some(FromVerb::Request(request)));
+    }
+    if let Ok(answer) = serde_json::from_slice::<Reply>(packet) {
+        assert!(!reply(&answer).is_empty());
+    }
+}
+
 pub(crate) fn output(stream: crate::log::Stream, bytes: &[u8]) -> Vec<u8> {
     let kind = match stream {
         crate::log::Stream::Stdout => OUTPUT,

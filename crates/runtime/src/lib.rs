@@ -18,6 +18,8 @@ mod control;
 mod event;
 mod exec;
 mod foreground;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod health;
 mod launch;
 mod log;

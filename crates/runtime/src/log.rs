@@ -158,6 +158,14 @@ fn append(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn examine(line: &[u8]) {
+    if let Ok(entry) = serde_json::from_slice::<LogEntry>(line) {
+        let text = serde_json::to_vec(&entry).expect("an entry has only text keys");
+        assert_eq!(serde_json::from_slice::<LogEntry>(&text).ok(), Some(entry));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -106,7 +106,7 @@ fn number(text: Option<&&str>) -> Option<u32> {
         .filter(|number| digits && *number != u32::MAX)
 }
 
-fn named(passwd: &str, group: &str, text: &str) -> Result<Account, SandboxError> {
+pub(crate) fn named(passwd: &str, group: &str, text: &str) -> Result<Account, SandboxError> {
     let (user, group_name) = match text.split_once(':') {
         Some((user, group_name)) => (user, Some(group_name)),
         None => (text, None),

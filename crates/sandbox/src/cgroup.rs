@@ -234,6 +234,15 @@ fn pids_max(limit: PidsLimit) -> Option<u32> {
     }
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+/// Reads text as a line of `mountinfo`, and as the name of a group.
+pub(crate) fn examine(text: &str) {
+    for line in text.lines() {
+        drop(MountLine::parse(line));
+        assert!(owner::Owner::parse(line).is_none() || line.starts_with("kiln-"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

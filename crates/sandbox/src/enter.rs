@@ -370,6 +370,17 @@ fn refused(errno: Errno) -> EnterError {
     }
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn examine(text: &str) {
+    let ranges = subordinate::parse(text, 1000, Some("a"));
+    let map = map(1000, &ranges);
+    for pair in map.windows(2) {
+        if let [one, next] = pair {
+            assert!(u64::from(one.inside) + u64::from(one.count) <= u64::from(next.inside));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,6 +22,8 @@ mod enter;
 mod error;
 mod exit;
 mod files;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod host;
 mod keeper;
 mod overlay;

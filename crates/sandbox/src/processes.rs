@@ -80,15 +80,22 @@ impl Process {
             parent: u32::try_from(number(1)?).ok()?,
             uid,
             terminal: number(4)?,
-            cpu_ms: (number(11)? + number(12)?) * 1000 / TICKS,
-            started_ms: number(19)? * 1000 / TICKS,
-            memory_bytes: memory * page_bytes(),
+            cpu_ms: number(11)?.saturating_add(number(12)?).saturating_mul(1000) / TICKS,
+            started_ms: number(19)?.saturating_mul(1000) / TICKS,
+            memory_bytes: memory.saturating_mul(page_bytes()),
             command: if command.is_empty() {
                 format!("[{name}]")
             } else {
                 command
             },
         })
+    }
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn examine(text: &str) {
+    for line in text.lines() {
+        drop(Process::parse(1, 0, line, line, line.as_bytes()));
     }
 }
 

@@ -72,6 +72,17 @@ pub(super) fn version1(rules: &[DeviceRule]) -> Result<Vec<(bool, String)>, Bund
 
 /// Puts a program on the group that decides about devices.
 pub(super) fn attach(group: &Path, rules: &[DeviceRule]) -> Result<(), BundleError> {
+    let permits = permits(rules)?;
+    let directory = kiln_sys::confined::open_directory(group).map_err(BundleError::kernel(
+        format!("opening `{}`", group.display()),
+    ))?;
+    DeviceFilter::assemble(&permits)
+        .replace_on(&directory)
+        .map_err(BundleError::kernel("loading the filter of devices"))
+}
+
+/// What the program of version 2 decides by.
+pub(super) fn permits(rules: &[DeviceRule]) -> Result<Vec<DevicePermit>, BundleError> {
     let mut permits = Vec::new();
     for rule in complete(rules) {
         let kind = match kind(&rule)? {
@@ -101,12 +112,7 @@ pub(super) fn attach(group: &Path, rules: &[DeviceRule]) -> Result<(), BundleErr
             },
         });
     }
-    let directory = kiln_sys::confined::open_directory(group).map_err(BundleError::kernel(
-        format!("opening `{}`", group.display()),
-    ))?;
-    DeviceFilter::assemble(&permits)
-        .replace_on(&directory)
-        .map_err(BundleError::kernel("loading the filter of devices"))
+    Ok(permits)
 }
 
 fn kind(rule: &DeviceRule) -> Result<&str, BundleError> {

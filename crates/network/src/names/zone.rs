@@ -94,3 +94,25 @@ impl View {
         }
     }
 }
+
+#[cfg(any(test, feature = "fuzz"))]
+impl View {
+    /// One container that has a name and an address of each family.
+    pub(crate) fn example(asks_outside: bool) -> Self {
+        let addresses = ["10.90.0.2/24", "fd00::2/64"].map(|text| text.parse());
+        Self {
+            endpoints: vec![Endpoint {
+                container: "0123456789abcdef".to_owned(),
+                name: "db".to_owned(),
+                device: "kv0".to_owned(),
+                inside: "eth0".to_owned(),
+                mac: [0; 6],
+                addresses: addresses.into_iter().flatten().collect(),
+                aliases: vec!["data.base".to_owned()],
+                ports: Vec::new(),
+            }],
+            subnets: "10.90.0.0/24".parse().into_iter().collect(),
+            asks_outside,
+        }
+    }
+}

@@ -327,3 +327,8 @@ fn default_route(link: LinkIndex, gateway: IpAddr) -> RouteMessage {
     ];
     message
 }
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn examine(body: &[u8]) {
+    drop((LinkMessage::parse(body), RouteMessage::parse(body)));
+}

@@ -633,3 +633,8 @@ impl Attributes {
         self.attribute(kind | NESTED, &value.0)
     }
 }
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn examine(body: &[u8]) {
+    drop((chain(body, Family::Inet), rule(body)));
+}

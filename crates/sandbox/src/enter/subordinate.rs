@@ -82,7 +82,7 @@ fn user_name(accounts: &str, uid: u32) -> Option<&str> {
 }
 
 /// The ranges of a user in the text of such a file: `name-or-uid:first:count`.
-fn parse(text: &str, uid: u32, name: Option<&str>) -> Ranges {
+pub(super) fn parse(text: &str, uid: u32, name: Option<&str>) -> Ranges {
     let ranges = text.lines().filter_map(|line| {
         let mut fields = line.trim().split(':');
         let (owner, first, count) = (fields.next()?, fields.next()?, fields.next()?);

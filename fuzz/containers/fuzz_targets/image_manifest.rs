@@ -1,0 +1,5 @@
+//! Manifests and indexes of images.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kiln_oci::fuzz::image_manifest(bytes));

@@ -1,0 +1,5 @@
+//! Questions about names.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kiln_network::fuzz::question(bytes));

@@ -1,0 +1,5 @@
+//! `resolv.conf`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kiln_network::fuzz::resolvers(bytes));
