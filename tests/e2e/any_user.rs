@@ -1,5 +1,6 @@
 //! Tests that mean the same for root and for any ordinary user.
 
+mod attacks;
 mod bad_input;
 mod build;
 mod bundles;

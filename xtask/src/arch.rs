@@ -39,9 +39,11 @@ const FOREIGN_HOSTS: &[(&str, &str)] = &[
 pub(crate) fn check() -> Outcome {
     let mut problems = Vec::new();
     check_arrows(&mut problems)?;
-    for file in tracked_files()? {
-        check_file(&file, &mut problems)?;
+    let files = tracked_files()?;
+    for file in &files {
+        check_file(file, &mut problems)?;
     }
+    check_attacks(&files, &mut problems)?;
     if problems.is_empty() {
         return Ok(());
     }
@@ -49,6 +51,30 @@ pub(crate) fn check() -> Outcome {
         say(problem);
     }
     Err(Failure(format!("{} broken rules", problems.len())))
+}
+
+/// Makes sure that the tests are there that `docs/attacks.md` names, in the last column of its tables.
+fn check_attacks(files: &[PathBuf], problems: &mut Vec<String>) -> Outcome {
+    const PAGE: &str = "docs/attacks.md";
+    let path = workspace().join(PAGE);
+    let page = fs::read_to_string(&path).map_err(|error| Failure::io(&path, &error))?;
+    let mut sources = String::new();
+    for file in files
+        .iter()
+        .filter(|file| file.extension().is_some_and(|it| it == "rs"))
+    {
+        let file = workspace().join(file);
+        sources += &fs::read_to_string(&file).map_err(|error| Failure::io(&file, &error))?;
+    }
+    let rows = page.lines().filter_map(|line| line.strip_suffix(" |"));
+    let cells = rows.filter_map(|row| row.rsplit(" | ").next());
+    for name in cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
+        let is_there = [format!("fn {name}("), format!("name: \"{name}\"")];
+        if !is_there.iter().any(|text| sources.contains(text)) {
+            problems.push(format!("{PAGE}: there is no test `{name}`"));
+        }
+    }
+    Ok(())
 }
 
 /// Compares the arrows between our crates with the documented ones.
