@@ -83,9 +83,12 @@ fn without_name(store: &Store, digest: Digest) -> Result<Option<Descriptor>, Ima
     let bytes = store.blobs().read(&descriptor(MediaType::OciManifest))?;
     let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let written = document["mediaType"].as_str().map(MediaType::parse);
-    let media_type = written.unwrap_or_else(|| match document["manifests"] {
-        serde_json::Value::Array(_) => MediaType::OciIndex,
-        _ => MediaType::OciManifest,
+    let media_type = written.unwrap_or_else(|| {
+        if document["manifests"].is_array() {
+            MediaType::OciIndex
+        } else {
+            MediaType::OciManifest
+        }
     });
     let descriptor = descriptor(media_type);
     // Anything else than an image may have such a digest.
