@@ -175,6 +175,15 @@ impl Index {
         }
     }
 
+    /// Writes into the journal what belongs there and a process left that died; for whoever has the right to collect.
+    /// Blocks.
+    pub(crate) fn keep_rest(&self) -> Result<(), IndexError> {
+        match &self.0 {
+            Engine::Folder(_) => Ok(()),
+            Engine::Server(postgres) => wait(postgres.keep_rest()),
+        }
+    }
+
     /// Removes what is only kept for a while, and shortens the journal when most of it is about what is gone.
     /// Blocks.
     pub(crate) fn tidy(&self) -> Result<(), IndexError> {

@@ -170,14 +170,22 @@ impl Postgres {
     pub(super) async fn tidy(&self) -> Result<(), IndexError> {
         let sql = "DELETE FROM done WHERE at < CAST(extract(epoch FROM now()) AS BIGINT) - ?1";
         self.reading().execute(sql, values![MARKS_SECONDS]).await?;
+        self.keep_rest().await?;
         let Some(shared) = &self.shared else {
             return Ok(());
         };
-        recorder::keep_rest(&self.pool, &shared.records).await?;
         if shared.records.count().await? > MOST_FILES {
             self.compact().await?;
         }
         Ok(())
+    }
+
+    /// Writes into the journal what belongs there and a process left that died.
+    pub(super) async fn keep_rest(&self) -> Result<(), IndexError> {
+        match &self.shared {
+            Some(shared) => recorder::keep_rest(&self.pool, &shared.records).await,
+            None => Ok(()),
+        }
     }
 
     /// Writes the journal anew, as short as can be.

@@ -85,6 +85,7 @@ pub(crate) fn check(registry: &Registry) -> Result<Found, RegistryError> {
         found.problem(problem);
     }
     // Read after the index: what is pushed meanwhile is no damage.
+    registry.index.keep_rest()?;
     let mut remembered = BTreeSet::new();
     registry.index.replay(|change| {
         change.note_manifest(&mut remembered);

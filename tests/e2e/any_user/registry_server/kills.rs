@@ -296,6 +296,11 @@ fn walk(
         older.extend(std::mem::take(&mut known.blobs));
         older.extend(std::mem::take(&mut known.manifests));
         known.gone.clear();
+        // Some of what they left is for a later one to collect, and to be killed while it does.
+        if round % 5 == 4 {
+            known.loose.clear();
+            assert!(collect(registry), "{at}: garbage stays");
+        }
     }
     for (path, bytes) in older {
         assert_eq!(registry.get(&path).expect(200).body, bytes, "{path}");
@@ -327,7 +332,7 @@ fn a_registry_that_is_killed_at_any_step_loses_nothing() {
         &collect,
     );
     println!("{kills} kills");
-    assert!(kills > 60, "{kills} steps");
+    assert!(kills > 50, "{kills} steps");
 }
 
 #[test]
@@ -355,11 +360,11 @@ fn replicas_that_are_killed_at_any_step_lose_nothing() {
         |registry: &OwnRegistry| steps.start(|| registry.admin(&space, &["gc"]).code == Some(0));
     // More than a part.
     let (length, pieces) = (8_500_002, [90_000, 8_450_000]);
-    let stride = if is_soaked() { 1 } else { 9 };
+    let stride = if is_soaked() { 1 } else { 23 };
     let layer = Layer { length, pieces };
     let kills = walk(&space, &mut registry, &steps, (layer, stride), &collect);
     println!("{kills} kills");
-    assert!(kills > 90 / stride, "{kills} steps");
+    assert!(kills > 100 / stride, "{kills} steps");
 }
 
 #[test]
