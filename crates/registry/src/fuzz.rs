@@ -35,7 +35,10 @@ pub fn path(bytes: &[u8]) {
         if let Route::Upload(_, id) = &route {
             assert!(!id.contains('/'));
         }
-        assert_eq!(Route::parse(&spelled(&route)).ok(), Some(route), "{path}");
+        // What no manifest can be called is only kept as far as it is shown.
+        if !matches!(&route, Route::Manifest(_, Reference::Impossible(_))) {
+            assert_eq!(Route::parse(&spelled(&route)).ok(), Some(route), "{path}");
+        }
     }
 }
 
@@ -87,7 +90,6 @@ pub fn names(bytes: &[u8]) {
     }
     if let Ok(pattern) = text.parse::<Pattern>() {
         assert_eq!(pattern.to_string(), text);
-        assert!(!pattern.matches(""));
     }
 }
 

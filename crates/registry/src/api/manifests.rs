@@ -86,6 +86,10 @@ async fn find(
     repo: &RepoName,
     reference: &Reference,
 ) -> Result<Option<Arc<ManifestRow>>, ApiError> {
+    // Of a longer text than any tag only the beginning is kept, which may be one.
+    if matches!(reference, Reference::Impossible(_)) {
+        return Ok(None);
+    }
     let registry = &asked.registry;
     let epoch = asked.moment.epoch;
     // A digest may name a blob too, and a tag cannot look like this.

@@ -381,3 +381,22 @@ pub(super) fn digests_of_the_longer_kind_name_manifests_too() {
         .ask("PUT", &path, &[("Content-Type", MANIFEST)], &other)
         .expect_error(400, "DIGEST_INVALID");
 }
+
+#[test]
+fn a_name_that_is_too_long_is_not_its_beginning() {
+    let space = TestSpace::new();
+    let registry = OwnRegistry::start(&space, "");
+    let tag = "t".repeat(128);
+    registry.image("a", &tag, b"layer");
+    // What is read once is kept in memory.
+    registry.get(&format!("/v2/a/manifests/{tag}")).expect(200);
+    for method in ["GET", "HEAD", "DELETE"] {
+        let path = format!("/v2/a/manifests/{tag}t");
+        assert_eq!(
+            registry.ask(method, &path, &[], b"").status,
+            404,
+            "{method}"
+        );
+    }
+    registry.get(&format!("/v2/a/manifests/{tag}")).expect(200);
+}
