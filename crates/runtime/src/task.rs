@@ -58,8 +58,9 @@ impl Task {
 pub fn order<T: Serialize>(order: &T) -> io::Result<OwnedFd> {
     let memory = rustix::fs::memfd_create("kiln-order", MemfdFlags::empty())?;
     let mut file = File::from(memory);
-    serde_json::to_writer(&mut file, order).map_err(io::Error::other)?;
-    file.flush()?;
+    // In one call, and not in one for each word of it.
+    let bytes = serde_json::to_vec(order).map_err(io::Error::other)?;
+    file.write_all(&bytes)?;
     Ok(file.into())
 }
 

@@ -189,7 +189,7 @@ impl Running {
             "making the memory of this process private",
         ))?;
         let fail = || EnterError::kernel("joining the users of the sandbox");
-        let users = Joined::of(self.pid).map_err(fail())?.user;
+        let users = namespace::has_other_users(self.pid).map_err(fail())?;
         let joined = Joined {
             user: users,
             ..Joined::default()

@@ -120,14 +120,7 @@ impl Joined {
     pub fn of(pid: u32) -> Result<Self, Errno> {
         let mut differ = [false; 8];
         for ((name, _), differs) in Self::KINDS.into_iter().zip(&mut differ) {
-            let look = |process: &str| rustix::fs::stat(format!("/proc/{process}/ns/{name}"));
-            let own = match look("self") {
-                // A kernel without this kind.
-                Err(Errno::NOENT) => continue,
-                own => own?,
-            };
-            let other = look(&pid.to_string())?;
-            *differs = (own.st_dev, own.st_ino) != (other.st_dev, other.st_ino);
+            *differs = differs_in(pid, name)?;
         }
         let [user, mount, pid, network, ipc, uts, cgroup, time] = differ;
         Ok(Self {
@@ -141,6 +134,25 @@ impl Joined {
             time,
         })
     }
+}
+
+/// Whether process `pid` is in another user namespace than the calling one.
+///
+/// # Errors
+/// As [`Joined::of`].
+pub fn has_other_users(pid: u32) -> Result<bool, Errno> {
+    differs_in(pid, "user")
+}
+
+fn differs_in(pid: u32, name: &str) -> Result<bool, Errno> {
+    let look = |process: &str| rustix::fs::stat(format!("/proc/{process}/ns/{name}"));
+    let own = match look("self") {
+        // A kernel without this kind.
+        Err(Errno::NOENT) => return Ok(false),
+        own => own?,
+    };
+    let other = look(&pid.to_string())?;
+    Ok((own.st_dev, own.st_ino) != (other.st_dev, other.st_ino))
 }
 
 /// Moves the calling thread into namespaces of the process behind a pidfd. Allocates nothing.
