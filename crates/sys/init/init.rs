@@ -120,7 +120,10 @@ unsafe fn run(arguments: *const *const u8, variables: *const *const u8) -> ! {
     unsafe {
         let (all, mut before) = (u64::MAX, 0_u64);
         let mask = |new: *const u64, old: *mut u64| {
-            call(number::SIGNAL_MASK, [SET_MASK, new as usize, old as usize, 8, 0])
+            call(
+                number::SIGNAL_MASK,
+                [SET_MASK, new as usize, old as usize, 8, 0],
+            )
         };
         mask(&raw const all, &raw mut before);
         let child = call(number::CLONE, [SIGCHLD as usize, 0, 0, 0, 0]);
@@ -128,7 +131,10 @@ unsafe fn run(arguments: *const *const u8, variables: *const *const u8) -> ! {
             // A group of its own, which a terminal's keys reach; if there is one.
             call(number::SET_GROUP, [0, 0, 0, 0, 0]);
             let group = call(number::GET_GROUP, [0, 0, 0, 0, 0]) as i32;
-            call(number::IOCTL, [0, SET_FOREGROUND, (&raw const group) as usize, 0, 0]);
+            call(
+                number::IOCTL,
+                [0, SET_FOREGROUND, (&raw const group) as usize, 0, 0],
+            );
             mask(&raw const before, core::ptr::null_mut());
             execute(arguments, variables);
         }
@@ -154,14 +160,21 @@ unsafe fn reap(child: isize) {
         let mut status = 0_i32;
         // SAFETY: the status is live.
         let ended = unsafe {
-            call(number::WAIT, [usize::MAX, (&raw mut status) as usize, NO_HANG | ALL, 0, 0])
+            call(
+                number::WAIT,
+                [usize::MAX, (&raw mut status) as usize, NO_HANG | ALL, 0, 0],
+            )
         };
         if ended <= 0 {
             break;
         }
         if ended == child {
             let signal = status & 0x7f;
-            code = Some(if signal == 0 { (status >> 8) & 0xff } else { 128 + signal });
+            code = Some(if signal == 0 {
+                (status >> 8) & 0xff
+            } else {
+                128 + signal
+            });
         }
     }
     if let Some(code) = code {
@@ -178,7 +191,10 @@ unsafe fn execute(arguments: *const *const u8, variables: *const *const u8) -> !
     unsafe {
         let name = *arguments;
         let try_path = |path: *const u8| {
-            call(number::EXECUTE, [path as usize, arguments as usize, variables as usize, 0, 0])
+            call(
+                number::EXECUTE,
+                [path as usize, arguments as usize, variables as usize, 0, 0],
+            )
         };
         let mut outcome = NOT_FOUND;
         if has_slash(name) {
@@ -232,7 +248,11 @@ unsafe fn execute(arguments: *const *const u8, variables: *const *const u8) -> !
             _ => b"`: it is no program\n",
         };
         say(why);
-        exit(if matches!(outcome, NOT_FOUND | NO_FOLDER) { 127 } else { 126 })
+        exit(if matches!(outcome, NOT_FOUND | NO_FOLDER) {
+            127
+        } else {
+            126
+        })
     }
 }
 
