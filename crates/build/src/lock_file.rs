@@ -366,12 +366,10 @@ impl<R: io::Read> ReadFully for io::Take<R> {
     }
 }
 
-/// What the system said, without the name of a temporary file.
+/// What the system said, without the path of a temporary file, which `tempfile` puts behind it.
 fn plain(error: io::Error) -> io::Error {
-    let cause = error.get_ref().and_then(|error| error.source());
-    let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
-    match cause.and_then(io::Error::raw_os_error) {
-        Some(code) => io::Error::from_raw_os_error(code),
+    match error.to_string().split_once(" at path ") {
+        Some((said, _path)) => io::Error::new(error.kind(), said.to_owned()),
         None => error,
     }
 }
