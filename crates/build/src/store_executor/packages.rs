@@ -10,7 +10,8 @@ use kiln_debian::{
 use kiln_graph::{BaseWork, BuildGraph, ImageBase, ImageKey, PackagePin, Work};
 use kiln_layer::TreePath;
 use kiln_manifest::lock::{PackageKey, PackagePin as LockPin, SetKey, SuiteKey, SuitePin};
-use kiln_manifest::model::DebianBase;
+use kiln_manifest::model::{Action, DebianBase};
+use kiln_manifest::{Span, Spanned};
 use kiln_oci::DiffId;
 use kiln_store::Scratch;
 
@@ -179,8 +180,17 @@ pub(crate) fn choose(
         over: installed.as_ref(),
         pins: &pins,
     };
-    let packages = resolve(&catalog, &request)
-        .map_err(|error| Problem::new(workspace, base.suite.span, chain(&error)).user())?;
+    let packages = resolve(&catalog, &request).map_err(|error| {
+        let said = chain(&error);
+        let mut asked = base.packages.as_slice();
+        if let Work::Step(step) = &task.graph().nodes()[task.node()].work
+            && let Action::Packages(packages) = &step.action.value
+        {
+            asked = packages;
+        }
+        let at = asked_at(asked, &said).unwrap_or(base.suite.span);
+        Problem::new(workspace, at, said).user()
+    })?;
     let snapshot = catalog.date();
     let pin = SuitePin {
         snapshot: snapshot.to_string(),
@@ -196,6 +206,13 @@ pub(crate) fn choose(
         packages,
         installed,
     })
+}
+
+/// Where the package stands that `said` is about.
+fn asked_at(asked: &[Spanned<String>], said: &str) -> Option<Span> {
+    let mut asked = asked.iter();
+    let named = asked.find(|package| said.contains(&format!("`{}`", package.value)))?;
+    Some(named.span)
 }
 
 /// Installs what was chosen and makes a layer of what that changed.
@@ -356,4 +373,24 @@ fn lock_pin(package: &LockedPackage) -> (PackageKey, LockPin) {
         path: package.path.clone(),
     };
     (package_key(package), pin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_is_shown_where_it_stands() {
+        let package = |name: &str, start| {
+            let span = Span::from(start..start + 1);
+            Spanned::new(name.to_owned(), span)
+        };
+        let asked = [package("gcc", 5), package("gcc-no", 9)];
+        let at = |said| asked_at(&asked, said).map(|span| span.start);
+        assert_eq!(
+            at("there is no package `gcc-no` in Debian `bookworm`"),
+            Some(9)
+        );
+        assert_eq!(at("`make` conflicts with `bmake`"), None);
+    }
 }
