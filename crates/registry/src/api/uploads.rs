@@ -218,15 +218,9 @@ async fn mount(asked: &Asked, repo: &RepoName, digest: &Digest) -> Result<Mounte
         None => None,
     };
     let caller = asked.caller.clone();
-    // Without a name, what the account may read is looked through: no token could name it before.
-    let is_named = from.is_some();
-    let may_read = move |name: &str| {
-        if is_named {
-            caller.may(Action::Pull, name)
-        } else {
-            caller.could(Action::Pull, name)
-        }
-    };
+    // The account decides, not the scope of its token: that is for the repository that is pushed to,
+    // and a token cannot name a source that the client leaves to the registry to find.
+    let may_read = move |name: &str| caller.could(Action::Pull, name);
     let now = registry.now();
     Ok(registry
         .index

@@ -279,6 +279,38 @@ pub(super) fn blobs_are_mounted_only_from_where_one_may_read() {
 }
 
 #[test]
+pub(super) fn a_token_for_the_target_is_enough_to_mount() {
+    let space = TestSpace::new();
+    let mut registry = guarded(&space);
+    let secret = token(&space, &registry, "alice", &[]);
+    registry.authorization = Some(basic("alice", &secret));
+    let digest = registry.blob("team/app", b"layer");
+    registry.authorization = None;
+    let target = |login: &str| {
+        bearer(
+            &registry,
+            Some(login),
+            &["repository:team/new:pull,push", "repository:team/old:push"],
+        )
+    };
+    let mount = |login: &str, to: &str| {
+        let path = format!("/v2/{to}/blobs/uploads/?mount={digest}&from=team/app");
+        with(&registry, login, "POST", &path)
+    };
+    let alice = target(&basic("alice", &secret));
+    let location = mount(&alice, "team/new").expect(201);
+    let location = location.header("location").expect("a location").to_owned();
+    with(&registry, &alice, "GET", &location).expect(200);
+    // Beside the mount the token is still for what it was asked for.
+    let blob = format!("/v2/team/app/blobs/{digest}");
+    with(&registry, &alice, "GET", &blob).expect_error(401, "UNAUTHORIZED");
+    mount(&alice, "team/other").expect_error(401, "UNAUTHORIZED");
+    // A program's token limits the account, so it limits this.
+    let program = token(&space, &registry, "alice", &["--grant", "team/old:push"]);
+    mount(&target(&basic("alice", &program)), "team/old").expect(202);
+}
+
+#[test]
 pub(super) fn forged_revoked_and_expired_tokens_are_nothing() {
     let space = TestSpace::new();
     let mut registry = guarded(&space);
