@@ -13,7 +13,7 @@ mod process;
 mod test;
 mod vm;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use process::{Failure, Outcome, cargo, say};
 
@@ -73,10 +73,17 @@ fn ready() -> Outcome {
 
 fn format(check: bool) -> Outcome {
     let mut command = cargo(["fmt", "--all"]);
-    if check {
-        command.arg("--check");
+    // It is no part of a crate: a build script compiles it.
+    let mut init = Command::new("rustfmt");
+    init.args(["--edition", "2024"])
+        .arg(process::workspace().join("crates/sys/init/init.rs"));
+    for command in [&mut command, &mut init] {
+        if check {
+            command.arg("--check");
+        }
+        process::run(command)?;
     }
-    process::run(&mut command)
+    Ok(())
 }
 
 fn lint() -> Outcome {
