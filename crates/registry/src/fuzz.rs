@@ -195,6 +195,12 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn what_was_found_before_holds() {
+        path(format!("a/manifests/{}", "t".repeat(129)).as_bytes());
+        names(b"*");
+    }
+
     proptest! {
         #[test]
         fn paths(bytes: Vec<u8>, name in "[a-z0-9._/-]{0,30}", rest in "/(blobs|manifests|tags|referrers|uploads|list|[a-z:%3A.]{0,9}){1,3}(/[a-zA-Z0-9:%._-]{0,80})?") {
