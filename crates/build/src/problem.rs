@@ -137,7 +137,7 @@ mod tests {
     struct Told {
         said: &'static str,
         #[source]
-        cause: Option<Box<Told>>,
+        cause: Option<Box<Self>>,
     }
 
     #[test]
