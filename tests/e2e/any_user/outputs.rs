@@ -155,10 +155,9 @@ fn what_is_stopped_leaves_nothing() {
                 .count()
         };
         while drafts() == 0 {
-            assert!(
-                process.try_wait().expect("a child").is_none(),
-                "{form}: no draft"
-            );
+            let is_running = process.try_wait().expect("a child").is_none();
+            // It may have done all of it since the look.
+            assert!(is_running || drafts() > 0, "{form}: no draft");
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         let id = process.id().to_string();
