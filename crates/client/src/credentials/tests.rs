@@ -1,8 +1,9 @@
+use std::process::Command;
+
 use super::*;
 
 /// A folder with credentials files, tried in order, and helpers.
 fn find(files: &[&str], helpers: &[(&str, &str)], registry: &str, repository: &str) -> String {
-    use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let mut paths = vec![at("missing.json")];
@@ -11,9 +12,11 @@ fn find(files: &[&str], helpers: &[(&str, &str)], registry: &str, repository: &s
         fs::write(paths.last().unwrap(), text).unwrap();
     }
     for (name, script) in helpers {
-        let path = at(&format!("docker-credential-{name}"));
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let (text, path) = (at("text"), at(&format!("docker-credential-{name}")));
+        fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+        // By another process: one that a thread beside this forks would hold the program open for writing.
+        let made = Command::new("install").args([&text, &path]).status();
+        assert!(made.unwrap().success());
     }
     let files = CredentialFiles {
         files: paths,
