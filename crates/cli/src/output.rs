@@ -13,6 +13,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use clap::ValueEnum;
 use kiln_image::{Image, ImageError, SavedImage, flatten, load_all, save, save_layout};
@@ -186,9 +187,10 @@ impl Output {
         }
         let path = &behind_links(path)?;
         let draft = draft(path);
-        let mut file =
-            BufWriter::new(File::create_new(&draft).map_err(|error| cannot_write(path, &error))?);
+        // Made where signals are watched already: whoever sees it may stop us and finds nothing of it afterwards.
         let written = until_stopped(&|| {}, |stopped| {
+            let file = File::create_new(&draft).map_err(|error| cannot_write(path, &error))?;
+            let mut file = BufWriter::new(file);
             let out = &mut file;
             match write(&mut Stoppable { out, stopped }) {
                 Ok(()) => file
@@ -267,15 +269,28 @@ impl Output {
         };
         self.check()?;
         let draft = draft(path);
-        fs::create_dir(&draft).map_err(|error| cannot_write(path, &error))?;
+        // Held by whoever makes the folder, puts it into its place or takes it away, so that none of them meets a half.
+        let turn = Mutex::new(());
+        let my_turn = || turn.lock().unwrap_or_else(PoisonError::into_inner);
         let remove = || {
+            let _turn = my_turn();
             // Whoever fills it notices, and the rest goes below.
             if fs::remove_dir_all(&draft).is_err() {}
         };
-        let filled = until_stopped(&remove, |_| match fill(&draft) {
-            Ok(()) => fs::rename(&draft, path).map_err(|error| cannot_write(path, &error)),
-            Err(ImageError::Write(error)) => Err(cannot_write(path, &error)),
-            Err(error) => Err(error.into()),
+        let unless_stopped = |stopped: &AtomicBool, work: &dyn Fn() -> io::Result<()>| {
+            let _turn = my_turn();
+            if stopped.load(Ordering::Relaxed) {
+                return Err(stopped_by_signal());
+            }
+            work().map_err(|error| cannot_write(path, &error))
+        };
+        let filled = until_stopped(&remove, |stopped| {
+            unless_stopped(stopped, &|| fs::create_dir(&draft))?;
+            match fill(&draft) {
+                Ok(()) => unless_stopped(stopped, &|| fs::rename(&draft, path)),
+                Err(ImageError::Write(error)) => Err(cannot_write(path, &error)),
+                Err(error) => Err(error.into()),
+            }
         });
         if filled.is_err() && fs::remove_dir_all(&draft).is_err() {
             // The failure itself is what the user has to know.
@@ -296,13 +311,13 @@ fn until_stopped(stop: &(dyn Fn() + Sync), work: impl FnOnce(&AtomicBool) -> Out
     };
     let done = signals::with_signals(&asked, || work(&stopped))?;
     match done {
-        Err(_) if stopped.load(Ordering::Relaxed) => Err(Failure::message(
-            Class::Interrupted,
-            "stopped: nothing of it is left",
-            None,
-        )),
+        Err(_) if stopped.load(Ordering::Relaxed) => Err(stopped_by_signal()),
         done => done,
     }
+}
+
+fn stopped_by_signal() -> Failure {
+    Failure::message(Class::Interrupted, "stopped: nothing of it is left", None)
 }
 
 /// Writes until it is to stop.
