@@ -61,18 +61,16 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome {
     } else {
         Vec::new()
     };
-    let mut everything = cargo([
-        "test",
-        "--workspace",
-        "--locked",
-        "--no-fail-fast",
-        "--",
-        "--show-output",
-    ]);
-    everything
-        .args(arguments)
-        .env("TMPDIR", scratch.temporary_folder("all")?);
-    report.add(if is_root { "root" } else { "user" }, &mut everything)?;
+    let temporary = scratch.temporary_folder("all")?;
+    let pass = if is_root { "root" } else { "user" };
+    report.add(pass, arguments, &|arguments| {
+        let mut everything = cargo(["test", "--workspace", "--locked", "--no-fail-fast"]);
+        everything
+            .args(["--", "--show-output"])
+            .args(arguments)
+            .env("TMPDIR", &temporary);
+        Ok(everything)
+    })?;
 
     for account in &accounts {
         as_ordinary_user(account, &programs, arguments, &scratch, &mut report)?;
@@ -167,23 +165,28 @@ fn as_ordinary_user(
             .iter()
             .find(|program| program.package == *package && program.target == *target)
             .ok_or_else(|| Failure(format!("no test program `{target}` in `{package}`")))?;
-        let mut command = Command::new(copy_program(&program.path, &home)?);
-        command
-            .arg("--show-output")
-            .args(if filters.is_empty() {
-                extra.as_slice()
-            } else {
-                filters
-            })
-            .uid(account.uid)
-            .gid(account.gid)
-            .current_dir(&home)
-            .env("HOME", &home)
-            .env("USER", &account.name)
-            .env("TMPDIR", scratch.temporary_folder(&account.name)?)
-            .env("KILN_TEST_BINARY", &kiln)
-            .env("KILN_TEST_CHECKOUT", &checkout);
-        report.add("user", &mut command)?;
+        let program = copy_program(&program.path, &home)?;
+        let temporary = scratch.temporary_folder(&account.name)?;
+        let filters = if filters.is_empty() {
+            extra.as_slice()
+        } else {
+            filters
+        };
+        report.add("user", filters, &|filters| {
+            let mut command = Command::new(&program);
+            command
+                .arg("--show-output")
+                .args(filters)
+                .uid(account.uid)
+                .gid(account.gid)
+                .current_dir(&home)
+                .env("HOME", &home)
+                .env("USER", &account.name)
+                .env("TMPDIR", &temporary)
+                .env("KILN_TEST_BINARY", &kiln)
+                .env("KILN_TEST_CHECKOUT", &checkout);
+            Ok(command)
+        })?;
     }
     Ok(())
 }

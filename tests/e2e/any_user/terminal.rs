@@ -85,7 +85,8 @@ fn a_container_has_a_terminal_of_the_size_of_ours_and_follows_it() {
     terminal.press("echo $(tty) $(stty size) $TERM\r");
     terminal.wait_for("/dev/pts/0 24 80 xterm");
     // `stty` changes rows and columns one after the other.
-    terminal.press("until [ \"$(stty size)\" = '50 132' ]; do sleep 0.1; done; stty size; exit 3\r");
+    terminal
+        .press("until [ \"$(stty size)\" = '50 132' ]; do sleep 0.1; done; stty size; exit 3\r");
     let (_, shown) = terminal.shown().split_once("/dev/pts/").expect("its name");
     let number: String = shown.chars().take_while(char::is_ascii_digit).collect();
     let outer = format!("/dev/pts/{number}");
