@@ -10,10 +10,12 @@
 //!
 //! Sharing the memory spares the copy of the page tables of a big parent, and the note needs no pipe.
 
+mod signals_blocked;
+mod stack;
+
 use std::ffi::{CString, c_char};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -21,6 +23,8 @@ use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use crate::plan::{ExecuteLists, Plan, Progress, Table, carry_out};
 use crate::{Errno, raw};
+use signals_blocked::SignalsBlocked;
+use stack::{STACK_BYTES, Stack};
 
 /// Which namespaces a process gets anew. Mount, pid, ipc and uts it always gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -84,56 +88,6 @@ pub enum Ended {
 
 /// `CLONE_INTO_CGROUP`, which libc has with the wrong type.
 pub(crate) const INTO_CGROUP: u64 = 1 << 33;
-
-const STACK_BYTES: usize = 256 * 1024;
-const GUARD_BYTES: usize = 64 * 1024;
-
-/// The child's stack, with a hole below it.
-struct Stack(*mut libc::c_void);
-
-impl Stack {
-    fn new() -> Result<Self, Errno> {
-        // SAFETY: a new anonymous mapping; nothing is behind it.
-        let base = unsafe {
-            libc::mmap(
-                null_mut(),
-                GUARD_BYTES + STACK_BYTES,
-                libc::PROT_NONE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(Errno::NOMEM);
-        }
-        let stack = Self(base);
-        // SAFETY: the upper part of the mapping made above.
-        let result = unsafe {
-            libc::mprotect(
-                stack.usable(),
-                STACK_BYTES,
-                libc::PROT_READ | libc::PROT_WRITE,
-            )
-        };
-        if result == 0 {
-            Ok(stack)
-        } else {
-            Err(Errno::NOMEM)
-        }
-    }
-
-    fn usable(&self) -> *mut libc::c_void {
-        self.0.wrapping_byte_add(GUARD_BYTES)
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and the child that used it is gone or has other memory by now.
-        unsafe { libc::munmap(self.0, GUARD_BYTES + STACK_BYTES) };
-    }
-}
 
 /// What the child is handed.
 struct Context<'plan> {
@@ -270,44 +224,6 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
         .map(|string| string.as_ptr())
         .chain([std::ptr::null()])
         .collect()
-}
-
-/// Blocks every signal for the calling thread until it is dropped. Not by the C library, which leaves some out.
-struct SignalsBlocked(u64);
-
-impl SignalsBlocked {
-    fn new() -> Result<Self, Errno> {
-        let (all, mut before) = (u64::MAX, 0_u64);
-        // SAFETY: both sets are live and as long as it is said.
-        unsafe {
-            raw::syscall5(
-                libc::SYS_rt_sigprocmask,
-                libc::SIG_SETMASK as usize,
-                (&raw const all) as usize,
-                (&raw mut before) as usize,
-                8,
-                0,
-            )?;
-        }
-        Ok(Self(before))
-    }
-}
-
-impl Drop for SignalsBlocked {
-    fn drop(&mut self) {
-        // SAFETY: the set is live and as long as it is said.
-        let restored = unsafe {
-            raw::syscall5(
-                libc::SYS_rt_sigprocmask,
-                libc::SIG_SETMASK as usize,
-                (&raw const self.0) as usize,
-                0,
-                8,
-                0,
-            )
-        };
-        debug_assert!(restored.is_ok(), "setting a valid mask cannot fail");
-    }
 }
 
 impl ChildProcess {
