@@ -18,6 +18,8 @@ const MOST_TRIED_AGAIN: usize = 3;
 
 /// The sum of several runs.
 pub(crate) struct Report {
+    /// Shows a line.
+    tell: fn(&str),
     allowed_skips: Vec<String>,
     skips: BTreeSet<String>,
     passed: u64,
@@ -42,6 +44,7 @@ impl Report {
     /// `allowed_skips` are lines `pass: beginning of the reason`.
     pub(crate) fn new(allowed_skips: Vec<String>) -> Self {
         Self {
+            tell: say,
             allowed_skips,
             skips: BTreeSet::new(),
             passed: 0,
@@ -94,7 +97,7 @@ impl Report {
 
     fn run(&mut self, pass: &str, command: &mut Command) -> Outcome<Results> {
         let program = command.get_program().to_os_string();
-        say(&format!(
+        (self.tell)(&format!(
             "== tests as {pass}: {}",
             program.to_string_lossy()
         ));
@@ -151,7 +154,7 @@ impl Report {
                         _ => {}
                     }
                     if !in_successes && !line.is_empty() {
-                        say(&line);
+                        (self.tell)(&line);
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => return true,
@@ -185,7 +188,7 @@ impl Report {
                 .iter()
                 .any(|allowed| skip.starts_with(allowed))
             {
-                say(&format!("skipped, as expected: {skip}"));
+                (self.tell)(&format!("skipped, as expected: {skip}"));
             } else {
                 self.broken.push(format!(
                     "skipped, and not on the list in tests/skips.txt: {skip}"
@@ -195,14 +198,14 @@ impl Report {
         self.broken
             .extend(left.iter().map(|thing| format!("left behind: {thing}")));
         for problem in &self.broken {
-            say(problem);
+            (self.tell)(problem);
         }
         for test in &self.unstable {
-            say(&format!(
+            (self.tell)(&format!(
                 "unstable, failed beside the others and passed alone: {test}"
             ));
         }
-        say(&format!("{} passed, {} failed", self.passed, self.failed));
+        (self.tell)(&format!("{} passed, {} failed", self.passed, self.failed));
         if self.failed > 0 {
             return Err(Failure(format!("{} tests failed", self.failed)));
         }
@@ -249,6 +252,15 @@ fn kill_with_descendants(process: u32) {
 mod tests {
     use super::*;
 
+    /// What these tests say would be counted by the run that they are part of.
+    fn silent(allowed_skips: &[&str]) -> Report {
+        let allowed = allowed_skips.iter().map(|line| (*line).to_owned());
+        Report {
+            tell: |_line| {},
+            ..Report::new(allowed.collect())
+        }
+    }
+
     /// A shell script as a test program: it is given the arguments that the program would be.
     fn add(report: &mut Report, script: &str) {
         let make = |arguments: &[&str]| {
@@ -261,7 +273,7 @@ mod tests {
 
     #[test]
     fn results_are_added_up() {
-        let mut report = Report::new(Vec::new());
+        let mut report = silent(&[]);
         add(
             &mut report,
             "echo 'test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured'
@@ -273,7 +285,7 @@ mod tests {
 
     #[test]
     fn what_passes_alone_is_told_and_what_fails_again_has_failed() {
-        let mut report = Report::new(Vec::new());
+        let mut report = silent(&[]);
         let script = "if [ $# = 0 ]; then
              echo 'test a::one ... FAILED'; echo 'test b::two ... FAILED'
              echo 'test result: FAILED. 3 passed; 2 failed; 0 ignored'
@@ -290,7 +302,7 @@ mod tests {
 
     #[test]
     fn many_failures_are_not_tried_again() {
-        let mut report = Report::new(Vec::new());
+        let mut report = silent(&[]);
         let script = "if [ $# = 0 ]; then
              for test in a b c d; do echo \"test $test ... FAILED\"; done
              echo 'test result: FAILED. 0 passed; 4 failed; 0 ignored'; exit 101
@@ -302,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_program_that_fails_without_a_failed_test_is_an_error() {
-        let mut report = Report::new(Vec::new());
+        let mut report = silent(&[]);
         add(
             &mut report,
             "echo 'test result: ok. 12 passed; 0 failed'; exit 101",
@@ -313,7 +325,7 @@ mod tests {
     #[test]
     fn an_unexpected_skip_is_an_error_and_an_expected_one_is_not() {
         let run = |allowed: &[&str]| {
-            let mut report = Report::new(allowed.iter().map(|line| (*line).to_owned()).collect());
+            let mut report = silent(allowed);
             add(
                 &mut report,
                 "echo 'test result: ok. 1 passed; 0 failed'; echo 'SKIP: needs root'",
@@ -326,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_leftover_is_an_error() {
-        let mut report = Report::new(Vec::new());
+        let mut report = silent(&[]);
         add(&mut report, "echo 'test result: ok. 1 passed; 0 failed'");
         assert!(report.finish(&["mount /tmp/x".to_owned()]).is_err());
     }
