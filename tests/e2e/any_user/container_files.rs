@@ -167,7 +167,9 @@ fn a_link_that_comes_and_goes_is_never_followed_out() {
         let out = space.project().join("out");
         if space.kiln(["cp", "up:/d/secret", "out"]).code == Some(0) {
             copies += 1;
-            assert_eq!(fs::read_to_string(&out).expect("a copy"), "mine\n");
+            let copied = fs::read_to_string(&out).expect("a copy");
+            // Or what there is of it so far.
+            assert!("mine\n".starts_with(&copied), "{copied}");
             fs::remove_file(&out).expect("it was there");
         }
     }
