@@ -15,6 +15,7 @@ use std::process::Command;
 
 use crate::events::Build;
 use crate::fixtures::busybox_project;
+use crate::leaks;
 use crate::space::{Run, TestSpace, host};
 
 /// Whether this is root; says so if not.
@@ -77,7 +78,13 @@ impl<'a> OfUser<'a> {
     pub(crate) fn take(space: &'a TestSpace) -> Self {
         let (uid, gid) = account("kiln-test");
         let program = space.path().join("kiln");
-        fs::copy(crate::space::kiln_program(), &program).expect("a copy of the program");
+        // Not by this process: another test may fork meanwhile, and whoever has it open for writing keeps it from being
+        // executed.
+        host(
+            Command::new("cp")
+                .arg(crate::space::kiln_program())
+                .arg(&program),
+        );
         host(
             Command::new("chown")
                 .arg("-R")
@@ -115,6 +122,9 @@ impl<'a> OfUser<'a> {
 
 impl Drop for OfUser<'_> {
     fn drop(&mut self) {
+        // Whoever still ends removes files, and `chown` fails for one that goes away under its hands. What stays for good
+        // the space tells of.
+        drop(leaks::below(self.space.path()));
         host(
             Command::new("chown")
                 .args(["-R", "0:0"])
