@@ -28,6 +28,7 @@ mod registry_cache;
 mod registry_server;
 mod run;
 mod same_bytes;
+mod sharing;
 mod sources;
 mod supply;
 mod terminal;

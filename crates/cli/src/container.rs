@@ -203,7 +203,7 @@ impl ContainerArgs {
             named.extend(gpus(text)?);
         }
         devices(&named, &settings.user.run.cdi, &mut overrides)?;
-        self.network.apply(&mut overrides)?;
+        self.network.apply(&mut overrides, settings)?;
         Ok(overrides)
     }
 }

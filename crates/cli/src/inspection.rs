@@ -38,11 +38,12 @@ pub(crate) fn container(store: &Store, places: &Places, container: &StoredContai
     let hostname = plan.hostname.as_deref().unwrap_or(config.id.short());
     let is = |other: kiln_runtime::Status| *status == other;
     let network = match &plan.network {
-        PlannedNetwork::None => "none",
-        PlannedNetwork::Host => "host",
+        PlannedNetwork::None | PlannedNetwork::Host => plan.network.word().to_owned(),
         PlannedNetwork::Bridges(memberships) => memberships
             .first()
-            .map_or(DEFAULT_NETWORK, |one| &one.network),
+            .map_or(DEFAULT_NETWORK, |one| &one.network)
+            .to_owned(),
+        PlannedNetwork::Container(other) => format!("container:{other}"),
     };
     let exposed = config.exposed.iter();
     let exposed: BTreeMap<&String, Value> = exposed.map(|port| (port, json!({}))).collect();

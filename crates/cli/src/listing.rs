@@ -121,6 +121,8 @@ pub(crate) fn networks(container: &StoredContainer) -> Vec<String> {
     match &container.config.plan.network {
         PlannedNetwork::None => vec!["none".to_owned()],
         PlannedNetwork::Host => vec!["host".to_owned()],
+        // As docker has it: the networks are the other's.
+        PlannedNetwork::Container(_) => Vec::new(),
         PlannedNetwork::Bridges(memberships) => {
             let names = memberships.iter().map(|one| one.network.clone());
             names.collect()

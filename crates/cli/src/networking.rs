@@ -16,6 +16,10 @@ use crate::containers;
 use crate::errors::{Class, Classify, Failure, Outcome};
 use crate::local;
 use crate::ports;
+use crate::settings::Settings;
+
+/// What stands before the name of a container in `--network`; docker's word.
+const CONTAINER: &str = "container:";
 
 /// What `--add-host` calls the machine; docker's word.
 const GATEWAY: &str = "host-gateway";
@@ -24,7 +28,8 @@ const GATEWAY: &str = "host-gateway";
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct NetworkArgs {
-    /// Choose what it can reach: `none`, `host`, `bridge` or a network by name
+    /// Choose what it can reach: `none`, `host`, `bridge`, a network by name, or container:NAME for
+    /// the network of another container
     #[arg(long, alias = "net", value_name = "NETWORK")]
     network: Vec<String>,
 
@@ -74,7 +79,10 @@ impl NetworkArgs {
     ///
     /// # Errors
     /// Networks that do not go together.
-    pub(crate) fn apply(&self, overrides: &mut Overrides) -> Outcome {
+    pub(crate) fn apply(&self, overrides: &mut Overrides, settings: &Settings) -> Outcome {
+        if let Some(name) = self.other_container() {
+            return self.share(name, overrides, settings);
+        }
         overrides.network = self.planned()?;
         overrides.ports.clone_from(&self.publish);
         overrides.publishes_all = self.publish_all;
@@ -86,8 +94,46 @@ impl NetworkArgs {
         Ok(())
     }
 
+    /// The container in whose network it is to be.
+    fn other_container(&self) -> Option<&str> {
+        let mut networks = self.network.iter();
+        networks.find_map(|network| network.strip_prefix(CONTAINER))
+    }
+
+    /// Puts it into the network of the container `name`, which has a name, addresses and ports for both.
+    fn share(&self, name: &str, overrides: &mut Overrides, settings: &Settings) -> Outcome {
+        let flags = [
+            (self.network.len() > 1, "another --network"),
+            (overrides.hostname.is_some(), "--hostname"),
+            (!self.publish.is_empty(), "--publish"),
+            (self.publish_all, "--publish-all"),
+            (!self.expose.is_empty(), "--expose"),
+            (!self.network_alias.is_empty(), "--network-alias"),
+            (self.ip.is_some(), "--ip"),
+            (self.ip6.is_some(), "--ip6"),
+            (!self.add_host.is_empty(), "--add-host"),
+            (!self.dns.is_empty(), "--dns"),
+            (!self.dns_search.is_empty(), "--dns-search"),
+            (!self.dns_option.is_empty(), "--dns-option"),
+        ];
+        if let Some((_, flag)) = flags.into_iter().find(|(is_given, _)| *is_given) {
+            return Err(wrong(
+                format!("`{flag}` does not go with `--network {CONTAINER}{name}`"),
+                "say it of the other container: name, addresses and ports are that one's",
+            ));
+        }
+        let other = containers::find(&local::open(settings)?, name)?;
+        let own = || other.id().short().to_owned();
+        overrides.hostname = Some(other.config.plan.hostname.clone().unwrap_or_else(own));
+        overrides.network = Some(PlannedNetwork::Container(other.id().clone()));
+        Ok(())
+    }
+
     /// What these flags alone ask for; `None` if that is for a service to say.
     pub(crate) fn reach(&self) -> Option<Reach> {
+        if let Some(name) = self.other_container() {
+            return Some(Reach::Of(name.to_owned()));
+        }
         let asks_for_a_place = self.ip.is_some() || self.ip6.is_some();
         let asks = asks_for_a_place
             || self.publish_all
@@ -141,7 +187,7 @@ impl NetworkArgs {
 }
 
 /// What a process will do about networks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
     /// Nothing.
     None,
@@ -149,6 +195,8 @@ pub(crate) enum Reach {
     Existing,
     /// Connect a container.
     Container,
+    /// Put a container into the network of this one, by name or id.
+    Of(String),
 }
 
 /// As [`local::enter`], and says where the bridges are. An ordinary user's containers share a namespace that has them.
@@ -163,6 +211,7 @@ pub(crate) fn enter(store: &Store, reach: Reach) -> Outcome<(Host, Outside)> {
         Reach::None => None,
         Reach::Existing => SharedNetwork::find(store)?,
         Reach::Container => Some(SharedNetwork::join(store, &mut holder(store))?),
+        Reach::Of(name) => return Ok((enter_users_of(store, &name)?, Outside::Nowhere)),
     };
     match found {
         Some((user, network)) => {
@@ -173,15 +222,23 @@ pub(crate) fn enter(store: &Store, reach: Reach) -> Outcome<(Host, Outside)> {
     }
 }
 
+/// Only among the users of a container can its network be entered. Whether it runs is told by whoever starts the other.
+fn enter_users_of(store: &Store, name: &str) -> Outcome<Host> {
+    let running = containers::find(store, name)?.running()?;
+    let users = running.map(|running| running.users()).transpose()?;
+    local::enter_as(store, users.map(Arc::new))
+}
+
 /// What starting these containers again needs of networks. To be called before this process enters anything.
 ///
 /// # Errors
 /// There is no such container.
 pub(crate) fn reach_of(store: &Store, names: &[String]) -> Outcome<Reach> {
     for name in names {
-        let container = containers::find(store, name)?;
-        if matches!(container.config.plan.network, PlannedNetwork::Bridges(_)) {
-            return Ok(Reach::Container);
+        match containers::find(store, name)?.config.plan.network {
+            PlannedNetwork::Bridges(_) => return Ok(Reach::Container),
+            PlannedNetwork::Container(other) => return Ok(Reach::Of(other.to_string())),
+            PlannedNetwork::None | PlannedNetwork::Host => {}
         }
     }
     Ok(Reach::None)

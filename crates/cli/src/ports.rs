@@ -75,7 +75,7 @@ impl Places {
             PlannedNetwork::Host => {
                 networks.insert("host".to_owned(), json!({}));
             }
-            PlannedNetwork::Bridges(_) => {}
+            PlannedNetwork::Bridges(_) | PlannedNetwork::Container(_) => {}
         }
         let places = self.of(container).iter();
         networks.extend(

@@ -97,6 +97,7 @@ impl Networks {
             namespace: namespace
                 .number()
                 .map_err(|errno| NetworkError::kernel("looking at a network namespace", errno))?,
+            shared: false,
         };
         // From here on dropping it takes back what was done.
         let mut attachment = Attachment {

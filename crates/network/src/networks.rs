@@ -51,6 +51,9 @@ pub struct Member {
     pub process: Option<u32>,
     /// What tells its network namespace from others.
     pub namespace: u64,
+    /// Whether other containers are in its network, too: then its cables do not end with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 /// A network with the containers in it.
@@ -367,6 +370,7 @@ impl Networks {
             if !self.members.is_held(&container)? {
                 let endpoint = folder.read::<Endpoint>(&container)?;
                 if let Some(endpoint) = endpoint {
+                    self.unplug(&endpoint)?;
                     self.set_aside(endpoint)?;
                 }
                 folder.remove(&container)?;
@@ -384,14 +388,62 @@ impl Networks {
 
     /// Takes back what one container had, in all networks. The lock must be held, and the container by the caller.
     pub(crate) fn take_back(&self, container: &str) -> Result<(), NetworkError> {
+        let member: Option<Member> = self.members.read(container)?;
+        let is_shared = member.is_some_and(|member| member.shared);
         for name in self.named.names()? {
             let folder = self.named.folder(&name)?;
             if let Some(endpoint) = folder.read::<Endpoint>(container)? {
+                if is_shared {
+                    self.unplug(&endpoint)?;
+                }
                 self.set_aside(endpoint)?;
                 folder.remove(container)?;
             }
         }
         Ok(())
+    }
+
+    /// Removes a container's cable, if it has not ended with its network: others may be in that.
+    fn unplug(&self, endpoint: &Endpoint) -> Result<(), NetworkError> {
+        if !self.outside.exists() {
+            return Ok(());
+        }
+        self.outside.run(|| Links::open()?.remove(&endpoint.device))
+    }
+
+    /// Notes that other containers are in the network of this one, too. Nothing happens if it has none of its own.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn share(&self, container: &str) -> Result<(), NetworkError> {
+        let _lock = self.lock()?;
+        if let Some(member) = self.members.read::<Member>(container)? {
+            let member = Member {
+                shared: true,
+                ..member
+            };
+            self.members.write(container, &member)?;
+        }
+        Ok(())
+    }
+
+    /// The addresses of a container in the order of its devices, and this machine's in its first network.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn addresses_of(
+        &self,
+        container: &str,
+    ) -> Result<(Vec<IpAddr>, Option<IpAddr>), NetworkError> {
+        let mut places = self.places()?.remove(container).unwrap_or_default();
+        places.sort_by(|(_, one), (_, other)| one.inside.cmp(&other.inside));
+        let addresses = places.iter().flat_map(|(_, endpoint)| &endpoint.addresses);
+        let subnets = places
+            .iter()
+            .take(1)
+            .flat_map(|(record, _)| &record.subnets);
+        let gateway = subnets.map(|subnet| subnet.gateway).next();
+        Ok((addresses.map(IpNet::addr).collect(), gateway))
     }
 
     /// Takes an endpoint out of a network. Its ports lead nowhere from now on. What else the rules say of it is about a

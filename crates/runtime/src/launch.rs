@@ -75,6 +75,14 @@ pub enum LaunchError {
         /// The name.
         name: String,
     },
+    /// The container whose network was to be shared is not there for that.
+    #[error("the network of container {name} cannot be shared: {why}")]
+    Sharing {
+        /// The other container.
+        name: String,
+        /// Why not, and what to do.
+        why: &'static str,
+    },
     /// Programs that are to gain rights where there is nobody else to be.
     #[error(
         "no program can gain rights here, since only one user is mapped; give this user more in /etc/subuid, or leave \
@@ -124,6 +132,7 @@ impl LaunchError {
             Self::Store(_)
             | Self::Network(_)
             | Self::NoGateway { .. }
+            | Self::Sharing { .. }
             | Self::OneUser
             | Self::Init
             | Self::MissingSource { .. }

@@ -6,11 +6,18 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use kiln_network::{Attachment, Joining, Membership, NAME_SERVER, Networks, Resolvers};
-use kiln_sandbox::{Mount, Network};
+use kiln_network::{
+    Attachment, Joining, Membership, NAME_SERVER, NetworkError, Networks, Outside, Resolvers,
+};
+use kiln_sandbox::{Mount, Network, SandboxError};
+use kiln_store::{ContainerId, Store, StoreError};
+use kiln_sys::Errno;
+use kiln_sys::network::NetworkNamespace;
 
 use crate::launch::{Launch, LaunchError, failed};
 use crate::plan::{HostAddress, Plan, PlannedNetwork};
+use crate::state::Status;
+use crate::stored::StoredContainer;
 
 /// Where programs look for the servers that know names.
 const RESOLVER_FILE: &str = "/etc/resolv.conf";
@@ -36,15 +43,11 @@ impl Networking {
         hostname: &str,
     ) -> Result<Self, LaunchError> {
         match &plan.network {
-            PlannedNetwork::None => {
-                let own = [IpAddr::from([127, 0, 0, 1])];
-                let text = hosts(plan, hostname, &own, None)?;
-                Ok(Self {
-                    network: Network::None,
-                    files: vec![Mount::text(HOSTS_FILE, text)],
-                    attachment: None,
-                })
-            }
+            PlannedNetwork::None => Ok(Self {
+                network: Network::None,
+                files: vec![alone(plan, hostname)?],
+                attachment: None,
+            }),
             PlannedNetwork::Host => Ok(Self {
                 network: Network::Host,
                 files: of_the_machine(plan, hostname)?,
@@ -62,18 +65,107 @@ impl Networking {
                 })?;
                 let own: Vec<IpAddr> = attachment.addresses().map(|one| one.addr()).collect();
                 let gateway = attachment.gateways().next();
-                let asked = resolvers(plan)?.for_container(NAME_SERVER.into());
                 Ok(Self {
                     network: Network::Made(Arc::clone(attachment.namespace())),
-                    files: vec![
-                        Mount::text(HOSTS_FILE, hosts(plan, hostname, &own, gateway)?),
-                        Mount::text(RESOLVER_FILE, asked),
-                    ],
+                    files: connected(plan, hostname, &own, gateway)?,
                     attachment: Some(attachment),
                 })
             }
+            PlannedNetwork::Container(id) => Self::share(launch, id, hostname),
         }
     }
+
+    /// The network of another container. Whoever keeps that one answers names and carries ports for both.
+    fn share(launch: &Launch<'_>, id: &ContainerId, hostname: &str) -> Result<Self, LaunchError> {
+        let store = launch.session.store();
+        let refused = |name: String, why: &'static str| LaunchError::Sharing { name, why };
+        let other = StoredContainer::open(store, id).map_err(|error| match error {
+            StoreError::Missing { .. } => refused(
+                id.short().to_owned(),
+                "it has been removed; make this one anew",
+            ),
+            error => error.into(),
+        })?;
+        let running = other.running()?.ok_or_else(|| {
+            let why = if other.status == Status::Restarting {
+                "it is about to be started again; wait until it runs"
+            } else {
+                "it is not running; start it first"
+            };
+            refused(other.display_name(), why)
+        })?;
+        let namespace = running.network().map_err(|error| match error {
+            // Those of an ordinary user may each have a user namespace of their own.
+            SandboxError::Kernel {
+                errno: Errno::ACCESS | Errno::PERM,
+                ..
+            } => refused(
+                other.display_name(),
+                "it was started anew with users of its own; stop this one and start it by hand",
+            ),
+            error => error.into(),
+        })?;
+        let failed = |errno| NetworkError::Kernel {
+            doing: "looking at a network namespace".to_owned(),
+            errno,
+        };
+        let own = NetworkNamespace::current().and_then(|own| own.number());
+        let is_machines = own.map_err(failed)? == namespace.number().map_err(failed)?;
+        Networks::open(store, Outside::Nowhere)?.share(id.as_str())?;
+        Ok(Self {
+            network: if is_machines {
+                Network::Host
+            } else {
+                Network::Made(Arc::new(namespace))
+            },
+            files: files_of(store, &other, hostname)?,
+            attachment: None,
+        })
+    }
+}
+
+/// The files about names that a container has in its network.
+fn files_of(
+    store: &Store,
+    container: &StoredContainer,
+    hostname: &str,
+) -> Result<Vec<Mount>, LaunchError> {
+    let plan = &container.config.plan;
+    match &plan.network {
+        PlannedNetwork::None => Ok(vec![alone(plan, hostname)?]),
+        PlannedNetwork::Host => of_the_machine(plan, hostname),
+        PlannedNetwork::Bridges(_) => {
+            let networks = Networks::open(store, Outside::Nowhere)?;
+            let (own, gateway) = networks.addresses_of(container.id().as_str())?;
+            connected(plan, hostname, &own, gateway)
+        }
+        PlannedNetwork::Container(other) => match StoredContainer::open(store, other) {
+            Ok(other) => files_of(store, &other, hostname),
+            // It has left its network to this one.
+            Err(StoreError::Missing { .. }) => Ok(vec![alone(plan, hostname)?]),
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+/// Of a network with nothing in it.
+fn alone(plan: &Plan, hostname: &str) -> Result<Mount, LaunchError> {
+    let own = [IpAddr::from([127, 0, 0, 1])];
+    Ok(Mount::text(HOSTS_FILE, hosts(plan, hostname, &own, None)?))
+}
+
+/// Of networks in which names are answered.
+fn connected(
+    plan: &Plan,
+    hostname: &str,
+    own: &[IpAddr],
+    gateway: Option<IpAddr>,
+) -> Result<Vec<Mount>, LaunchError> {
+    let asked = resolvers(plan)?.for_container(NAME_SERVER.into());
+    Ok(vec![
+        Mount::text(HOSTS_FILE, hosts(plan, hostname, own, gateway)?),
+        Mount::text(RESOLVER_FILE, asked),
+    ])
 }
 
 /// A service is also called by its own name, whatever its container is called.

@@ -11,6 +11,7 @@ use kiln_manifest::model::{self, Command, Service};
 use kiln_network::{DEFAULT_NETWORK, Membership, Protocol, Publish};
 use kiln_oci::RunConfig;
 use kiln_sandbox::SettingOf;
+use kiln_store::ContainerId;
 use serde::{Deserialize, Serialize};
 
 use crate::other::OtherRuntime;
@@ -93,6 +94,21 @@ pub enum PlannedNetwork {
     Host,
     /// Who else is in these networks, and what they lead to.
     Bridges(Vec<Membership>),
+    /// What another container can, in whose network it is.
+    Container(ContainerId),
+}
+
+impl PlannedNetwork {
+    /// What kind it is, as it is typed.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Host => "host",
+            Self::Bridges(_) => DEFAULT_NETWORK,
+            Self::Container(_) => "container",
+        }
+    }
 }
 
 /// What a name in `/etc/hosts` stands for.
@@ -272,9 +288,18 @@ pub enum PlanError {
     /// Ports of a container whose network has no way for them.
     #[error("ports cannot be published with the network `{0}`; leave one of the two out")]
     Ports(&'static str),
-    /// A setting of the kernel that would be that of the machine's network.
-    #[error("`{0}` is a setting of the network, and with the network `host` that is the machine's")]
-    Sysctl(String),
+    /// A setting of the kernel that would be that of a network which is not the container's own.
+    #[error(
+        "`{setting}` is a setting of the network, and with the network `{network}` that is {whose}"
+    )]
+    Sysctl {
+        /// The setting.
+        setting: String,
+        /// The network, in a word.
+        network: &'static str,
+        /// Whose it is.
+        whose: &'static str,
+    },
     /// A volume's name that the store cannot have.
     #[error("`{0}` is too long for the name of a volume")]
     Volume(String),
@@ -332,10 +357,19 @@ impl Plan {
         let network = network(of_project, overrides, &ports)?;
         let mut settings = overrides.sysctls.keys();
         let of_network = |name: &&String| SettingOf::name(name) == Some(SettingOf::Network);
-        if network == PlannedNetwork::Host
+        let whose = match network {
+            PlannedNetwork::Host => Some("the machine's"),
+            PlannedNetwork::Container(_) => Some("the other container's"),
+            PlannedNetwork::None | PlannedNetwork::Bridges(_) => None,
+        };
+        if let Some(whose) = whose
             && let Some(name) = settings.find(of_network)
         {
-            return Err(PlanError::Sysctl(name.clone()));
+            return Err(PlanError::Sysctl {
+                setting: name.clone(),
+                network: network.word(),
+                whose,
+            });
         }
         Ok(Self {
             argv: argv(config, service, overrides)?,
@@ -414,14 +448,11 @@ fn network(
             PlannedNetwork::Bridges(vec![bridge(DEFAULT_NETWORK.to_owned())])
         }
     };
-    let without_ports = match network {
-        PlannedNetwork::None => Some("none"),
-        PlannedNetwork::Host => Some("host"),
-        PlannedNetwork::Bridges(_) => None,
-    };
-    match without_ports {
-        Some(name) if !ports.is_empty() => Err(PlanError::Ports(name)),
-        Some(_) | None => Ok(network),
+    let takes_ports = matches!(network, PlannedNetwork::Bridges(_));
+    if takes_ports || ports.is_empty() {
+        Ok(network)
+    } else {
+        Err(PlanError::Ports(network.word()))
     }
 }
 
@@ -651,7 +682,10 @@ mod tests {
                 .iter()
                 .map(|one| one.network.clone())
                 .collect::<Vec<_>>(),
-            other @ (PlannedNetwork::None | PlannedNetwork::Host) => panic!("{other:?}"),
+            other
+            @ (PlannedNetwork::None | PlannedNetwork::Host | PlannedNetwork::Container(_)) => {
+                panic!("{other:?}")
+            }
         };
         let none = Overrides::default();
         assert_eq!(plan("", &none).unwrap().network, PlannedNetwork::None);
@@ -670,11 +704,14 @@ mod tests {
         overrides.network = Some(PlannedNetwork::Host);
         assert_eq!(plan("", &overrides), Err(PlanError::Ports("host")));
         overrides.ports.clear();
-        let forward = "net.ipv4.ip_forward".to_owned();
-        for (name, is_refused) in [("kernel.sem".to_owned(), false), (forward.clone(), true)] {
-            overrides.sysctls = BTreeMap::from([(name, "1".to_owned())]);
-            let refused = plan("", &overrides) == Err(PlanError::Sysctl(forward.clone()));
-            assert_eq!(refused, is_refused);
+        let other = ContainerId::parse(&"0".repeat(64)).unwrap();
+        for network in [PlannedNetwork::Host, PlannedNetwork::Container(other)] {
+            overrides.network = Some(network);
+            for (name, is_refused) in [("kernel.sem", false), ("net.ipv4.ip_forward", true)] {
+                overrides.sysctls = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
+                let refused = matches!(plan("", &overrides), Err(PlanError::Sysctl { .. }));
+                assert_eq!(refused, is_refused);
+            }
         }
     }
 

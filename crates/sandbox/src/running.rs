@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use kiln_sys::mount::{self, Depth, MountAttributes, Propagation};
 use kiln_sys::namespace::{self, Joined};
+use kiln_sys::network::NetworkNamespace;
 use kiln_sys::plan::{Operation, Plan};
 use kiln_sys::process::{self, Start};
 use kiln_sys::signal::Signal;
@@ -166,16 +167,42 @@ impl Running {
     /// # Errors
     /// What the kernel says: this process must have entered the sandbox's users.
     pub fn root(&self) -> Result<OwnedFd, SandboxError> {
+        let doing = || SandboxError::kernel("opening the root of the sandbox");
         let path = format!("/proc/{}/root", self.pid);
-        let root = confined::open_directory(path)
-            .map_err(SandboxError::kernel("opening the root of the sandbox"))?;
+        let root = confined::open_directory(path).map_err(doing())?;
         // The number may mean another process by now.
         if self.has_ended()? {
-            return Err(SandboxError::kernel("opening the root of the sandbox")(
-                Errno::SRCH,
-            ));
+            return Err(doing()(Errno::SRCH));
         }
         Ok(root)
+    }
+
+    /// The user namespace of its users, for another sandbox among them.
+    ///
+    /// # Errors
+    /// What the kernel says: the sandbox belongs to somebody else, or has ended.
+    pub fn users(&self) -> Result<OwnedFd, SandboxError> {
+        self.namespace("user")
+    }
+
+    /// Its network, for another sandbox in there. This process must have entered the sandbox's users.
+    ///
+    /// # Errors
+    /// What the kernel says: it has ended.
+    pub fn network(&self) -> Result<NetworkNamespace, SandboxError> {
+        self.namespace("net").map(NetworkNamespace::from)
+    }
+
+    fn namespace(&self, name: &str) -> Result<OwnedFd, SandboxError> {
+        let doing = || SandboxError::kernel(format!("opening the {name} namespace of the sandbox"));
+        let path = format!("/proc/{}/ns/{name}", self.pid);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let namespace = rustix::fs::open(path, flags, Mode::empty()).map_err(doing())?;
+        // The number may mean another process by now.
+        if self.has_ended()? {
+            return Err(doing()(Errno::SRCH));
+        }
+        Ok(namespace)
     }
 
     /// Moves this process among the sandbox's users, if it is not there, and makes it private.

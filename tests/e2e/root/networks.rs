@@ -1,6 +1,7 @@
 //! Networks of containers, with namespaces in place of the machine's own network.
 
 mod beside;
+mod shared;
 
 use super::is_root;
 use crate::fixtures::busybox_project;

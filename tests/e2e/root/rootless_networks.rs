@@ -294,3 +294,51 @@ fn an_ordinary_users_way_out_comes_back() {
     person.asked(world, &format!("{MACHINE}:8080"));
     person.kiln(&["rm", "-f", "server"]).assert_code(0);
 }
+
+/// Another container's network is entered among its users.
+#[test]
+fn an_ordinary_user_shares_networks() {
+    if !is_root() {
+        return;
+    }
+    let space = busybox_project(SERVER);
+    let person = Person::new(&space);
+    let other = [
+        "run", "-d", "--name", "other", "-p", "8080:80", "app", "sleep", "1000",
+    ];
+    person.kiln(&other).assert_code(0);
+    let shared = [
+        "run",
+        "-d",
+        "--name",
+        "server",
+        "--network",
+        "container:other",
+        "app",
+    ];
+    person.kiln(&shared).assert_code(0);
+    let world = |script: &str| person.machine.outside(script);
+    person.asked(world, &format!("{MACHINE}:8080"));
+    // As a process that nobody keeps in the background, and after both were started again.
+    let ask = || {
+        let ask = "busybox timeout 3 busybox wget -q -O - http://127.0.0.1/cgi-bin/who";
+        person.kiln(&[
+            "run",
+            "--rm",
+            "-T",
+            "--network",
+            "container:server",
+            "app",
+            "sh",
+            "-c",
+            ask,
+        ])
+    };
+    assert!(ask().stdout.starts_with("from "), "{}", ask().shown());
+    for name in ["other", "server"] {
+        person.kiln(&["restart", "-t", "0", name]).assert_code(0);
+    }
+    person.asked(world, &format!("{MACHINE}:8080"));
+    person.kiln(&["rm", "-f", "other", "server"]).assert_code(0);
+    person.machine.is_clean();
+}

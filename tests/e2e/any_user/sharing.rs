@@ -1,0 +1,145 @@
+//! `--network container:NAME`: a container in the network of another one.
+
+use crate::fixtures::ContainerSpace;
+
+/// A server that only its own network can reach.
+const SERVE: &str =
+    "mkdir /www; echo page > /www/page; exec busybox httpd -f -p 127.0.0.1:80 -h /www";
+const ASK: &str = "busybox timeout 5 busybox wget -q -O - http://127.0.0.1/page";
+
+/// Waits until the server answers whoever shares its network.
+fn wait_for_page(space: &ContainerSpace, flags: &[&str]) {
+    crate::fixtures::wait_until("a page", || {
+        let run = space.kiln(
+            ["run", "--rm"]
+                .iter()
+                .chain(flags)
+                .chain(&["app", "sh", "-c", ASK]),
+        );
+        run.stdout == "page\n"
+    });
+}
+
+/// Network, name and hosts are the other's; everything else is its own.
+#[test]
+fn a_container_is_in_the_network_of_another() {
+    let space = ContainerSpace::new("");
+    let id = space.background(
+        "web",
+        &["--hostname", "front", "--add-host", "db:192.0.2.7"],
+        SERVE,
+    );
+    let shared = ["--network", "container:web"];
+    wait_for_page(&space, &shared);
+    let run = |script: &str| {
+        let run = [
+            "run",
+            "--rm",
+            "--network",
+            &format!("container:{}", &id[..12]),
+        ];
+        space.kiln(run.iter().chain(&["app", "sh", "-c", script]))
+    };
+    assert_eq!(
+        run("hostname; echo $HOSTNAME; grep -c 192.0.2.7 /etc/hosts").stdout,
+        "front\nfront\n1\n"
+    );
+    let link = |name: &str| format!("readlink /proc/self/ns/{name}");
+    assert_eq!(
+        run(&link("net")).stdout,
+        space.inside("web", &link("net")).stdout
+    );
+    assert_ne!(
+        run(&link("ipc")).stdout,
+        space.inside("web", &link("ipc")).stdout
+    );
+    // A third one in the network of the second.
+    space.background("second", &shared, "exec sleep 1000");
+    wait_for_page(&space, &["--network", "container:second"]);
+    assert_eq!(space.inside("second", "echo $HOSTNAME").stdout, "front\n");
+    let mode = space.inspect("second")["HostConfig"]["NetworkMode"].clone();
+    assert_eq!(mode, format!("container:{id}"));
+    // A new name changes nothing.
+    space.kiln_ok(["rename", "web", "other"]);
+    space.kiln_ok(["restart", "-t", "0", "second"]);
+    wait_for_page(&space, &["--network", "container:second"]);
+}
+
+/// What would be the other's to say, and another that is not there.
+#[test]
+fn what_does_not_go_with_a_shared_network_is_refused() {
+    let space = ContainerSpace::new("");
+    space.kiln_ok(["create", "--name", "web", "app", "sh", "-c", SERVE]);
+    let refused = |flags: &[&str], code: i32, says: &str| {
+        let run = ["run", "--rm", "--network", "container:web"];
+        let run = space.kiln(run.iter().chain(flags).chain(&["app", "true"]));
+        run.assert_code(code).assert_says(says);
+    };
+    for flags in [
+        &["-p", "8080:80"][..],
+        &["-P"],
+        &["--expose", "80"],
+        &["--hostname", "own"],
+        &["--network-alias", "own"],
+        &["--ip", "192.0.2.1"],
+        &["--add-host", "a:192.0.2.1"],
+        &["--dns", "192.0.2.1"],
+        &["--network", "bridge"],
+    ] {
+        refused(flags, 125, "does not go with `--network container:web`");
+    }
+    refused(
+        &["--sysctl", "net.ipv4.ip_forward=1"],
+        125,
+        "that is the other container's",
+    );
+    refused(
+        &[],
+        125,
+        "the network of container web cannot be shared: it is not running",
+    );
+    space
+        .kiln(["run", "--rm", "--network", "container:wep", "app", "true"])
+        .assert_code(125)
+        .assert_says("there is no container `wep`");
+    // One that was made keeps to the container that it was made for.
+    space.kiln_ok([
+        "create",
+        "--name",
+        "second",
+        "--network",
+        "container:web",
+        "app",
+        "sh",
+        "-c",
+        ASK,
+    ]);
+    space
+        .kiln(["start", "-a", "second"])
+        .assert_code(125)
+        .assert_says("it is not running; start it first");
+    space.kiln_ok(["start", "web"]);
+    crate::fixtures::wait_until("a page", || {
+        space.kiln(["start", "-a", "second"]).stdout == "page\n"
+    });
+    space.kiln_ok(["rm", "-f", "web"]);
+    space
+        .kiln(["start", "-a", "second"])
+        .assert_code(125)
+        .assert_says("it has been removed");
+}
+
+/// Whoever shares a network keeps it when the other ends, and gets the new one with its own next start.
+#[test]
+fn a_shared_network_is_left_with_the_next_start() {
+    let space = ContainerSpace::new("");
+    space.background("web", &[], SERVE);
+    space.background("second", &["--network", "container:web"], "exec sleep 1000");
+    let ask = || space.inside("second", ASK);
+    crate::fixtures::wait_until("a page", || ask().stdout == "page\n");
+    space.kiln_ok(["restart", "-t", "0", "web"]);
+    assert_eq!(space.status("second").split(' ').next(), Some("Up"));
+    assert_ne!(ask().code, Some(0));
+    space.kiln_ok(["restart", "-t", "0", "second"]);
+    crate::fixtures::wait_until("a page", || ask().stdout == "page\n");
+}
