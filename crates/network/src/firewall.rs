@@ -131,20 +131,24 @@ impl Firewall {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub(crate) fn close(&mut self, endpoint: &Endpoint) -> Result<(), NetworkError> {
+    pub(crate) fn close(mut self, endpoint: &Endpoint) -> Result<(), NetworkError> {
         let ports = endpoint.ports.iter();
         let elements = ports.flat_map(|mapping| elements(mapping, endpoint));
         let elements: Vec<_> = elements.map(|(set, key, _)| vec![(set, key)]).collect();
-        self.remove_all(Family::Inet, &elements)
+        self.remove_all(Family::Inet, &elements)?;
+        self.netlink.close_aside();
+        Ok(())
     }
 
     /// Takes back what [`admit`](Self::admit) did for containers, but for their ports. Some may be gone already.
     ///
     /// # Errors
     /// What the kernel refused.
-    pub(crate) fn dismiss(&mut self, endpoints: &[Endpoint]) -> Result<(), NetworkError> {
+    pub(crate) fn dismiss(mut self, endpoints: &[Endpoint]) -> Result<(), NetworkError> {
         let owners: Vec<_> = endpoints.iter().map(owners).collect();
-        self.remove_all(Family::Bridge, &owners)
+        self.remove_all(Family::Bridge, &owners)?;
+        self.netlink.close_aside();
+        Ok(())
     }
 
     /// Removes groups of elements, each of which may be gone already.

@@ -70,6 +70,14 @@ impl Netlink {
         Self::open(Some(netlink::NETFILTER))
     }
 
+    /// Closes it without waiting for what the kernel does then: after something was taken out of nf_tables, it waits until
+    /// every processor has seen that.
+    pub(crate) fn close_aside(self) {
+        if let Err(errno) = kiln_sys::aside::close_aside(self.socket) {
+            tracing::debug!("a netlink socket is closed here: {errno}");
+        }
+    }
+
     fn open(protocol: Option<Protocol>) -> Result<Self, NetworkError> {
         let fail = |errno| NetworkError::kernel("opening a netlink socket", errno);
         let socket = rustix::net::socket_with(

@@ -450,7 +450,7 @@ impl Networks {
     /// cable that there is no more, and whose name nobody gets again: that is [swept](Self::sweep) later.
     ///
     /// Whoever removes something from rules waits, when it closes its socket at the latest, until every processor has
-    /// seen that: some 15 ms, for which the caller of each `kiln run --rm` would have to wait.
+    /// seen that: some 15 ms, for which the caller of each `kiln run --rm` would have to wait, or a process aside.
     pub(crate) fn set_aside(&self, mut endpoint: Endpoint) -> Result<(), NetworkError> {
         if !self.outside.exists() {
             return Ok(());
@@ -458,7 +458,7 @@ impl Networks {
         if !endpoint.ports.is_empty() {
             let table = self.table()?;
             self.outside.run(|| {
-                let closed = Firewall::open(table).and_then(|mut rules| rules.close(&endpoint));
+                let closed = Firewall::open(table).and_then(|rules| rules.close(&endpoint));
                 if_there_is_a_firewall(closed)
             })?;
             endpoint.ports.clear();
@@ -487,7 +487,7 @@ impl Networks {
         }
         let table = self.table()?;
         self.outside.run(|| {
-            let dismissed = Firewall::open(table).and_then(|mut rules| rules.dismiss(&left));
+            let dismissed = Firewall::open(table).and_then(|rules| rules.dismiss(&left));
             if_there_is_a_firewall(dismissed)
         })?;
         Ok(self.folder.remove(LEFT)?)

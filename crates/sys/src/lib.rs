@@ -6,6 +6,7 @@
 //!
 //! | module | what it is for |
 //! | --- | --- |
+//! | [`aside`] | closing a file whose closing takes long |
 //! | [`confined`] | opening and making files below a directory, whatever links are planted there |
 //! | [`device_filter`] | which devices a cgroup of version 2 may use |
 //! | [`xattr`] | extended attributes by file descriptor, links included |
@@ -21,6 +22,7 @@
 
 #![expect(unsafe_code, reason = "this crate exists to keep it in one place")]
 
+pub mod aside;
 pub mod confined;
 pub mod device_filter;
 pub mod init;
