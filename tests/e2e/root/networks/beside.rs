@@ -51,14 +51,18 @@ fn ports_are_listed_as_docker_does() {
     net.kiln(&["port", "server", "81"])
         .assert_code(1)
         .assert_says("no port of this machine leads to 81/tcp of server");
-    let shown = net.kiln(&["ps"]).stdout;
-    assert!(
-        shown.contains(
-            "443/tcp, 0.0.0.0:9000-9001->9000-9001/udp, [::]:9000-9001->9000-9001/udp, \
-             127.0.0.1:8081->80/tcp, 0.0.0.0:8080->80/tcp, [::]:8080->80/tcp"
-        ),
-        "{shown}"
-    );
+    // The ports are there a moment before it runs.
+    let column = "443/tcp, 0.0.0.0:9000-9001->9000-9001/udp, [::]:9000-9001->9000-9001/udp, \
+                  127.0.0.1:8081->80/tcp, 0.0.0.0:8080->80/tcp, [::]:8080->80/tcp";
+    let shown = eventually(|| {
+        let shown = net.kiln(&["ps"]).stdout;
+        if shown.contains(column) {
+            Ok(())
+        } else {
+            Err(shown)
+        }
+    });
+    assert_eq!(shown, Ok(()));
     let inspected = net.kiln(&["inspect", "server"]).stdout;
     let inspected: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
     let settings = &inspected[0]["NetworkSettings"];
