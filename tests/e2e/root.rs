@@ -4,6 +4,7 @@ mod bundles;
 mod disk;
 mod docker;
 mod emulation;
+mod limits;
 mod networks;
 mod registry;
 mod rootless_networks;

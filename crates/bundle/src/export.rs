@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use kiln_sandbox::{
-    Capability, Limits, Network, PidsLimit, SandboxSpec, Stdio, Unfolded, UnfoldedMount,
+    ANY_SWAP, Capability, Limits, Network, NumberList, PidsLimit, SandboxSpec, Stdio, Unfolded,
+    UnfoldedMount,
 };
 
 use crate::error::BundleError;
@@ -122,6 +123,7 @@ fn process(spec: &SandboxSpec, unfolded: &Unfolded) -> Result<Process, BundleErr
             })
             .collect(),
         no_new_privileges: spec.security.no_new_privileges,
+        oom_score_adj: spec.out_of_memory_score.map(i32::from),
         ..Process::default()
     })
 }
@@ -225,23 +227,40 @@ fn resources(spec: &SandboxSpec, unfolded: &Unfolded) -> Option<Resources> {
     let Limits {
         memory_bytes,
         swap_bytes,
+        memory_reservation_bytes,
         cpu_thousandths,
+        cpu_shares,
+        processors,
+        memory_nodes,
         pids,
         io_weight: _,
     } = &spec.limits;
     let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    let memory = memory_bytes.map(|bytes| Memory {
-        limit: Some(number(bytes)),
-        swap: Some(number(bytes.saturating_add(swap_bytes.unwrap_or(0)))),
+    let memory = Memory {
+        limit: memory_bytes.map(number),
+        swap: memory_bytes.map(|bytes| match swap_bytes {
+            Some(ANY_SWAP) => -1,
+            swap => number(bytes.saturating_add(swap.unwrap_or(0))),
+        }),
+        reservation: memory_reservation_bytes.map(number),
         ..Memory::default()
+    };
+    let quota = cpu_thousandths.map(|thousandths| {
+        let quota = u64::from(thousandths) * (PERIOD_MICROSECONDS / 1000);
+        number(quota.max(1000))
     });
-    let cpu = cpu_thousandths.map(|thousandths| Cpu {
-        quota: Some(number(
-            (u64::from(thousandths) * (PERIOD_MICROSECONDS / 1000)).max(1000),
-        )),
-        period: Some(PERIOD_MICROSECONDS),
+    let list = |numbers: &Option<NumberList>| {
+        let numbers = numbers.as_ref();
+        numbers.map(NumberList::to_string).unwrap_or_default()
+    };
+    let cpu = Cpu {
+        period: quota.map(|_| PERIOD_MICROSECONDS),
+        quota,
+        shares: cpu_shares.map(u64::from),
+        cpus: list(processors),
+        mems: list(memory_nodes),
         ..Cpu::default()
-    });
+    };
     let most = match pids {
         PidsLimit::Default => Some(DEFAULT_PIDS),
         PidsLimit::AtMost(count) => Some(i64::from(*count)),
@@ -263,8 +282,8 @@ fn resources(spec: &SandboxSpec, unfolded: &Unfolded) -> Option<Resources> {
     }));
     Some(Resources {
         devices,
-        memory,
-        cpu,
+        memory: (memory != Memory::default()).then_some(memory),
+        cpu: (cpu != Cpu::default()).then_some(cpu),
         pids: most.map(|limit| Pids { limit }),
         ..Resources::default()
     })

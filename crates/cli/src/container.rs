@@ -7,10 +7,11 @@ use std::time::Duration;
 use clap::Args;
 use kiln_manifest::value::{EnvName, Signal, TimeSpan};
 use kiln_runtime::cdi::{self, DeviceError, DeviceName};
-use kiln_runtime::{Overrides, PlannedMount, PlannedSource};
+use kiln_runtime::{Overrides, PlannedLimits, PlannedMount, PlannedSource};
 
 use crate::errors::{Class, Failure, Outcome};
-use crate::measures::{explained, size};
+use crate::limits::LimitArgs;
+use crate::measures::explained;
 use crate::mounts;
 use crate::networking::{NetworkArgs, Reach};
 use crate::other_runtime;
@@ -80,18 +81,6 @@ pub(crate) struct ContainerArgs {
     #[arg(long)]
     read_only: bool,
 
-    /// Limit the memory
-    #[arg(short, long, value_name = "SIZE", value_parser = size)]
-    memory: Option<u64>,
-
-    /// Limit the processors, such as 1.5
-    #[arg(long, value_name = "NUMBER", value_parser = thousandths)]
-    cpus: Option<u32>,
-
-    /// Limit the number of processes and threads
-    #[arg(long, alias = "pids-limit", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
-    pids: Option<u32>,
-
     /// Let an init start the program: it hands on signals, and takes notice of processes whose parents have ended
     #[arg(long)]
     init: bool,
@@ -104,13 +93,16 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "SIGNAL", value_parser = signal)]
     stop_signal: Option<i32>,
 
-    /// Wait this long after that before it is killed [default: 10s]
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    /// Wait this long after that before it is killed; a number alone is seconds [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
     stop_timeout: Option<Duration>,
 
     /// Let another runtime start it, by name or path, such as crun or runc [default: kiln itself]
     #[arg(long, value_name = "PROGRAM")]
     runtime: Option<String>,
+
+    #[command(flatten)]
+    limits: LimitArgs,
 
     #[command(flatten)]
     rights: RightsArgs,
@@ -149,9 +141,7 @@ impl ContainerArgs {
         let (folder, environment) = (&*settings.directory, &settings.environment);
         let mut env = BTreeMap::new();
         for path in &self.env_file {
-            for (name, value) in read_env_file(path)? {
-                env.insert(name, value);
-            }
+            env.extend(read_env_file(path, environment)?);
         }
         for text in &self.env {
             if let Some((name, value)) = variable(text, environment)? {
@@ -189,9 +179,7 @@ impl ContainerArgs {
             own_volumes: made_up,
             init: self.init,
             read_only: self.read_only.then_some(true),
-            memory_bytes: self.memory,
-            cpu_thousandths: self.cpus,
-            pids: self.pids,
+            limits: self.limits.planned(&PlannedLimits::default())?,
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
             runtime: other_runtime::find(self.runtime.as_deref(), settings)?,
@@ -208,33 +196,18 @@ impl ContainerArgs {
     }
 }
 
-fn time(text: &str) -> Result<Duration, String> {
-    TimeSpan::parse(text).map(|time| time.0).map_err(explained)
+/// A length of time, or as docker has it a number of seconds.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_no_number) => TimeSpan::parse(text).map(|time| time.0).map_err(explained),
+    }
 }
 
 pub(crate) fn signal(text: &str) -> Result<i32, String> {
     Signal::parse(text)
         .map(|signal| i32::from(signal.number()))
         .map_err(explained)
-}
-
-/// Reads `1.5` as 1500, exactly.
-pub(crate) fn thousandths(text: &str) -> Result<u32, String> {
-    let wrong = || "write a number such as 0.5 or 2".to_owned();
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if whole.is_empty() || fraction.len() > 3 || !fraction.bytes().all(|byte| byte.is_ascii_digit())
-    {
-        return Err(wrong());
-    }
-    let whole: u32 = whole.parse().map_err(|_error| wrong())?;
-    let fraction: u32 = format!("{fraction:0<3}")
-        .parse()
-        .map_err(|_error| wrong())?;
-    whole
-        .checked_mul(1000)
-        .and_then(|whole| whole.checked_add(fraction))
-        .filter(|number| *number > 0)
-        .ok_or_else(wrong)
 }
 
 pub(crate) fn wrong(message: String, help: &str) -> Failure {
@@ -254,11 +227,18 @@ pub(crate) fn variable(text: &str, environment: &Environment) -> Outcome<Option<
     Ok(value.map(|value| (name.to_owned(), value)))
 }
 
-pub(crate) fn read_env_file(path: &Path) -> Outcome<Vec<(String, String)>> {
-    let nothing = Environment::default();
+/// The variables of a file, each line of which is as [`variable`] has it.
+///
+/// # Errors
+/// It cannot be read, or a line has no name.
+pub(crate) fn read_env_file(
+    path: &Path,
+    environment: &Environment,
+) -> Outcome<Vec<(String, String)>> {
     let mut variables = Vec::new();
     for line in read_lines(path, "--env-file")? {
-        variables.extend(variable(&line, &nothing)?);
+        // As docker has it: what stands before a name does not count, what stands behind a value does.
+        variables.extend(variable(line.trim_start(), environment)?);
     }
     Ok(variables)
 }
@@ -399,13 +379,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processors_are_read_exactly() {
-        for (text, number) in [("1.5", 1500), ("2", 2000), ("0.001", 1), ("0.25", 250)] {
-            assert_eq!(thousandths(text), Ok(number), "{text}");
-        }
-        for text in ["", "0", "-1", "1.2345", ".5", "1e3", "9999999999"] {
-            assert!(thousandths(text).is_err(), "{text}");
-        }
+    fn a_time_to_stop_may_be_a_number_of_seconds() {
+        assert_eq!(seconds("0"), Ok(Duration::ZERO));
+        assert_eq!(seconds("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(seconds("1m30s"), Ok(Duration::from_secs(90)));
+        assert!(seconds("").is_err() && seconds("-1").is_err() && seconds("soon").is_err());
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use kiln_network::DEFAULT_NETWORK;
-use kiln_runtime::{PlannedNetwork, PlannedSource, StoredContainer};
+use kiln_runtime::{PlannedLimits, PlannedNetwork, PlannedSource, StoredContainer};
+use kiln_sandbox::ANY_SWAP;
 use kiln_store::Store;
 use serde_json::{Value, json};
 
@@ -23,6 +24,7 @@ pub(crate) fn container(store: &Store, places: &Places, container: &StoredContai
         ..
     } = container;
     let plan = &config.plan;
+    let limits = &plan.limits;
     let folder = store.containers().folder(&config.id);
     let monitor_log = folder.join(MONITOR_LOG);
     let time = |time: Option<jiff::Timestamp>| {
@@ -83,9 +85,15 @@ pub(crate) fn container(store: &Store, places: &Places, container: &StoredContai
             "PortBindings": ports::bindings(&plan.ports),
             "Runtime": plan.runtime.as_ref().map_or("kiln", |runtime| &*runtime.name),
             "ReadonlyRootfs": plan.read_only,
-            "Memory": plan.memory_bytes.unwrap_or(0),
-            "NanoCpus": u64::from(plan.cpu_thousandths.unwrap_or(0)) * 1_000_000,
-            "PidsLimit": plan.pids,
+            "Memory": limits.memory_bytes.unwrap_or(0),
+            "MemorySwap": memory_and_swap(limits),
+            "MemoryReservation": limits.memory_reservation_bytes.unwrap_or(0),
+            "NanoCpus": u64::from(limits.cpu_thousandths.unwrap_or(0)) * 1_000_000,
+            "CpuShares": limits.cpu_shares.unwrap_or(0),
+            "CpusetCpus": limits.processors.as_deref().unwrap_or_default(),
+            "CpusetMems": limits.memory_nodes.as_deref().unwrap_or_default(),
+            "PidsLimit": limits.pids,
+            "OomScoreAdj": plan.rights.out_of_memory_score.unwrap_or(0),
             "LogConfig": {
                 "Type": if config.log.kept { "json-file" } else { "none" },
                 "Config": { "max-size": config.log.max_bytes, "max-file": config.log.max_files },
@@ -111,6 +119,18 @@ pub(crate) fn container(store: &Store, places: &Places, container: &StoredContai
     })
 }
 
+/// Docker's sum: -1 for any amount of swap, 0 without a limit of memory.
+fn memory_and_swap(limits: &PlannedLimits) -> i64 {
+    match (limits.memory_bytes, limits.swap_bytes) {
+        (_, Some(ANY_SWAP)) => -1,
+        (None, _) => 0,
+        (Some(memory), swap) => {
+            let both = memory.saturating_add(swap.unwrap_or(0));
+            i64::try_from(both).unwrap_or(i64::MAX)
+        }
+    }
+}
+
 fn restart_policy(container: &StoredContainer) -> Value {
     let policy = container.config.restart.to_string();
     let (name, limit) = policy.split_once(':').unwrap_or((&policy, "0"));
@@ -131,7 +151,7 @@ fn mounts(store: &Store, container: &StoredContainer) -> Vec<Value> {
                 let folder = store.path().join("volumes").join(name.as_str());
                 ("volume", Some(name.clone()), Some(folder.join("data")))
             }
-            PlannedSource::Tmpfs { .. } => ("tmpfs", None, None),
+            PlannedSource::Tmpfs(_) => ("tmpfs", None, None),
         };
         json!({
             "Type": kind,

@@ -74,6 +74,10 @@ pub(crate) struct LifeArgs {
     #[arg(long, value_name = "TIME", value_parser = time)]
     health_start_period: Option<Duration>,
 
+    /// Wait this long between two questions until then, as long as no answer was good [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    health_start_interval: Option<Duration>,
+
     /// Take it for unhealthy after so many bad answers in a row [default: 3]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     health_retries: Option<u32>,
@@ -183,6 +187,7 @@ impl LifeArgs {
         check.interval = self.health_interval.unwrap_or(check.interval);
         check.timeout = self.health_timeout.unwrap_or(check.timeout);
         check.start_period = self.health_start_period.unwrap_or(check.start_period);
+        check.start_interval = self.health_start_interval.unwrap_or(check.start_interval);
         check.retries = self.health_retries.unwrap_or(check.retries);
         Some(check)
     }

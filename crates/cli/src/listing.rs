@@ -141,7 +141,7 @@ pub(crate) fn source_text(source: &PlannedSource) -> String {
         PlannedSource::Project(path) => path.clone(),
         PlannedSource::Host(path) | PlannedSource::Device(path) => path.display().to_string(),
         PlannedSource::Volume(name) => name.to_string(),
-        PlannedSource::Tmpfs { .. } => "tmpfs".to_owned(),
+        PlannedSource::Tmpfs(_) => "tmpfs".to_owned(),
     }
 }
 

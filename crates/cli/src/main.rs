@@ -16,6 +16,7 @@ mod inspection;
 mod keys;
 mod launch;
 mod life;
+mod limits;
 mod listing;
 mod local;
 mod measures;

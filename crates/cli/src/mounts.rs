@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use kiln_manifest::value;
-use kiln_runtime::{PlannedMount, PlannedSource};
+use kiln_runtime::{PlannedMount, PlannedSource, PlannedTmpfs};
 use kiln_store::Name;
 
 use crate::container::wrong;
@@ -55,27 +55,63 @@ fn new_volume(made_up: &mut Vec<Name>) -> Outcome<Name> {
     Ok(name)
 }
 
-/// `/path`, `/path:64MB` or, as docker has it, `/path:size=64MB`.
+/// `/path`, `/path:64MB` or, as docker has it, `/path:size=64m,mode=700,uid=1000,exec`.
 pub(crate) fn tmpfs(text: &str) -> Outcome<(String, PlannedMount)> {
-    let help = "write /path or /path:64MB";
-    let (target, size_bytes) = match text.split_once(':') {
-        Some((target, bytes)) => match size(bytes.strip_prefix("size=").unwrap_or(bytes)) {
-            Ok(bytes) => (target, Some(bytes)),
-            Err(error) => return Err(wrong(format!("the size in `{text}`: {error}"), help)),
-        },
-        None => (text, None),
-    };
+    let help = "write /path, /path:64MB or /path:size=64MB,mode=1777,uid=0,gid=0; and ro or exec";
+    let (target, options) = text.split_once(':').unwrap_or((text, ""));
     if !target.starts_with('/') {
         return Err(wrong(format!("`{text}` is not an absolute path"), help));
     }
-    let source = PlannedSource::Tmpfs { size_bytes };
-    Ok((
-        target.to_owned(),
-        PlannedMount {
-            source,
-            read_only: false,
-        },
-    ))
+    let mut memory = MEMORY;
+    let mut read_only = false;
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        let refuse =
+            |what: String| wrong(format!("the option `{option}` of `{text}` {what}"), help);
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        let number = || {
+            value
+                .parse()
+                .map_err(|_error| refuse("is not a number".to_owned()))
+        };
+        match (key, value) {
+            ("ro", "") => read_only = true,
+            ("rw", "") => read_only = false,
+            ("exec", "") => memory.no_execute = false,
+            ("noexec", "") => memory.no_execute = true,
+            // It is never otherwise.
+            ("nosuid" | "nodev", "") => {}
+            ("mode", value) => {
+                memory.mode = Some(mode(value).ok_or_else(|| refuse(NO_MODE.to_owned()))?);
+            }
+            ("uid", _) => memory.uid = number()?,
+            ("gid", _) => memory.gid = number()?,
+            ("size", bytes) | (bytes, "") => {
+                let bytes = size(bytes).map_err(|error| refuse(format!("is no size: {error}")))?;
+                memory.size_bytes = Some(bytes);
+            }
+            _ => return Err(refuse("is not understood".to_owned())),
+        }
+    }
+    let source = PlannedSource::Tmpfs(memory);
+    Ok((target.to_owned(), PlannedMount { source, read_only }))
+}
+
+/// As docker has it unless something else is said.
+const MEMORY: PlannedTmpfs = PlannedTmpfs {
+    size_bytes: None,
+    mode: None,
+    uid: 0,
+    gid: 0,
+    no_execute: true,
+};
+
+const NO_MODE: &str = "is not a mode such as 1777";
+
+/// Permissions in octal digits.
+fn mode(text: &str) -> Option<u32> {
+    let is_octal = text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| is_octal)?;
+    (mode <= 0o7777).then_some(mode)
 }
 
 /// Docker's long form: `type=bind,source=./data,target=/data,readonly`. A volume without a name is as in [`volume`].
@@ -85,10 +121,10 @@ pub(crate) fn described(
     made_up: &mut Vec<Name>,
 ) -> Outcome<(String, PlannedMount)> {
     let help = "write type=volume,source=NAME,target=/path, type=bind,source=PATH,target=/path, or type=tmpfs,target=/path,\
-                tmpfs-size=64MB; and readonly";
+                tmpfs-size=64MB,tmpfs-mode=1777; and readonly";
     let refuse = |what: String| wrong(format!("the mount `{text}` {what}"), help);
-    let (mut kind, mut source, mut target, mut bytes) = ("volume", None, None, None);
-    let mut read_only = false;
+    let (mut kind, mut source, mut target) = ("volume", None, None);
+    let (mut memory, mut read_only) = (MEMORY, false);
     for part in text.split(',') {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
         match (key, value) {
@@ -98,9 +134,14 @@ pub(crate) fn described(
             ("readonly" | "ro", "" | "true" | "1") => read_only = true,
             ("readonly" | "ro", "false" | "0") => read_only = false,
             ("tmpfs-size", value) => {
-                bytes = Some(
-                    size(value).map_err(|error| refuse(format!("has a wrong size: {error}")))?,
-                );
+                let bytes =
+                    size(value).map_err(|error| refuse(format!("has a wrong size: {error}")))?;
+                memory.size_bytes = Some(bytes);
+            }
+            ("tmpfs-mode", value) => {
+                let mode = mode(value);
+                let wrong = || refuse(format!("says `{part}`, which {NO_MODE}"));
+                memory.mode = Some(mode.ok_or_else(wrong)?);
             }
             _ => return Err(refuse(format!("says `{part}`, which is not understood"))),
         }
@@ -108,8 +149,8 @@ pub(crate) fn described(
     let target = target.filter(|target| target.starts_with('/'));
     let target =
         target.ok_or_else(|| refuse("has no target that is an absolute path".to_owned()))?;
-    if bytes.is_some() && kind != "tmpfs" {
-        return Err(refuse("has a size and is no tmpfs".to_owned()));
+    if memory != MEMORY && kind != "tmpfs" {
+        return Err(refuse("has a size or mode and is no tmpfs".to_owned()));
     }
     let named = || source.filter(|source| !source.is_empty());
     let source = match kind {
@@ -118,7 +159,7 @@ pub(crate) fn described(
             PlannedSource::Host(folder.join(source))
         }
         "tmpfs" => match source {
-            None => PlannedSource::Tmpfs { size_bytes: bytes },
+            None => PlannedSource::Tmpfs(memory),
             Some(_) => return Err(refuse("has a source and is a tmpfs".to_owned())),
         },
         _ => PlannedSource::Volume(match named() {
@@ -166,6 +207,51 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_described_as_docker_does() {
+        let read = |text: &str| {
+            let (target, mount) = tmpfs(text).ok()?;
+            assert_eq!(target, "/t");
+            match mount.source {
+                PlannedSource::Tmpfs(memory) => Some((memory, mount.read_only)),
+                _ => None,
+            }
+        };
+        assert_eq!(read("/t"), Some((MEMORY, false)));
+        let sized = PlannedTmpfs {
+            size_bytes: Some(64 << 10),
+            ..MEMORY
+        };
+        for text in [
+            "/t:64KiB",
+            "/t:size=64k",
+            "/t:rw,noexec,nosuid,nodev,size=65536",
+        ] {
+            assert_eq!(read(text), Some((sized, false)), "{text}");
+        }
+        let owned = PlannedTmpfs {
+            mode: Some(0o700),
+            uid: 1000,
+            gid: 5,
+            no_execute: false,
+            ..MEMORY
+        };
+        let text = "/t:mode=700,uid=1000,gid=5,exec,ro";
+        assert_eq!(read(text), Some((owned, true)));
+        for text in [
+            "t",
+            "/t:x",
+            "/t:size=",
+            "/t:mode=9",
+            "/t:uid=me",
+            "/t:suid",
+            "/t:ro=1",
+            "/t:size=5%",
+        ] {
+            assert!(tmpfs(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn the_long_form_says_the_same() {
         let mut made_up = Vec::new();
         let mut read = |text: &str| described(text, Path::new("/here"), &mut made_up).ok();
@@ -180,9 +266,10 @@ mod tests {
         let (_, mount) = read("type=tmpfs,target=/t,tmpfs-size=1024").expect("memory");
         assert_eq!(
             mount.source,
-            PlannedSource::Tmpfs {
-                size_bytes: Some(1024)
-            }
+            PlannedSource::Tmpfs(PlannedTmpfs {
+                size_bytes: Some(1024),
+                ..MEMORY
+            })
         );
         for text in [
             "",
@@ -192,6 +279,8 @@ mod tests {
             "type=tmpfs,source=a,target=/b",
             "source=a,target=b",
             "source=a,target=/b,tmpfs-size=1",
+            "source=a,target=/b,tmpfs-mode=700",
+            "type=tmpfs,target=/b,tmpfs-mode=8",
             "source=a,target=/b,bind-propagation=shared",
         ] {
             assert_eq!(read(text), None, "{text}");

@@ -39,22 +39,23 @@ pub(crate) struct RightsArgs {
     #[arg(long, value_name = "NAME=VALUE", value_parser = sysctl)]
     sysctl: Vec<(String, String)>,
 
-    /// Limit memory and swap together; with --memory alone there is no swap
-    #[arg(long, value_name = "SIZE", value_parser = size, requires = "memory")]
-    memory_swap: Option<u64>,
+    /// Say how soon its processes are killed when the machine has no memory left, -1000 to 1000
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i16).range(-1000..=1000), allow_negative_numbers = true)]
+    oom_score_adj: Option<i16>,
 }
 
 impl RightsArgs {
     /// Adds what is to be different.
     ///
     /// # Errors
-    /// An option that there is not, or less memory with swap than without.
+    /// An option that there is not.
     pub(crate) fn apply(&self, overrides: &mut Overrides) -> Outcome {
         let mut rights = Rights {
             added: self.cap_add.iter().cloned().collect(),
             dropped: self.cap_drop.iter().cloned().collect(),
             groups: self.group_add.clone(),
             limits: self.ulimit.clone(),
+            out_of_memory_score: self.oom_score_adj,
             ..Rights::default()
         };
         for option in &self.security_opt {
@@ -76,15 +77,6 @@ impl RightsArgs {
         overrides.rights = rights;
         overrides.sysctls = self.sysctl.iter().cloned().collect();
         overrides.shm_size_bytes = self.shm_size;
-        overrides.swap_bytes = match (self.memory_swap, overrides.memory_bytes) {
-            (Some(together), Some(memory)) => {
-                Some(together.checked_sub(memory).ok_or_else(|| {
-                    let message = "memory and swap together are less than the memory".to_owned();
-                    wrong(message, "raise --memory-swap, or lower --memory")
-                })?)
-            }
-            (Some(_), None) | (None, _) => None,
-        };
         Ok(())
     }
 }
@@ -108,7 +100,7 @@ fn wrong(message: String, help: &str) -> Failure {
 
 /// What to do instead of a flag of `docker run` that there is not.
 pub(crate) fn instead_of(flag: &str) -> Option<&'static str> {
-    let limits = "of processors there is --cpus";
+    let limits = "of processors there are --cpus, --cpu-shares and --cpuset-cpus";
     let disks = "disk bandwidth is not limited";
     let namespaces = "a container always has its own; only --network can be the machine's";
     let advice = match flag {
@@ -122,13 +114,10 @@ pub(crate) fn instead_of(flag: &str) -> Option<&'static str> {
         "--volumes-from" => "name the volumes: -v NAME:/path",
         "--volume-driver" | "--storage-opt" => "volumes are folders of the store: -v NAME:/path",
         "--domainname" => "write it into --hostname",
-        "--oom-kill-disable"
-        | "--oom-score-adj"
-        | "--memory-reservation"
-        | "--memory-swappiness"
-        | "--kernel-memory" => "of memory there are --memory and --memory-swap",
-        "--cpu-shares" | "--cpu-period" | "--cpu-quota" | "--cpu-rt-period"
-        | "--cpu-rt-runtime" | "--cpuset-cpus" | "--cpuset-mems" | "--cpu-count"
+        "--oom-kill-disable" | "--memory-swappiness" | "--kernel-memory" => {
+            "of memory there are --memory, --memory-swap, --memory-reservation and --oom-score-adj"
+        }
+        "--cpu-period" | "--cpu-quota" | "--cpu-rt-period" | "--cpu-rt-runtime" | "--cpu-count"
         | "--cpu-percent" => limits,
         "--blkio-weight"
         | "--blkio-weight-device"
@@ -141,7 +130,7 @@ pub(crate) fn instead_of(flag: &str) -> Option<&'static str> {
         "--sig-proxy" => "run it with -d, then look with kiln attach --sig-proxy=false",
         "--annotation" => "note it with --label",
         "--disable-content-trust" => "see kiln verify-signature",
-        "--isolation" | "--use-api-socket" | "--health-start-interval" => "leave it out",
+        "--isolation" | "--use-api-socket" => "leave it out",
         _ => return None,
     };
     Some(advice)
@@ -173,24 +162,5 @@ mod tests {
         ] {
             assert_eq!(read(option), None, "{option}");
         }
-    }
-
-    #[test]
-    fn swap_is_what_is_beyond_the_memory() {
-        let swap = |together, memory| {
-            let args = RightsArgs {
-                memory_swap: Some(together),
-                ..RightsArgs::default()
-            };
-            let mut overrides = Overrides {
-                memory_bytes: Some(memory),
-                ..Overrides::default()
-            };
-            args.apply(&mut overrides)
-                .map(|()| overrides.swap_bytes)
-                .ok()
-        };
-        assert_eq!(swap(30, 10), Some(Some(20)));
-        assert_eq!(swap(5, 10), None);
     }
 }

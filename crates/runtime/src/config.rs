@@ -12,6 +12,7 @@ use kiln_store::ContainerId;
 use serde::{Deserialize, Serialize};
 
 use crate::health::HealthCheck;
+use crate::limits::PlannedLimits;
 use crate::plan::Plan;
 
 /// Everything that is decided when a container is made. Never changed; what `update` changes is in [`Changes`].
@@ -158,18 +159,12 @@ impl Default for LogOptions {
 }
 
 /// What `update` changed; `None` for what is as it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct Changes {
-    /// Most memory, in bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_bytes: Option<u64>,
-    /// Most processor time, in thousandths of a processor.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu_thousandths: Option<u32>,
-    /// Most processes and threads.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pids: Option<u32>,
+    /// What it may use up.
+    #[serde(flatten)]
+    pub limits: PlannedLimits,
     /// When it is started again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartPolicy>,
@@ -180,19 +175,15 @@ impl Changes {
     #[must_use]
     pub fn and(self, later: Self) -> Self {
         Self {
-            memory_bytes: later.memory_bytes.or(self.memory_bytes),
-            cpu_thousandths: later.cpu_thousandths.or(self.cpu_thousandths),
-            pids: later.pids.or(self.pids),
+            limits: later.limits.or(self.limits),
             restart: later.restart.or(self.restart),
         }
     }
 
     /// Puts them into a config.
     pub fn apply(self, config: &mut ContainerConfig) {
-        let plan = &mut config.plan;
-        plan.memory_bytes = self.memory_bytes.or(plan.memory_bytes);
-        plan.cpu_thousandths = self.cpu_thousandths.or(plan.cpu_thousandths);
-        plan.pids = self.pids.or(plan.pids);
+        let made_with = std::mem::take(&mut config.plan.limits);
+        config.plan.limits = self.limits.or(made_with);
         config.restart = self.restart.unwrap_or(config.restart);
     }
 }
@@ -250,16 +241,19 @@ mod tests {
 
     #[test]
     fn later_changes_win() {
-        let first = Changes {
-            memory_bytes: Some(1),
-            pids: Some(2),
-            ..Changes::default()
+        let limits = |memory_bytes, pids| Changes {
+            limits: PlannedLimits {
+                memory_bytes,
+                pids,
+                ..PlannedLimits::default()
+            },
+            restart: None,
         };
-        let later = Changes {
-            pids: Some(3),
-            ..Changes::default()
-        };
-        let both = first.and(later);
-        assert_eq!((both.memory_bytes, both.pids), (Some(1), Some(3)));
+        let both = limits(Some(1), Some(2)).and(limits(None, Some(3)));
+        assert_eq!(both, limits(Some(1), Some(3)));
+        // As it is kept.
+        let text = serde_json::to_string(&both).unwrap();
+        assert_eq!(text, r#"{"memory-bytes":1,"pids":3}"#);
+        assert_eq!(serde_json::from_str::<Changes>(&text).unwrap(), both);
     }
 }

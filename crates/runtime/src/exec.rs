@@ -248,6 +248,7 @@ impl ExecOrder {
                 None => Stdio::Inherit,
             },
             rlimits: self.rights.rlimits(),
+            out_of_memory_score: self.rights.out_of_memory_score,
             security: self.rights.security(&privileges),
             groups: self.groups.clone(),
             lifeline,

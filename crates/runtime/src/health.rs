@@ -22,6 +22,9 @@ pub struct HealthCheck {
     pub timeout: Duration,
     /// So long after the start, bad answers do not count.
     pub start_period: Duration,
+    /// From one answer to the next question until then, as long as none was good.
+    #[serde(default = "start_interval")]
+    pub start_interval: Duration,
     /// So many bad answers in a row, and it is not well.
     pub retries: u32,
 }
@@ -30,6 +33,10 @@ pub struct HealthCheck {
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(30);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_RETRIES: u32 = 3;
+
+const fn start_interval() -> Duration {
+    Duration::from_secs(5)
+}
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +113,7 @@ impl HealthCheck {
             interval: DEFAULT_INTERVAL,
             timeout: DEFAULT_TIMEOUT,
             start_period: Duration::ZERO,
+            start_interval: start_interval(),
             retries: DEFAULT_RETRIES,
         }
     }
@@ -129,10 +137,20 @@ impl HealthCheck {
         set(&mut found.interval, check.interval_nanoseconds);
         set(&mut found.timeout, check.timeout_nanoseconds);
         set(&mut found.start_period, check.start_period_nanoseconds);
+        set(&mut found.start_interval, check.start_interval_nanoseconds);
         if check.retries > 0 {
             found.retries = u32::try_from(check.retries).unwrap_or(u32::MAX);
         }
         Some(found)
+    }
+
+    /// How long to wait for the next question, `age` after the start.
+    pub(crate) fn pause(&self, age: Duration, status: HealthStatus) -> Duration {
+        if status == HealthStatus::Starting && age < self.start_period {
+            self.start_interval
+        } else {
+            self.interval
+        }
     }
 }
 
@@ -318,6 +336,30 @@ mod tests {
         ] {
             assert!(parsed(url).is_err(), "{url}");
         }
+    }
+
+    #[test]
+    fn whoever_starts_is_asked_at_other_intervals() {
+        let image = Healthcheck {
+            test: ["CMD", "true"].map(str::to_owned).to_vec(),
+            start_period_nanoseconds: 10_000_000_000,
+            start_interval_nanoseconds: 2_000_000_000,
+            ..Healthcheck::default()
+        };
+        let check = HealthCheck::of_image(&image).unwrap();
+        let pause = |age, status| check.pause(Duration::from_secs(age), status).as_secs();
+        assert_eq!(pause(1, HealthStatus::Starting), 2);
+        assert_eq!(pause(1, HealthStatus::Healthy), 30);
+        assert_eq!(pause(11, HealthStatus::Starting), 30);
+        // Docker's, also for a container that was made before there was this time.
+        let mut value = serde_json::to_value(HealthCheck::new(Probe::Tcp(1))).unwrap();
+        value
+            .as_object_mut()
+            .unwrap()
+            .remove("start-interval")
+            .unwrap();
+        let check: HealthCheck = serde_json::from_value(value).unwrap();
+        assert_eq!(check.start_interval, Duration::from_secs(5));
     }
 
     #[test]

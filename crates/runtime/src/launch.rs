@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use kiln_network::{Attachment, NetworkError, Outside};
 use kiln_sandbox::{
-    Access, Accounting, BindSource, Child, Durability, Host, Limits, Mount, MountSource, PidsLimit,
-    Privileges, RootfsSpec, SandboxError, SandboxSpec, Stdio, Stop, Unenforced, UpperDirectory,
-    User, signal_of,
+    Access, Accounting, BindSource, Child, Durability, Host, Mount, MountSource, Privileges,
+    RootfsSpec, SandboxError, SandboxSpec, Stdio, Stop, Tmpfs, Unenforced, UpperDirectory, User,
+    signal_of,
 };
 use kiln_store::{Session, StoreError, VolumeUse};
 
@@ -215,17 +215,6 @@ pub(crate) fn user(text: &str) -> User {
     }
 }
 
-/// The limits of a plan.
-pub(crate) fn limits(plan: &Plan) -> Limits {
-    Limits {
-        memory_bytes: plan.memory_bytes,
-        swap_bytes: plan.swap_bytes,
-        cpu_thousandths: plan.cpu_thousandths,
-        pids: plan.pids.map_or(PidsLimit::Default, PidsLimit::AtMost),
-        ..Limits::default()
-    }
-}
-
 fn spec(
     launch: &Launch<'_>,
     plan: &Plan,
@@ -255,10 +244,11 @@ fn spec(
     spec.workdir = PathBuf::from(&plan.workdir);
     spec.user = user(&plan.user);
     spec.stdio = launch.stdio;
-    spec.limits = limits(plan);
+    spec.limits = plan.limits.for_sandbox();
     spec.accounting = launch.accounting;
     spec.security = plan.rights.security(launch.host.privileges());
     spec.rlimits = plan.rights.rlimits();
+    spec.out_of_memory_score = plan.rights.out_of_memory_score;
     spec.extra_groups.clone_from(&plan.rights.groups);
     spec.init = plan.init;
     spec.sysctls.clone_from(&plan.sysctls);
@@ -317,10 +307,16 @@ fn planned(
         Access::ReadWrite
     };
     let source = match &mount.source {
-        PlannedSource::Tmpfs { size_bytes } => MountSource::Tmpfs {
-            size_bytes: *size_bytes,
-            mode: 0o1777,
-        },
+        PlannedSource::Tmpfs(memory) => {
+            let usual = Tmpfs::default();
+            MountSource::Tmpfs(Tmpfs {
+                size_bytes: memory.size_bytes,
+                mode: memory.mode.unwrap_or(usual.mode),
+                owner: (memory.uid, memory.gid),
+                access,
+                executable: !memory.no_execute,
+            })
+        }
         PlannedSource::Volume(name) => {
             let store = launch.session.store();
             let volume = store.volumes().open(launch.session, name, launch.labels)?;

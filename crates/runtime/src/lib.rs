@@ -22,6 +22,7 @@ mod foreground;
 pub mod fuzz;
 mod health;
 mod launch;
+mod limits;
 mod log;
 mod monitor;
 mod networking;
@@ -42,12 +43,14 @@ pub use foreground::Foreground;
 pub use health::{Health, HealthCheck, HealthStatus, HttpProbe, Probe, shell};
 pub use kiln_bundle::KeepOrder;
 pub use launch::{Launch, LaunchError};
+pub use limits::PlannedLimits;
 pub use log::{LogEntry, LogFilter, LogReader, Stream};
 pub use monitor::{Monitor, MonitorError, MonitorOrder, tell_failure};
 pub use other::{OtherError, OtherRuntime, keep};
 pub use plan::{
     DEFAULT_STOP_TIMEOUT, HookStage, HostAddress, Overrides, Plan, PlanError, PlannedHook,
-    PlannedMount, PlannedNetwork, PlannedSecret, PlannedSource, SecretPlace, network_name,
+    PlannedMount, PlannedNetwork, PlannedSecret, PlannedSource, PlannedTmpfs, SecretPlace,
+    network_name,
 };
 pub use probe::ProbeOrder;
 pub use rights::{ProcessLimit, Rights};

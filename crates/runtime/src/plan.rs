@@ -14,6 +14,7 @@ use kiln_sandbox::SettingOf;
 use kiln_store::ContainerId;
 use serde::{Deserialize, Serialize};
 
+use crate::limits::PlannedLimits;
 use crate::other::OtherRuntime;
 use crate::rights::Rights;
 
@@ -53,12 +54,8 @@ pub struct Overrides {
     pub dns_options: Vec<String>,
     /// Whether the root file system is read-only; `None` leaves what the service says.
     pub read_only: Option<bool>,
-    /// Most memory, in bytes.
-    pub memory_bytes: Option<u64>,
-    /// Most processor time, in thousandths of a processor.
-    pub cpu_thousandths: Option<u32>,
-    /// Most processes and threads.
-    pub pids: Option<u32>,
+    /// What it may use up.
+    pub limits: PlannedLimits,
     /// The signal that asks the process to end, by number.
     pub stop_signal: Option<i32>,
     /// How long to wait for that.
@@ -69,8 +66,6 @@ pub struct Overrides {
     pub rights: Rights,
     /// Size of `/dev/shm`.
     pub shm_size_bytes: Option<u64>,
-    /// Most swap, beyond the memory.
-    pub swap_bytes: Option<u64>,
     /// Settings of the kernel that it has for itself.
     pub sysctls: BTreeMap<String, String>,
     /// Whether an init starts its program.
@@ -144,10 +139,23 @@ pub enum PlannedSource {
     /// A volume of the store.
     Volume(kiln_store::Name),
     /// Memory.
-    Tmpfs {
-        /// Most it holds.
-        size_bytes: Option<u64>,
-    },
+    Tmpfs(PlannedTmpfs),
+}
+
+/// A tree in memory. Without `mode` and owner everybody may write to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlannedTmpfs {
+    /// Most it holds.
+    pub size_bytes: Option<u64>,
+    /// Permissions of its top directory.
+    pub mode: Option<u32>,
+    /// Whose that is.
+    pub uid: u32,
+    /// Of which group.
+    pub gid: u32,
+    /// Whether its programs cannot be executed.
+    pub no_execute: bool,
 }
 
 /// A secret that a container sees.
@@ -236,12 +244,9 @@ pub struct Plan {
     pub dns_options: Vec<String>,
     /// Whether the root file system is read-only.
     pub read_only: bool,
-    /// Most memory, in bytes.
-    pub memory_bytes: Option<u64>,
-    /// Most processor time, in thousandths of a processor.
-    pub cpu_thousandths: Option<u32>,
-    /// Most processes and threads.
-    pub pids: Option<u32>,
+    /// What it may use up.
+    #[serde(flatten)]
+    pub limits: PlannedLimits,
     /// The signal that asks the process to end, by number.
     pub stop_signal: i32,
     /// How long to wait for that.
@@ -255,9 +260,6 @@ pub struct Plan {
     /// Size of `/dev/shm`; docker's 64 MiB if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shm_size_bytes: Option<u64>,
-    /// Most swap, beyond the memory; none if not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub swap_bytes: Option<u64>,
     /// Settings of the kernel that it has for itself.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
@@ -394,9 +396,12 @@ impl Plan {
             read_only: overrides
                 .read_only
                 .unwrap_or_else(|| service.is_some_and(|service| service.read_only)),
-            memory_bytes: overrides.memory_bytes.or(limits.memory_bytes),
-            cpu_thousandths: overrides.cpu_thousandths.or(limits.cpu_millis),
-            pids: overrides.pids.or(limits.pids),
+            limits: overrides.limits.clone().or(PlannedLimits {
+                memory_bytes: limits.memory_bytes,
+                cpu_thousandths: limits.cpu_millis,
+                pids: limits.pids,
+                ..PlannedLimits::default()
+            }),
             stop_signal: stop_signal(config, service, overrides)?,
             stop_timeout: overrides
                 .stop_timeout
@@ -405,7 +410,6 @@ impl Plan {
             runtime: overrides.runtime.clone(),
             rights: overrides.rights.clone(),
             shm_size_bytes: overrides.shm_size_bytes,
-            swap_bytes: overrides.swap_bytes,
             sysctls: overrides.sysctls.clone(),
             init: overrides.init,
             exposed: exposed(config, overrides),
@@ -548,9 +552,10 @@ fn planned(project: &str, mount: &model::Mount) -> Result<PlannedMount, PlanErro
                 kiln_store::Name::new(&name).map_err(|_too_long| PlanError::Volume(name))?,
             )
         }
-        model::MountSource::Tmpfs { size_bytes } => PlannedSource::Tmpfs {
+        model::MountSource::Tmpfs { size_bytes } => PlannedSource::Tmpfs(PlannedTmpfs {
             size_bytes: Some(*size_bytes),
-        },
+            ..PlannedTmpfs::default()
+        }),
     };
     Ok(PlannedMount {
         source,
@@ -655,7 +660,7 @@ mod tests {
                        mounts = { \"/d\" = { volume = \"data\" }, \"/t\" = { tmpfs = \"1MB\" } }";
         let of_service = plan(service, &Overrides::default()).unwrap();
         assert_eq!((&*of_service.user, &*of_service.workdir), ("0", "/w"));
-        assert!(of_service.read_only && of_service.memory_bytes == Some(1_000_000));
+        assert!(of_service.read_only && of_service.limits.memory_bytes == Some(1_000_000));
         let volume = kiln_store::Name::new("p.data").unwrap();
         assert_eq!(
             of_service.mounts["/d"].source,
@@ -665,13 +670,16 @@ mod tests {
             user: Some("2".to_owned()),
             workdir: Some("/x".to_owned()),
             read_only: Some(false),
-            memory_bytes: Some(5),
+            limits: PlannedLimits {
+                memory_bytes: Some(5),
+                ..PlannedLimits::default()
+            },
             network: Some(PlannedNetwork::Host),
             ..Overrides::default()
         };
         let plan = plan(service, &overrides).unwrap();
         assert_eq!((&*plan.user, &*plan.workdir), ("2", "/x"));
-        assert!(!plan.read_only && plan.memory_bytes == Some(5));
+        assert!(!plan.read_only && plan.limits.memory_bytes == Some(5));
         assert_eq!(plan.network, PlannedNetwork::Host);
     }
 

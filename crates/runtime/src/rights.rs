@@ -21,6 +21,9 @@ pub struct Rights {
     pub groups: Vec<String>,
     /// Resource limits of its processes.
     pub limits: Vec<ProcessLimit>,
+    /// How soon they are killed when the machine has no memory left, -1000 (never) to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out_of_memory_score: Option<i16>,
     /// Whether programs may gain rights by being set-user-id.
     pub gains_privileges: bool,
     /// Whether it may make any system call.

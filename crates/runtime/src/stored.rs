@@ -285,7 +285,7 @@ fn kept(config: &ContainerConfig) -> Kept {
                 PlannedSource::Project(_)
                 | PlannedSource::Host(_)
                 | PlannedSource::Device(_)
-                | PlannedSource::Tmpfs { .. } => None,
+                | PlannedSource::Tmpfs(_) => None,
             })
             .collect(),
     }

@@ -10,6 +10,7 @@
 //! ```
 
 mod controller;
+mod cpuset;
 mod error;
 mod group;
 mod members;
@@ -19,6 +20,7 @@ mod version1;
 mod version2;
 
 pub use controller::Controller;
+pub use cpuset::NumberList;
 pub use error::{CgroupError, Unenforced};
 pub(crate) use group::{Cgroup, Entrance};
 pub use members::{Group, Usage};
@@ -206,16 +208,27 @@ fn needed(limits: &Limits) -> Vec<Controller> {
     let Limits {
         memory_bytes,
         swap_bytes,
+        memory_reservation_bytes,
         cpu_thousandths,
+        cpu_shares,
+        processors,
+        memory_nodes,
         pids,
         io_weight,
     } = limits;
     let wanted = [
         (
-            memory_bytes.is_some() || swap_bytes.is_some(),
+            memory_bytes.is_some() || swap_bytes.is_some() || memory_reservation_bytes.is_some(),
             Controller::Memory,
         ),
-        (cpu_thousandths.is_some(), Controller::Cpu),
+        (
+            cpu_thousandths.is_some() || cpu_shares.is_some(),
+            Controller::Cpu,
+        ),
+        (
+            processors.is_some() || memory_nodes.is_some(),
+            Controller::Cpuset,
+        ),
         (io_weight.is_some(), Controller::Io),
         (*pids != PidsLimit::Unlimited, Controller::Pids),
     ];

@@ -41,7 +41,7 @@ mod terminal;
 
 pub use account::{Account, resolve as resolve_account};
 pub use capability::{Capability, CapabilitySet, UnknownCapability};
-pub use cgroup::{CgroupError, Controller, Group, Unenforced, Usage};
+pub use cgroup::{CgroupError, Controller, Group, NumberList, Unenforced, Usage};
 pub use child::{Child, PassedOn, Stop};
 pub use emulation::{EmulationError, Machine};
 pub use enter::{EnterError, EnterOptions, enter, needs_user_namespace};
@@ -56,10 +56,10 @@ pub use processes::Process;
 pub use running::{ExecSpec, Lifeline, ProcessName, Running, sealed_program};
 pub use spawn::unfold::{Device, Unfolded, UnfoldedMount};
 pub use spec::{
-    Access, Accounting, BindSource, DEFAULT_PATH, DEFAULT_TERM, Demand, Durability, FileContent,
-    FileOwner, Ids, Limits, Mount, MountSource, Network, OwnerEmulation, PidsLimit, Rlimit,
-    RlimitResource, RootfsSpec, SandboxSpec, Seccomp, Security, Stdio, Syncs, UpperDirectory, User,
-    WindowSize,
+    ANY_SWAP, Access, Accounting, BindSource, DEFAULT_PATH, DEFAULT_TERM, Demand, Durability,
+    FileContent, FileOwner, Ids, Limits, Mount, MountSource, Network, OwnerEmulation, PidsLimit,
+    Rlimit, RlimitResource, RootfsSpec, SandboxSpec, Seccomp, Security, Stdio, Syncs, Tmpfs,
+    UpperDirectory, User, WindowSize,
 };
 pub use sysctl::SettingOf;
 pub use terminal::{RawMode, Terminal, window_size, write_all};

@@ -76,6 +76,8 @@ pub struct ExecSpec {
     pub stdio: Stdio,
     /// Resource limits.
     pub rlimits: Vec<Rlimit>,
+    /// As in [`SandboxSpec`](crate::SandboxSpec); this process gets it, too.
+    pub out_of_memory_score: Option<i16>,
     /// What it may do; that of the sandbox.
     pub security: Security,
     /// The groups of the sandbox, which it joins.
@@ -250,6 +252,16 @@ impl Running {
     /// [`SandboxError`]; nothing is left behind.
     pub fn execute(&self, spec: &ExecSpec, privileges: &Privileges) -> Result<Child, SandboxError> {
         require_sealed()?;
+        if let Some(score) = spec.out_of_memory_score {
+            match namespace::write_own("oom_score_adj", &score.to_string()) {
+                // Whoever was started with a higher one may not lower it, unlike the caller of the sandbox.
+                Ok(()) | Err(Errno::ACCESS) => {}
+                Err(errno) => {
+                    let doing = "setting how soon the process is killed without memory";
+                    return Err(SandboxError::kernel(doing)(errno));
+                }
+            }
+        }
         let root = self.root()?;
         let account = account::resolve(root.as_fd(), &spec.user)?;
         let Account { ids, home } = usable(account, &[], &spec.security, privileges)?;

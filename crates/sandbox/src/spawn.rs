@@ -406,6 +406,11 @@ pub(crate) fn explain(error: LaunchError, plan: &Plan, argv: &[OsString]) -> San
                 Errno::PERM | Errno::ACCESS if operation.starts_with("set proc/sys/") => {
                     "; only root of the machine may change it"
                 }
+                Errno::PERM | Errno::ACCESS
+                    if operation.starts_with("set proc/1/oom_score_adj") =>
+                {
+                    "; only root of the machine may lower it"
+                }
                 Errno::PERM if operation.starts_with("limit") => {
                     "; a resource limit can only be raised by root of the machine"
                 }

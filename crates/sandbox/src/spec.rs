@@ -14,7 +14,7 @@ use std::sync::Arc;
 use kiln_sys::network::NetworkNamespace;
 
 use crate::capability::CapabilitySet;
-use crate::cgroup::Controller;
+use crate::cgroup::{Controller, NumberList};
 
 /// What programs take a sandbox's terminal for; docker's.
 pub const DEFAULT_TERM: &str = "xterm";
@@ -53,6 +53,9 @@ pub struct SandboxSpec {
     pub accounting: Accounting,
     /// Resource limits of the process itself (`ulimit`).
     pub rlimits: Vec<Rlimit>,
+    /// How soon its processes are killed when the machine has no memory left, -1000 (never) to 1000; as kiln itself if
+    /// not given.
+    pub out_of_memory_score: Option<i16>,
     /// What it may do.
     pub security: Security,
     /// Size of `/dev/shm`.
@@ -82,6 +85,7 @@ impl SandboxSpec {
             limits: Limits::default(),
             accounting: Accounting::Limits,
             rlimits: Vec::new(),
+            out_of_memory_score: None,
             security: Security::default(),
             shm_size_bytes: 64 << 20,
             sysctls: BTreeMap::new(),
@@ -180,12 +184,7 @@ pub enum MountSource {
     /// A device node of the host, by a trusted path; one that works.
     Device(PathBuf),
     /// An empty tree in memory that goes away with the sandbox.
-    Tmpfs {
-        /// Its limit; half of the machine's memory if there is none.
-        size_bytes: Option<u64>,
-        /// Permissions of its top directory.
-        mode: u32,
-    },
+    Tmpfs(Tmpfs),
     /// A directory of which the container sees a writable copy, as a build step sees its `files`.
     Overlay {
         /// What is seen, the topmost first.
@@ -202,6 +201,34 @@ pub enum MountSource {
         /// Whose it is.
         owner: FileOwner,
     },
+}
+
+/// A tree in memory. Devices and set-user-id bits never work in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tmpfs {
+    /// Its limit; half of the machine's memory if there is none.
+    pub size_bytes: Option<u64>,
+    /// Permissions of its top directory.
+    pub mode: u32,
+    /// User and group that own that.
+    pub owner: (u32, u32),
+    /// Whether it can be written to.
+    pub access: Access,
+    /// Whether programs in it can be executed.
+    pub executable: bool,
+}
+
+impl Default for Tmpfs {
+    /// One that everybody may write to.
+    fn default() -> Self {
+        Self {
+            size_bytes: None,
+            mode: 0o1777,
+            owner: (0, 0),
+            access: Access::ReadWrite,
+            executable: true,
+        }
+    }
 }
 
 /// Bytes of a generated file; they never show in `Debug`, since they may be a secret.
@@ -231,10 +258,10 @@ impl Mount {
     pub fn tmpfs(target: impl Into<PathBuf>, size_bytes: Option<u64>) -> Self {
         Self {
             target: target.into(),
-            source: MountSource::Tmpfs {
+            source: MountSource::Tmpfs(Tmpfs {
                 size_bytes,
-                mode: 0o1777,
-            },
+                ..Tmpfs::default()
+            }),
         }
     }
 
@@ -355,15 +382,26 @@ pub struct WindowSize {
 pub struct Limits {
     /// Memory, page cache included.
     pub memory_bytes: Option<u64>,
-    /// Swap, beyond `memory_bytes`. With a memory limit and without this: none.
+    /// Swap, beyond `memory_bytes`; [`ANY_SWAP`] for as much as there is. With a memory limit and without this: none.
     pub swap_bytes: Option<u64>,
+    /// Memory that is left to it when the machine runs short, as long as others have more to give.
+    pub memory_reservation_bytes: Option<u64>,
     /// Processor time, in thousandths of one processor: 1500 is one and a half.
     pub cpu_thousandths: Option<u32>,
+    /// Share of processor time against others that want it, 2 to 262144; 1024 is usual.
+    pub cpu_shares: Option<u32>,
+    /// Processors that it runs on.
+    pub processors: Option<NumberList>,
+    /// Memory nodes that its memory is on.
+    pub memory_nodes: Option<NumberList>,
     /// Number of processes and threads.
     pub pids: PidsLimit,
     /// Share of disk bandwidth against others, 1 to 10000; 100 is usual. Cgroup v2 only.
     pub io_weight: Option<u16>,
 }
+
+/// The number of bytes that stands for swap without a limit.
+pub const ANY_SWAP: u64 = u64::MAX;
 
 impl Limits {
     /// Takes back what `controller` would enforce.
@@ -372,8 +410,16 @@ impl Limits {
             Controller::Memory => {
                 self.memory_bytes = None;
                 self.swap_bytes = None;
+                self.memory_reservation_bytes = None;
             }
-            Controller::Cpu => self.cpu_thousandths = None,
+            Controller::Cpu => {
+                self.cpu_thousandths = None;
+                self.cpu_shares = None;
+            }
+            Controller::Cpuset => {
+                self.processors = None;
+                self.memory_nodes = None;
+            }
             Controller::Pids => self.pids = PidsLimit::Default,
             Controller::Io => self.io_weight = None,
             // They limit nothing.

@@ -444,3 +444,116 @@ fn templates_of_dockers_are_filled_in() {
         .stdout;
     assert_eq!(both, "box\nbox\n");
 }
+
+/// `--tmpfs PATH:OPTIONS`, `--mount type=tmpfs`.
+#[test]
+fn memory_is_mounted_as_docker_does() {
+    let space = ContainerSpace::new("");
+    let look = "stat -c '%a %u %g' /t; grep ' /t ' /proc/mounts | cut -d ' ' -f 4; \
+                cp /bin/busybox /t/busybox 2> /dev/null; /t/busybox true 2> /dev/null; echo $?";
+    let run = |flags: &[&str]| {
+        let run = ["run", "--rm", "-u", "0"];
+        let run = space.kiln(run.iter().chain(flags).chain(&["app", "sh", "-c", look]));
+        run.assert_code(0);
+        let lines: Vec<String> = run.stdout.lines().map(str::to_owned).collect();
+        let [owner, options, code] = <[String; 3]>::try_from(lines).expect("three lines");
+        (owner, options, code)
+    };
+    let has = |options: &str, one: &str| options.split(',').any(|option| option == one);
+    for flags in [
+        &["--tmpfs", "/t:size=8m"],
+        &["--mount", "type=tmpfs,target=/t,tmpfs-size=8m"],
+    ] {
+        let (owner, options, code) = run(flags);
+        assert_eq!((&*owner, &*code), ("1777 0 0", "126"), "{options}");
+        for option in ["rw", "noexec", "nosuid", "nodev", "size=8192k"] {
+            assert!(has(&options, option), "{option}: {options}");
+        }
+    }
+    let (owner, options, code) = run(&["--tmpfs", "/t:exec,mode=750,uid=0,gid=0"]);
+    assert_eq!((&*owner, &*code), ("750 0 0", "0"), "{options}");
+    assert_eq!(
+        run(&["--mount", "type=tmpfs,target=/t,tmpfs-mode=700"]).0,
+        "700 0 0"
+    );
+    let (_, options, code) = run(&["--tmpfs", "/t:ro"]);
+    assert!(has(&options, "ro") && code == "127", "{options} {code}");
+    space
+        .kiln(["run", "--rm", "--tmpfs", "/t:suid", "app", "true"])
+        .assert_code(125)
+        .assert_says("the option `suid` of `/t:suid`");
+}
+
+/// `--oom-score-adj`, `--stop-timeout`, `--env-file` and `--health-start-interval`.
+#[test]
+fn smaller_flags_mean_what_they_mean_to_docker() {
+    let space = ContainerSpace::new("");
+    let score = "cat /proc/1/oom_score_adj /proc/self/oom_score_adj";
+    let run = [
+        "run",
+        "--rm",
+        "--oom-score-adj",
+        "700",
+        "app",
+        "sh",
+        "-c",
+        score,
+    ];
+    assert_eq!(space.kiln_ok(run).stdout, "700\n700\n");
+    let flags = ["--oom-score-adj", "700", "--stop-timeout", "3"];
+    space.background("box", &flags, "exec sleep 1000");
+    assert_eq!(space.inside("box", score).stdout, "700\n700\n");
+    assert_eq!(space.inspect("box")["HostConfig"]["OomScoreAdj"], 700);
+    assert_eq!(space.inspect("box")["Config"]["StopTimeout"], 3);
+    let run = [
+        "run",
+        "--rm",
+        "--oom-score-adj=-1000",
+        "app",
+        "sh",
+        "-c",
+        score,
+    ];
+    let run = space.kiln(run);
+    if run.code == Some(0) {
+        assert_eq!(run.stdout, "-1000\n-1000\n");
+    } else {
+        run.assert_code(125)
+            .assert_says("only root of the machine may lower it");
+    }
+
+    // A name alone in a file of variables is the caller's.
+    space.write(
+        "variables",
+        "# none\n\n  A=file \nKILN_TEST_OWN\nKILN_TEST_NOT_THERE\n",
+    );
+    let mut command = space.command();
+    command
+        .args(["run", "--rm", "--env-file", "variables", "app", "env"])
+        .env("KILN_TEST_OWN", "callers");
+    let run = space.run(&mut command);
+    let has = |line: &str| run.stdout.lines().any(|other| other == line);
+    assert!(
+        has("A=file ") && has("KILN_TEST_OWN=callers"),
+        "{}",
+        run.shown()
+    );
+    assert!(!run.stdout.contains("NOT_THERE"), "{}", run.shown());
+
+    // Whoever starts is asked more often, until it is well.
+    let flags = [
+        "--health-cmd",
+        "echo asked >> /asked; test $(wc -l < /asked) -ge 3",
+        "--health-interval",
+        "1h",
+        "--health-start-period",
+        "1h",
+        "--health-start-interval",
+        "50ms",
+    ];
+    space.background("asked", &flags, "exec sleep 1000");
+    crate::fixtures::wait_until("it is well", || {
+        space.inspect("asked")["State"]["Health"]["Status"] == "healthy"
+    });
+    assert_eq!(space.inside("asked", "wc -l < /asked").stdout, "3\n");
+}

@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, _printer: &mut Printer) -> O
     let found = find(&store, &args.container)?;
     let mut env = BTreeMap::new();
     for path in &args.env_file {
-        env.extend(container::read_env_file(path)?);
+        env.extend(container::read_env_file(path, &settings.environment)?);
     }
     for text in &args.env {
         env.extend(container::variable(text, &settings.environment)?);

@@ -1,14 +1,13 @@
 //! `kiln update`: changes limits and restart policy of containers.
 
-use kiln_runtime::{Changes, RestartPolicy};
-use kiln_sandbox::{Group, Limits, PidsLimit, SandboxError};
+use kiln_runtime::{Changes, PlannedLimits, RestartPolicy};
+use kiln_sandbox::{Group, SandboxError};
 
-use crate::container;
 use crate::containers::{each, find};
 use crate::errors::{Class, Failure, Outcome};
+use crate::limits::LimitArgs;
 use crate::listing;
 use crate::local;
-use crate::measures::size;
 use crate::monitors;
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -23,32 +22,18 @@ pub(crate) struct Args {
     #[arg(required = true)]
     containers: Vec<String>,
 
-    /// Limit the memory
-    #[arg(short, long, value_name = "SIZE", value_parser = size)]
-    memory: Option<u64>,
-
-    /// Limit the processors, such as 1.5
-    #[arg(long, value_name = "NUMBER", value_parser = container::thousandths)]
-    cpus: Option<u32>,
-
-    /// Limit the number of processes and threads
-    #[arg(long, alias = "pids-limit", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
-    pids: Option<u32>,
-
     /// Start it again when it ends: `no`, `on-failure[:NUMBER]`, `always` or `unless-stopped`
     #[arg(long, value_name = "POLICY")]
     restart: Option<RestartPolicy>,
+
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 /// Changes them.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
-    let changes = Changes {
-        memory_bytes: args.memory,
-        cpu_thousandths: args.cpus,
-        pids: args.pids,
-        restart: args.restart,
-    };
-    if changes == Changes::default() {
+    let typed = args.limits.planned(&PlannedLimits::default());
+    if args.restart.is_none() && typed.is_ok_and(|limits| limits == PlannedLimits::default()) {
         let help = "see what can be changed: kiln update --help".to_owned();
         let message = "nothing is to be changed";
         return Err(Failure::message(Class::User, message, Some(help)));
@@ -60,15 +45,23 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
             let message = format!("container {name} is removed when it ends");
             return Err(Failure::message(Class::User, message, None));
         }
+        let before = &container.config.plan.limits;
+        let changes = Changes {
+            limits: args.limits.planned(before)?,
+            restart: args.restart,
+        };
         if listing::is_alive(&container) {
-            let limits = Limits {
-                memory_bytes: args.memory,
-                cpu_thousandths: args.cpus,
-                pids: args.pids.map_or(PidsLimit::Default, PidsLimit::AtMost),
-                ..Limits::default()
-            };
+            // Swap beside the memory stays what it is.
+            let swap_bytes = changes.limits.memory_bytes.and(before.swap_bytes);
+            let memory_bytes = changes.limits.swap_bytes.and(before.memory_bytes);
             let group = Group::new(container.state.groups.clone());
-            group.update(&limits).map_err(SandboxError::from)?;
+            let limits = changes.limits.clone().or(PlannedLimits {
+                swap_bytes,
+                memory_bytes,
+                ..PlannedLimits::default()
+            });
+            let changed = group.update(&limits.for_sandbox());
+            changed.map_err(SandboxError::from)?;
         }
         container.change(&store, changes)?;
         let shown = container.display_name();

@@ -4,14 +4,14 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
 use super::Source;
 use crate::config::ContainerConfig;
 use crate::exec::ExecOrder;
-use crate::health::{HealthCheck, Probe};
+use crate::health::{HealthCheck, HealthStatus, Probe};
 use crate::probe::ProbeOrder;
 use crate::state::ContainerState;
 use crate::task::{self, Task};
@@ -24,6 +24,7 @@ const MAX_ANSWER: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Checks {
     check: HealthCheck,
+    started: Instant,
     next: Option<Instant>,
     asked: Option<Question>,
 }
@@ -38,11 +39,19 @@ struct Question {
 
 impl Checks {
     pub(super) fn new(check: HealthCheck) -> Self {
+        let (started, status) = (Instant::now(), HealthStatus::Starting);
         Self {
-            next: Instant::now().checked_add(check.interval),
+            started,
+            next: started.checked_add(check.pause(Duration::ZERO, status)),
             check,
             asked: None,
         }
+    }
+
+    /// When it is time for the next question.
+    fn after(&self, now: Instant, status: HealthStatus) -> Option<Instant> {
+        let age = now.saturating_duration_since(self.started);
+        now.checked_add(self.check.pause(age, status))
     }
 
     pub(super) fn check(&self) -> &HealthCheck {
@@ -86,9 +95,11 @@ impl Checks {
         state: &ContainerState,
     ) -> Option<Result<String, String>> {
         let now = Instant::now();
+        let status = state.health.as_ref().map(|health| health.status);
+        let status = status.unwrap_or(HealthStatus::Starting);
         let Some(asked) = &mut self.asked else {
             if self.next.is_some_and(|next| now >= next) {
-                self.next = now.checked_add(self.check.interval);
+                self.next = self.after(now, status);
                 return match ask(&self.check, config, state) {
                     Ok(asked) => {
                         self.asked = Some(asked);
@@ -104,8 +115,15 @@ impl Checks {
             return None;
         }
         let asked = self.asked.take()?;
-        self.next = now.checked_add(self.check.interval);
-        Some(asked.answer(is_late))
+        let answer = asked.answer(is_late);
+        let is_good = answer.is_ok();
+        let status = if is_good {
+            HealthStatus::Healthy
+        } else {
+            status
+        };
+        self.next = self.after(now, status);
+        Some(answer)
     }
 }
 

@@ -9,6 +9,8 @@ pub enum Controller {
     Memory,
     /// Processor time.
     Cpu,
+    /// Which processors and memory nodes are used.
+    Cpuset,
     /// Number of processes.
     Pids,
     /// Disk bandwidth.
@@ -24,6 +26,7 @@ impl Controller {
         match self {
             Self::Memory => "memory",
             Self::Cpu => "cpu",
+            Self::Cpuset => "cpuset",
             Self::Pids => "pids",
             Self::Io => "io",
             Self::Freezer => "freezer",
@@ -37,6 +40,7 @@ impl fmt::Display for Controller {
         formatter.write_str(match self {
             Self::Memory => "memory",
             Self::Cpu => "processor time",
+            Self::Cpuset => "the processors that are used",
             Self::Pids => "the number of processes",
             Self::Io => "disk bandwidth",
             Self::Freezer => "when processes stand still",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use kiln_sys::Errno;
 
-use super::Controller;
+use super::{Controller, NumberList};
 
 /// A limit cannot be enforced.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,16 @@ pub enum CgroupError {
          `systemd-run --user --scope -p Delegate=yes`, or as root"
     )]
     NoFreezer,
+    /// Processors or memory nodes that the machine, or the group kiln is in, has not.
+    #[error("the {what} {wanted} cannot be had: there are {available}")]
+    NoSuchNumbers {
+        /// Which of the two.
+        what: &'static str,
+        /// What was asked for.
+        wanted: NumberList,
+        /// What there is.
+        available: NumberList,
+    },
     /// The kernel refused.
     #[error("cannot {action} `{path}`: {errno}")]
     Kernel {

@@ -9,7 +9,7 @@ use kiln_sys::confined;
 
 use super::group::{Setting, write};
 use super::{CgroupError, Controller, version1, version2};
-use crate::spec::Limits;
+use crate::spec::{Limits, PidsLimit};
 
 /// How long processes may take to stand still.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -176,8 +176,12 @@ impl Group {
         let needed: Vec<Controller> = super::needed(limits);
         // Nobody asks for the number of processes by not saying anything.
         let needed = needed.into_iter().filter(|controller| {
-            *controller != Controller::Pids || limits.pids != crate::spec::PidsLimit::Default
+            *controller != Controller::Pids || limits.pids != PidsLimit::Default
         });
+        if limits.pids == PidsLimit::Unlimited && self.with("pids.max").is_some() {
+            let settings = vec![Setting::new("pids.max", "max")];
+            self.put_all(Controller::Pids, settings)?;
+        }
         for controller in needed {
             let settings = if self.with("cgroup.freeze").is_some() {
                 version2::settings(limits, &[controller])
@@ -202,7 +206,9 @@ impl Group {
                 None => {
                     return Err(CgroupError::Unavailable {
                         limit: controller,
-                        reason: "the container was started without a cgroup that could".to_owned(),
+                        reason: "the container was started without a cgroup that could; stop it, change it, and start \
+                                 it again"
+                            .to_owned(),
                     });
                 }
             }
@@ -293,6 +299,14 @@ mod tests {
         version1.update(&limits).unwrap();
         let written = std::fs::read_to_string(directory.path().join("memory.limit_in_bytes"));
         assert_eq!(written.unwrap(), "1048576");
+        std::fs::write(directory.path().join("pids.max"), "7").unwrap();
+        let limits = Limits {
+            pids: PidsLimit::Unlimited,
+            ..Limits::default()
+        };
+        version1.update(&limits).unwrap();
+        let written = std::fs::read_to_string(directory.path().join("pids.max"));
+        assert_eq!(written.unwrap(), "max");
         let limits = Limits {
             cpu_thousandths: Some(500),
             ..Limits::default()

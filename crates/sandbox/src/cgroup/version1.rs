@@ -8,16 +8,17 @@ use kiln_sys::confined;
 use rustix::fs::{Mode, OFlags};
 
 use super::group::{JOIN, Setting, make};
-use super::{Cgroup, CgroupError, Controller, GroupName, MountLine, pids_max};
-use crate::spec::Limits;
+use super::{Cgroup, CgroupError, Controller, GroupName, MountLine, cpuset, pids_max};
+use crate::spec::{ANY_SWAP, Limits};
 
 /// Length of the time slice in which a share of processor time is counted.
 const PERIOD_MICROSECONDS: u64 = 100_000;
 
 /// What is made use of, where it is mounted. A disk controller is called `blkio` here and limits nothing.
-const CONTROLLERS: [Controller; 5] = [
+const CONTROLLERS: [Controller; 6] = [
     Controller::Memory,
     Controller::Cpu,
+    Controller::Cpuset,
     Controller::Pids,
     Controller::Freezer,
     Controller::CpuAccounting,
@@ -114,6 +115,10 @@ impl Version1 {
     pub(super) fn widen(&self, name: GroupName, group: Option<Cgroup>) -> Option<Cgroup> {
         let mut group = group.unwrap_or_else(empty);
         for (controller, parent) in &self.own {
+            // It measures nothing, and nothing can be in one that is not told what to use.
+            if *controller == Controller::Cpuset {
+                continue;
+            }
             let directory = parent.join(name.to_string());
             // Two controllers may share a hierarchy.
             if group.directories.contains(&directory) {
@@ -137,7 +142,12 @@ impl Version1 {
             let Some(parent) = self.own.get(controller) else {
                 return Err(unavailable(*controller));
             };
-            let settings = settings(*controller, limits);
+            let settings = if *controller == Controller::Cpuset {
+                cpuset::check(parent, "", limits)?;
+                cpuset::complete(parent, limits)?
+            } else {
+                settings(*controller, limits)
+            };
             add(
                 &mut group,
                 *controller,
@@ -196,27 +206,36 @@ pub(super) fn settings(controller: Controller, limits: &Limits) -> Vec<Setting> 
                 .memory_bytes
                 .map(|memory| Setting::new("memory.limit_in_bytes", memory));
             // Memory and swap together.
-            let together = limits
-                .memory_bytes
-                .unwrap_or(0)
-                .saturating_add(limits.swap_bytes.unwrap_or(0));
-            let swap = Setting::new("memory.memsw.limit_in_bytes", together);
-            let swap = Setting {
-                optional: limits.swap_bytes.is_none(),
-                ..swap
+            let together = match limits.swap_bytes {
+                Some(ANY_SWAP) => "-1".to_owned(),
+                swap => {
+                    let memory = limits.memory_bytes.unwrap_or(0);
+                    memory.saturating_add(swap.unwrap_or(0)).to_string()
+                }
             };
-            memory.into_iter().chain([swap]).collect()
+            let swap = limits.memory_bytes.or(limits.swap_bytes).map(|_| Setting {
+                optional: limits.swap_bytes.is_none(),
+                ..Setting::new("memory.memsw.limit_in_bytes", together)
+            });
+            let reservation = limits
+                .memory_reservation_bytes
+                .map(|memory| Setting::new("memory.soft_limit_in_bytes", memory));
+            [memory, swap, reservation].into_iter().flatten().collect()
         }
         Controller::Cpu => {
-            let quota =
-                u64::from(limits.cpu_thousandths.unwrap_or(1000)) * (PERIOD_MICROSECONDS / 1000);
-            // The kernel takes no quota below one millisecond.
-            let quota = quota.max(1000);
-            vec![
-                Setting::new("cpu.cfs_period_us", PERIOD_MICROSECONDS),
-                Setting::new("cpu.cfs_quota_us", quota),
-            ]
+            let mut settings = Vec::new();
+            if let Some(thousandths) = limits.cpu_thousandths {
+                let quota = u64::from(thousandths) * (PERIOD_MICROSECONDS / 1000);
+                // The kernel takes no quota below one millisecond.
+                let quota = quota.max(1000);
+                settings.push(Setting::new("cpu.cfs_period_us", PERIOD_MICROSECONDS));
+                settings.push(Setting::new("cpu.cfs_quota_us", quota));
+            }
+            let shares = limits.cpu_shares;
+            settings.extend(shares.map(|shares| Setting::new("cpu.shares", shares)));
+            settings
         }
+        Controller::Cpuset => cpuset::settings(limits),
         Controller::Pids => pids_max(limits.pids)
             .map(|count| Setting::new("pids.max", count))
             .into_iter()
@@ -273,15 +292,17 @@ fn explain(controller: Controller, error: CgroupError) -> CgroupError {
                 reason,
             }
         }
-        CgroupError::Kernel { .. } | CgroupError::Unavailable { .. } | CgroupError::NoFreezer => {
-            error
-        }
+        CgroupError::Kernel { .. }
+        | CgroupError::Unavailable { .. }
+        | CgroupError::NoSuchNumbers { .. }
+        | CgroupError::NoFreezer => error,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgroup::NumberList;
 
     #[test]
     fn limits_become_settings() {
@@ -303,5 +324,34 @@ mod tests {
             "cpu.cfs_period_us=100000 cpu.cfs_quota_us=150000 "
         );
         assert_eq!(text(Controller::Pids), "pids.max=2048 ");
+    }
+
+    #[test]
+    fn only_what_is_said_is_written() {
+        let text = |limits: &Limits, controller| {
+            let settings = settings(controller, limits).into_iter();
+            let lines = settings.map(|Setting { file, value, .. }| format!("{file}={value}"));
+            lines.collect::<Vec<_>>().join(" ")
+        };
+        let soft = Limits {
+            memory_reservation_bytes: Some(4096),
+            cpu_shares: Some(512),
+            processors: NumberList::parse("1"),
+            ..Limits::default()
+        };
+        assert_eq!(
+            text(&soft, Controller::Memory),
+            "memory.soft_limit_in_bytes=4096"
+        );
+        assert_eq!(text(&soft, Controller::Cpu), "cpu.shares=512");
+        assert_eq!(text(&soft, Controller::Cpuset), "cpuset.cpus=1");
+        let swap = |bytes| Limits {
+            memory_bytes: Some(4096),
+            swap_bytes: Some(bytes),
+            ..Limits::default()
+        };
+        let together = |bytes| text(&swap(bytes), Controller::Memory);
+        assert!(together(4096).ends_with("memory.memsw.limit_in_bytes=8192"));
+        assert!(together(ANY_SWAP).ends_with("memory.memsw.limit_in_bytes=-1"));
     }
 }

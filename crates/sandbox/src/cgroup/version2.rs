@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::group::{Setting, make};
-use super::{Cgroup, CgroupError, Controller, GroupName, MountLine, pids_max};
+use super::{Cgroup, CgroupError, Controller, GroupName, MountLine, cpuset, pids_max};
 use crate::error::best_effort;
-use crate::spec::Limits;
+use crate::spec::{ANY_SWAP, Limits};
 use parent::Unfit;
 
 /// The inner group.
@@ -106,6 +106,7 @@ impl Version2 {
             found => found,
         };
         let parent = parent.map_err(|unfit| self.unavailable(unfit, controllers))?;
+        cpuset::check(&parent, ".effective", limits)?;
         let outer = parent.join(name.to_string());
         let inner = outer.join(INNER);
         make(
@@ -240,21 +241,31 @@ pub(super) fn settings(limits: &Limits, needed: &[Controller]) -> Vec<Setting> {
                         .memory_bytes
                         .map(|memory| Setting::new("memory.max", memory)),
                 );
-                let swap = Setting::new("memory.swap.max", limits.swap_bytes.unwrap_or(0));
-                settings.push(Setting {
+                let most = match limits.swap_bytes {
+                    Some(ANY_SWAP) => "max".to_owned(),
+                    swap => swap.unwrap_or(0).to_string(),
+                };
+                let swap = limits.memory_bytes.or(limits.swap_bytes).map(|_| Setting {
                     optional: limits.swap_bytes.is_none(),
-                    ..swap
+                    ..Setting::new("memory.swap.max", most)
                 });
+                settings.extend(swap);
+                let reservation = limits.memory_reservation_bytes;
+                settings.extend(reservation.map(|memory| Setting::new("memory.low", memory)));
             }
             Controller::Cpu => {
-                let quota = u64::from(limits.cpu_thousandths.unwrap_or(1000))
-                    * (PERIOD_MICROSECONDS / 1000);
-                let quota = quota.max(1000);
-                settings.push(Setting::new(
-                    "cpu.max",
-                    format!("{quota} {PERIOD_MICROSECONDS}"),
-                ));
+                if let Some(thousandths) = limits.cpu_thousandths {
+                    let quota = u64::from(thousandths) * (PERIOD_MICROSECONDS / 1000);
+                    let quota = quota.max(1000);
+                    settings.push(Setting::new(
+                        "cpu.max",
+                        format!("{quota} {PERIOD_MICROSECONDS}"),
+                    ));
+                }
+                let weight = limits.cpu_shares.map(weight);
+                settings.extend(weight.map(|weight| Setting::new("cpu.weight", weight)));
             }
+            Controller::Cpuset => settings.extend(cpuset::settings(limits)),
             Controller::Pids => {
                 settings.extend(pids_max(limits.pids).map(|count| Setting::new("pids.max", count)));
             }
@@ -268,6 +279,12 @@ pub(super) fn settings(limits: &Limits, needed: &[Controller]) -> Vec<Setting> {
     settings
 }
 
+/// A share of processor time as version 2 counts it: 2 to 262144 become 1 to 10000, as runtimes do it.
+fn weight(shares: u32) -> u64 {
+    let shares = u64::from(shares.clamp(2, 262_144));
+    1 + (shares - 2) * 9999 / 262_142
+}
+
 /// The group in what `/proc/self/cgroup` says.
 fn group(own: &str) -> &str {
     own.lines()
@@ -278,7 +295,8 @@ fn group(own: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroup::{Owner, needed};
+    use crate::cgroup::{NumberList, Owner, needed};
+    use crate::spec::PidsLimit;
 
     #[test]
     fn limits_become_settings() {
@@ -302,6 +320,58 @@ mod tests {
                 "pids.max=2048"
             ]
         );
+    }
+
+    #[test]
+    fn only_what_is_said_is_written() {
+        let text = |limits: &Limits| {
+            let settings = settings(limits, &needed(limits)).into_iter();
+            let lines = settings.map(|Setting { file, value, .. }| format!("{file}={value}"));
+            lines.collect::<Vec<_>>().join(" ")
+        };
+        let soft = Limits {
+            memory_reservation_bytes: Some(4096),
+            cpu_shares: Some(512),
+            processors: NumberList::parse("0-1"),
+            memory_nodes: NumberList::parse("0"),
+            pids: PidsLimit::Unlimited,
+            ..Limits::default()
+        };
+        assert_eq!(
+            text(&soft),
+            "memory.low=4096 cpu.weight=20 cpuset.cpus=0-1 cpuset.mems=0"
+        );
+        let swap = Limits {
+            memory_bytes: Some(4096),
+            swap_bytes: Some(ANY_SWAP),
+            pids: PidsLimit::Unlimited,
+            ..Limits::default()
+        };
+        assert_eq!(text(&swap), "memory.max=4096 memory.swap.max=max");
+        assert_eq!([2, 1024, 262_144].map(weight), [1, 39, 10_000]);
+    }
+
+    #[test]
+    fn processors_that_are_not_there_are_refused() {
+        let top = tempfile::tempdir().unwrap();
+        let top = top.path();
+        for (file, text) in [
+            ("cgroup.procs", ""),
+            ("cgroup.subtree_control", ""),
+            ("cgroup.controllers", "cpuset\n"),
+            ("cpuset.cpus.effective", "0-1\n"),
+        ] {
+            std::fs::write(top.join(file), text).unwrap();
+        }
+        let limits = Limits {
+            processors: NumberList::parse("2"),
+            pids: PidsLimit::Unlimited,
+            ..Limits::default()
+        };
+        let made =
+            below(top, top).create(Owner::this_process().group(0), &limits, &needed(&limits));
+        let error = made.unwrap_err().to_string();
+        assert_eq!(error, "the processors 2 cannot be had: there are 0-1");
     }
 
     fn below(top: &Path, own: &Path) -> Version2 {

@@ -124,23 +124,34 @@ impl Host {
                     growth: Growth::Forbidden,
                 })
             }
-            MountSource::Tmpfs { size_bytes, mode } => {
+            MountSource::Tmpfs(memory) => {
                 let number = |text: String| CString::new(text).expect("digits only");
-                let (mode, size) = (
-                    number(format!("{:o}", mode & 0o7777)),
-                    size_bytes.map(|size| number(size.to_string())),
-                );
-                let mut options = vec![(c"mode", mode.as_c_str())];
+                let (uid, gid) = memory.owner;
+                let mode = number(format!("{:o}", memory.mode & 0o7777));
+                let (uid, gid) = (number(uid.to_string()), number(gid.to_string()));
+                let size = memory.size_bytes.map(|size| number(size.to_string()));
+                let mut options = vec![
+                    (c"mode", mode.as_c_str()),
+                    (c"uid", uid.as_c_str()),
+                    (c"gid", gid.as_c_str()),
+                ];
                 options.extend(size.as_ref().map(|size| (c"size", size.as_c_str())));
+                let read_only = memory.access == Access::ReadOnly;
                 let attributes = MountAttributes {
                     no_set_id: true,
+                    no_execute: !memory.executable,
+                    read_only,
                     ..plain
                 };
                 let tree = mount::new_filesystem(c"tmpfs", &options, attributes).map_err(fail())?;
                 Ok(Source {
                     mount: tree,
                     kind: Kind::Directory,
-                    growth: Growth::Allowed,
+                    growth: if read_only {
+                        Growth::Forbidden
+                    } else {
+                        Growth::Allowed
+                    },
                 })
             }
             MountSource::Overlay { lower, upper } => {
@@ -188,7 +199,7 @@ pub(super) fn stubs(spec: &SandboxSpec) -> Stubs {
     for Mount { target, source } in &spec.mounts {
         let directory = match source {
             MountSource::Bind { source, .. } => is_directory(source),
-            MountSource::Tmpfs { .. } | MountSource::Overlay { .. } => true,
+            MountSource::Tmpfs(_) | MountSource::Overlay { .. } => true,
             MountSource::File { .. } | MountSource::Device(_) => false,
         };
         stubs.push((target.clone(), directory));

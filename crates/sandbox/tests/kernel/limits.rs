@@ -116,6 +116,7 @@ fn in_the_kernel(context: &mut Context) {
         cpu_thousandths: Some(1500),
         pids: PidsLimit::AtMost(77),
         io_weight: None,
+        ..Limits::default()
     };
     let mut child = context.host.spawn(&spec).unwrap();
     let mut line = String::new();
