@@ -247,8 +247,11 @@ impl Ready {
             .service
             .as_ref()
             .map(|service| (&*project_name, service));
-        let plan = Plan::new(&self.config, service, overrides)
-            .map_err(|error| Failure::from_error(Class::User, error))?;
+        let user = |error| Failure::from_error(Class::User, error);
+        let mut plan = Plan::new(&self.config, service, overrides).map_err(user)?;
+        for target in plan.missing_volumes(&self.config).map_err(user)? {
+            plan.add_own_volume(target, names::of_volume()?);
+        }
         self.make_networks(&plan, &project_name)?;
         Ok(plan)
     }
@@ -593,8 +596,9 @@ fn of_step(mut config: RunConfig, project: &Project, image: &Name, step: &Name) 
     let action = steps
         .and_then(|steps| steps.get(step))
         .map(|step| &step.action.value);
-    // Steps run as root, whatever the image does.
+    // Steps run as root, whatever the image does, and what they change is of the image.
     config.user = None;
+    config.volumes.clear();
     if let Some(Action::Run(run)) = action {
         config.env.extend(
             run.env

@@ -34,6 +34,14 @@ pub fn image_config(bytes: &[u8]) {
             plan.mounts.is_empty() && plan.hooks.is_empty(),
             "an image mounts, or runs something outside"
         );
+        for place in plan.missing_volumes(&config.config).unwrap_or_default() {
+            let is_clean = place.starts_with('/')
+                && place
+                    .split('/')
+                    .skip(1)
+                    .all(|word| !matches!(word, "" | "." | ".."));
+            assert!(is_clean, "{place}");
+        }
         let text = serde_json::to_vec(&plan).expect("a plan has only text keys");
         assert_eq!(serde_json::from_slice::<Plan>(&text).ok(), Some(plan));
     }

@@ -302,6 +302,9 @@ pub enum PlanError {
         /// Whose it is.
         whose: &'static str,
     },
+    /// A place of a volume in an image's config that is none.
+    #[error("the image wants a volume at `{0}`, which is not an absolute path of a folder in it")]
+    VolumePlace(String),
     /// A volume's name that the store cannot have.
     #[error("`{0}` is too long for the name of a volume")]
     Volume(String),
@@ -416,6 +419,49 @@ impl Plan {
             hooks: overrides.hooks.clone(),
         })
     }
+}
+
+impl Plan {
+    /// Where the image wants volumes (`VOLUME`) and nothing is mounted.
+    ///
+    /// # Errors
+    /// [`PlanError::VolumePlace`].
+    pub fn missing_volumes(&self, config: &RunConfig) -> Result<Vec<String>, PlanError> {
+        let mut missing = Vec::new();
+        for place in config.volumes.keys() {
+            let clean = clean(place).ok_or_else(|| {
+                let shown = place.chars().take(MAX_SHOWN).collect();
+                PlanError::VolumePlace(shown)
+            })?;
+            let mut known = self.mounts.keys().filter_map(|target| self::clean(target));
+            if !known.any(|known| known == clean) && !missing.contains(&clean) {
+                missing.push(clean);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Gives it a volume of its own at `target`.
+    pub fn add_own_volume(&mut self, target: String, name: kiln_store::Name) {
+        let mount = PlannedMount {
+            source: PlannedSource::Volume(name.clone()),
+            read_only: false,
+        };
+        self.mounts.insert(target, mount);
+        self.own_volumes.push(name);
+    }
+}
+
+/// Most characters of what an image says that are shown.
+const MAX_SHOWN: usize = 200;
+
+/// An absolute path as one writes it; `None` for others, and for `/`.
+fn clean(path: &str) -> Option<String> {
+    let rest = path.strip_prefix('/')?;
+    let words = rest.split('/').filter(|word| !matches!(*word, "" | "."));
+    let words: Vec<&str> = words.collect();
+    let is_path = !words.is_empty() && !words.contains(&"..") && !path.contains('\0');
+    is_path.then(|| format!("/{}", words.join("/")))
 }
 
 /// Ports that image and command line say the container listens on.
@@ -721,6 +767,36 @@ mod tests {
                 assert_eq!(refused, is_refused);
             }
         }
+    }
+
+    #[test]
+    fn an_images_volumes_are_those_that_nothing_is_mounted_at() {
+        let missing = |places: &[&str]| {
+            let mut config = image();
+            let places = places
+                .iter()
+                .map(|&place| (place.to_owned(), kiln_oci::Empty {}));
+            config.volumes = places.collect();
+            let mut overrides = Overrides::default();
+            let memory = PlannedMount {
+                source: PlannedSource::Tmpfs(PlannedTmpfs::default()),
+                read_only: false,
+            };
+            overrides.mounts.insert("/cache/".to_owned(), memory);
+            let plan = Plan::new(&config, None, &overrides).unwrap();
+            plan.missing_volumes(&config)
+        };
+        let both = missing(&["/data", "/data/", "/a//./b", "/cache"]);
+        assert_eq!(both, Ok(vec!["/a/b".to_owned(), "/data".to_owned()]));
+        for place in ["", "data", "/", "/a/../b", "/a\0b"] {
+            let refused = Err(PlanError::VolumePlace(place.to_owned()));
+            assert_eq!(missing(&[place]), refused);
+        }
+        let mut plan = plan("", &Overrides::default()).unwrap();
+        let name = kiln_store::Name::new("own").unwrap();
+        plan.add_own_volume("/data".to_owned(), name.clone());
+        assert_eq!(plan.own_volumes, [name.clone()]);
+        assert_eq!(plan.mounts["/data"].source, PlannedSource::Volume(name));
     }
 
     #[test]

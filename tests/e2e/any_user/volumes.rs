@@ -148,3 +148,65 @@ fn volumes_travel_as_tars() {
         .assert_says("..");
     assert!(!space.store().join("volumes/three/planted").exists());
 }
+
+/// `VOLUME`: each container gets volumes of its own where the image wants them and nothing else is mounted.
+#[test]
+fn an_image_gets_the_volumes_it_wants() {
+    let space = ContainerSpace::new(
+        "[image.app.step.seed]\nrun = \"mkdir -p /data /cache; echo seed > /data/seed; chmod 1777 /data\"\n\
+         [image.app.config]\nvolumes = [\"/data\", \"/cache\"]\n",
+    );
+    let volumes = || space.kiln_ok(["volume", "ls", "-q"]).stdout.lines().count();
+    let script = "cat /data/*; echo own >> /data/own; grep -c -E ' /(data|cache) ' /proc/mounts";
+    // Gone with the container, also in the background, and with `shell`.
+    for _ in 0..2 {
+        let run = space.kiln(["run", "--rm", "app", "sh", "-c", script]);
+        assert_eq!(run.stdout, "seed\n2\n", "{}", run.shown());
+    }
+    assert_eq!(volumes(), 0);
+    space.kiln_ok([
+        "run", "-d", "--rm", "--name", "passing", "app", "sleep", "1000",
+    ]);
+    assert_eq!(volumes(), 2);
+    space.kiln_ok(["stop", "-t", "0", "passing"]);
+    crate::fixtures::wait_until("its volumes are gone", || volumes() == 0);
+    // What one writes is there when it starts again, and not in the layer nor in another container.
+    space.kiln_ok(["run", "--name", "one", "app", "sh", "-c", script]);
+    assert_eq!(
+        space.kiln_ok(["start", "-a", "one"]).stdout,
+        "own\nseed\n2\n"
+    );
+    assert_eq!(space.kiln_ok(["diff", "one"]).stdout, "");
+    space.kiln_ok(["create", "--name", "two", "app", "sh", "-c", script]);
+    assert_eq!(volumes(), 4);
+    assert_eq!(space.kiln_ok(["start", "-a", "two"]).stdout, "seed\n2\n");
+    let mounts = space.inspect("one")["Mounts"].clone();
+    let places: Vec<_> = mounts
+        .as_array()
+        .expect("mounts")
+        .iter()
+        .map(|one| &one["Destination"])
+        .collect();
+    assert_eq!(places, ["/cache", "/data"]);
+    space.kiln_ok(["rm", "-v", "one"]);
+    assert_eq!(volumes(), 2);
+    space.kiln_ok(["rm", "two"]);
+    assert_eq!(volumes(), 2, "without -v they stay");
+    space.kiln_ok(["volume", "prune", "-f"]);
+    // What is mounted there is what counts.
+    let flags = ["--tmpfs", "/cache", "-v", "named:/data/"];
+    let run = ["run", "--name", "three"];
+    let run = space.kiln(run.iter().chain(&flags).chain(&["app", "sh", "-c", script]));
+    assert_eq!(run.stdout, "seed\n2\n", "{}", run.shown());
+    assert_eq!(space.kiln_ok(["volume", "ls", "-q"]).stdout, "named\n");
+    // A step is changed where it is, and has none.
+    let run = space.kiln_ok([
+        "run",
+        "--rm",
+        "app.seed",
+        "sh",
+        "-c",
+        "grep -c -E ' /(data|cache) ' /proc/mounts; true",
+    ]);
+    assert_eq!(run.stdout, "0\n");
+}
