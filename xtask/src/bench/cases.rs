@@ -21,6 +21,10 @@ pub(super) const ALL: &[(&str, Make)] = &[
     ("8 independent 2 s steps", independent),
     ("a layer of 1 GiB", large_layer),
     ("run `true` from a ready image, --rm, no network", run_ready),
+    (
+        "start 100 containers at once, and stop them",
+        hundred_containers,
+    ),
     ("Debian bookworm minimal root file system", debian_cold),
     ("the same, packages already downloaded", debian_downloaded),
     ("pull and unpack 1 GiB in 10 layers", |place| {
@@ -244,16 +248,33 @@ fn large_layer(place: &Place) -> Outcome<Case> {
     })
 }
 
+/// Makes the image `ready` of docker's engine, if there is one, from the root file system of `project`.
+fn import_ready(place: &Place, project: &Path) -> Outcome {
+    let Some(docker) = &place.docker else {
+        return Ok(());
+    };
+    let mut import = docker.client();
+    run(import
+        .arg("import")
+        .arg(project.join("rootfs.tar"))
+        .arg("ready"))
+}
+
+/// podman over a storage of its own. crun refuses hybrid cgroups.
+fn podman(place: &Place) -> String {
+    format!(
+        "podman --runtime runc --root {0}/root --runroot {0}/run --storage-driver overlay",
+        place.folder.join("podman").display()
+    )
+}
+
+/// Limits cannot be raised everywhere.
+const PODMANS_LIMITS: &str = "--ulimit nofile=1024:1024 --ulimit nproc=1000:1000";
+
 fn run_ready(place: &Place) -> Outcome<Case> {
     let project = projects::chained(place, 1)?;
     let rootfs = project.join("rootfs");
-    if let Some(docker) = &place.docker {
-        let mut import = docker.client();
-        run(import
-            .arg("import")
-            .arg(project.join("rootfs.tar"))
-            .arg("ready"))?;
-    }
+    import_ready(place, &project)?;
     let run = |name, program, command| Contender {
         name,
         program: Some(program),
@@ -280,15 +301,12 @@ fn run_ready(place: &Place) -> Outcome<Case> {
                     rootfs.display()
                 ),
             )),
-            // crun refuses hybrid cgroups, and limits cannot be raised everywhere.
             Some(run(
                 "podman with runc",
                 "podman",
                 format!(
-                    "podman --runtime runc --root {0}/root --runroot {0}/run --storage-driver overlay \
-                     run --rm --network none \
-                     --ulimit nofile=1024:1024 --ulimit nproc=1000:1000 --rootfs {1} true",
-                    place.folder.join("podman").display(),
+                    "{} run --rm --network none {PODMANS_LIMITS} --rootfs {} true",
+                    podman(place),
                     rootfs.display()
                 ),
             )),
@@ -297,6 +315,59 @@ fn run_ready(place: &Place) -> Outcome<Case> {
                 program: None,
                 prepare: String::new(),
                 command: docker.command_line("run --rm --network none ready true"),
+            }),
+        ]),
+    })
+}
+
+/// So many containers at once.
+const MANY: u32 = 100;
+
+fn hundred_containers(place: &Place) -> Outcome<Case> {
+    let project = projects::chained(place, 1)?;
+    import_ready(place, &project)?;
+    let many = |name, program, call: &dyn Fn(&str) -> String, image: &str| {
+        let start = call(&format!(
+            "run --detach --rm --network none --name many-NUMBER {image} sleep 1000"
+        ));
+        let stop = call(&format!("stop --time 0 $(seq -f many-%g {MANY})"));
+        // All are gone before the next ones get their names.
+        let prepare = format!(
+            "while test -n \"$({})\"; do sleep 0.05; done",
+            call("ps --all --quiet")
+        );
+        let command = format!(
+            "seq {MANY} | xargs -P {MANY} -I NUMBER {start} > /dev/null && {stop} > /dev/null"
+        );
+        Contender {
+            name,
+            program,
+            prepare,
+            command: super::in_shell(&command),
+        }
+    };
+    let podman = podman(place);
+    let rootfs = project.join("rootfs");
+    Ok(Case {
+        goal: "less than podman",
+        runs: 5,
+        weigh: None,
+        contenders: among([
+            Some(many(
+                "kiln",
+                None,
+                &|arguments| place.kiln("store-many", arguments),
+                &format!("-C {} app", project.display()),
+            )),
+            Some(many(
+                "podman with runc",
+                Some("podman"),
+                &|arguments| format!("{podman} {arguments}"),
+                &format!("{PODMANS_LIMITS} --rootfs {}", rootfs.display()),
+            )),
+            place.docker.as_ref().map(|docker| {
+                let call = |arguments: &str| docker.command_line(arguments);
+                many("docker", None, &call, "ready")
             }),
         ]),
     })
