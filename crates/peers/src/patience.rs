@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a program may take to start or to end.
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(120);
 
 /// Waits until `is_up` or until the program ends; tells whether it is up.
 pub(crate) fn until_up(process: &mut Child, is_up: impl Fn() -> bool) -> bool {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::error::PeerError;
 use crate::patience;
+use crate::port::Port;
 
 /// Where Debian has the versions of the server, each in a folder of its number.
 const VERSIONS: &str = "/usr/lib/postgresql";
@@ -22,7 +23,7 @@ pub struct Postgres {
     process: Option<Child>,
     programs: PathBuf,
     folder: PathBuf,
-    port: u16,
+    port: Port,
 }
 
 /// How a server is ended.
@@ -54,7 +55,7 @@ impl Postgres {
         };
         let programs = programs().ok_or_else(|| started(io::ErrorKind::NotFound.into()))?;
         fs::create_dir_all(folder).map_err(|source| written(folder, source))?;
-        let port = free_port().map_err(started)?;
+        let port = Port::reserve().map_err(started)?;
         let mut server = Self {
             process: None,
             programs,
@@ -79,8 +80,9 @@ impl Postgres {
         }
         let settings = server.data().join("postgresql.auto.conf");
         let text = format!(
-            "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\n\
+            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\n\
              shared_buffers = 16MB\n{further}\n",
+            server.port.number(),
             folder.display()
         );
         fs::write(&settings, text).map_err(|source| written(&settings, source))?;
@@ -116,10 +118,10 @@ impl Postgres {
                 .args(["-q", "-h"])
                 .arg(&self.folder)
                 .arg("-p")
-                .arg(self.port.to_string())
+                .arg(self.port.number().to_string())
                 .status();
             asked.is_ok_and(|status| status.success())
-                && TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+                && TcpStream::connect(("127.0.0.1", self.port.number())).is_ok()
         };
         let is_up = patience::until_up(&mut process, ready);
         self.process = Some(process);
@@ -146,7 +148,10 @@ impl Postgres {
 
     /// A connection string, by way of the loopback device.
     pub fn url(&self) -> String {
-        format!("postgresql://kiln@127.0.0.1:{}/postgres", self.port)
+        format!(
+            "postgresql://kiln@127.0.0.1:{}/postgres",
+            self.port.number()
+        )
     }
 
     /// Has the server do something, and returns what it says, a line for each row.
@@ -213,12 +218,6 @@ fn programs() -> Option<PathBuf> {
 /// Whether what this process makes belongs to root, as `path` does.
 fn is_root(path: &Path) -> io::Result<bool> {
     Ok(fs::metadata(path)?.uid() == 0)
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> io::Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", 0))?;
-    Ok(listener.local_addr()?.port())
 }
 
 impl Drop for Postgres {

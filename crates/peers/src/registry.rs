@@ -1,13 +1,13 @@
 //! Debian's `docker-registry` on the loopback device.
 
 use std::fs;
-use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::error::PeerError;
 use crate::patience;
+use crate::port::Port;
 
 const PROGRAM: &str = "/usr/bin/docker-registry";
 
@@ -15,7 +15,7 @@ const PROGRAM: &str = "/usr/bin/docker-registry";
 #[derive(Debug)]
 pub struct Registry {
     process: Child,
-    port: u16,
+    port: Port,
     folder: PathBuf,
 }
 
@@ -53,13 +53,14 @@ impl Registry {
             package: "docker-registry",
             source,
         };
-        let port = free_port().map_err(started)?;
+        let port = Port::reserve().map_err(started)?;
         let configuration = folder.join("config.yml");
         let text = format!(
             "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\n\
              storage:\n  filesystem:\n    rootdirectory: {}\n{storage}\
-             http:\n  addr: 127.0.0.1:{port}\n{further}",
-            folder.join("data").display()
+             http:\n  addr: 127.0.0.1:{}\n{further}",
+            folder.join("data").display(),
+            port.number()
         );
         fs::write(&configuration, text).map_err(|source| written(&configuration, source))?;
         let path = folder.join("log");
@@ -72,12 +73,13 @@ impl Registry {
             .stderr(log)
             .spawn()
             .map_err(started)?;
+        let address = ("127.0.0.1", port.number());
         let mut registry = Self {
             process,
             port,
             folder: folder.to_owned(),
         };
-        let answers = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+        let answers = || TcpStream::connect(address).is_ok();
         if patience::until_up(&mut registry.process, answers) {
             return Ok(registry);
         }
@@ -89,24 +91,18 @@ impl Registry {
 
     /// `127.0.0.1:<port>`, to put in front of a repository.
     pub fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.port())
     }
 
     /// Where it listens, on the loopback device.
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// The folder of all that it was given.
     pub fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> io::Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", 0))?;
-    Ok(listener.local_addr()?.port())
 }
 
 impl Drop for Registry {
