@@ -250,8 +250,9 @@ pub(super) fn stopping_waits_for_requests_and_takes_no_new_ones() {
         b"01234",
     )
     .expect("half");
-    std::thread::sleep(Duration::from_millis(200));
+    registry.wait_for_received(5);
     let ending = std::thread::spawn(move || {
+        // By then it has been asked to stop.
         std::thread::sleep(Duration::from_millis(500));
         stream.write_all(b"56789").expect("the other half");
         http::read_reply(&mut stream, "PUT")
