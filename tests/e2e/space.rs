@@ -236,6 +236,20 @@ pub(crate) fn is_soaked() -> bool {
     told_by_xtask("KILN_TEST_SOAK").is_some()
 }
 
+/// What tests choose by that cannot try everything: another number each day, or the one that `KILN_TEST_SEED` says.
+pub(crate) fn seed() -> u64 {
+    if let Some(text) = told_by_xtask("KILN_TEST_SEED") {
+        let seed = text.to_string_lossy().parse();
+        return seed.expect("`KILN_TEST_SEED` is a number");
+    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "that the day decides is the purpose"
+    )]
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.expect("a clock after 1970").as_secs() / (24 * 3600)
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "how xtask tells a test where things are"

@@ -1,313 +1,92 @@
-//! The end of the process before each of its steps, in turn: whatever it was doing, what was acknowledged stays, what
-//! was not is done or not done, and everything goes on.
+//! The end of the process at each kind of step of whatever it does: what was acknowledged stays, what was not is done
+//! or not done, and everything goes on.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+mod clients;
 
-use serde_json::json;
+use std::collections::BTreeMap;
 
-use crate::fixtures::http::{self, Reply};
-use crate::fixtures::own_registry::{MANIFEST, OwnRegistry, database_server, image, sha256};
+use self::clients::{Known, Layer, STEPS, Work};
+use crate::fixtures::own_registry::{OwnRegistry, database_server};
 use crate::fixtures::{ObjectStore, Steps};
 use crate::space::{TestSpace, is_soaked};
 
 /// Garbage goes as soon as it may, when it is told to.
 const SETTINGS: &str = "[log]\nrequests = false\n[gc]\ngrace = \"0s\"\ntrash = \"0s\"\nuploads = \"0s\"\ninterval = \"0s\"\n";
 
-/// An upload that is under way.
-struct Upload {
-    place: String,
-    bytes: Vec<u8>,
-    /// So many bytes were acknowledged.
-    least: usize,
-    /// Whether a request to end it was sent.
-    ends: bool,
+/// Where a registry is ended.
+struct Walk<'a> {
+    space: &'a TestSpace,
+    registry: OwnRegistry,
+    steps: &'a Steps,
+    known: Known,
+    kills: usize,
 }
 
-/// A layer that is pushed.
-#[derive(Clone, Copy)]
-struct Layer {
-    length: usize,
-    /// Where its pieces end, but the last.
-    pieces: [usize; 2],
-}
-
-/// What clients know. What they were not told may be so or not.
-#[derive(Default)]
-struct Known {
-    host: String,
-    /// By path.
-    blobs: BTreeMap<String, Vec<u8>>,
-    /// Blobs that nothing refers to, and that may be collected once that was asked for.
-    loose: BTreeMap<String, Vec<u8>>,
-    /// By path.
-    manifests: BTreeMap<String, Vec<u8>>,
-    /// What each tag may stand for; `None` is nothing.
-    tags: BTreeMap<String, BTreeSet<Option<String>>>,
-    /// Paths at which nothing is any more.
-    gone: BTreeSet<String>,
-    upload: Option<Upload>,
-}
-
-impl Known {
-    /// Sends a request; what is answered must be this status.
-    fn ask(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-        status: u16,
-    ) -> io::Result<Reply> {
-        Ok(http::try_request(&self.host, method, path, headers, body)?.expect(status))
-    }
-
-    /// Sends a blob in pieces.
-    fn push_in_pieces(&mut self, repo: &str, bytes: &[u8], pieces: &[usize]) -> io::Result<()> {
-        let begin = self.ask("POST", &format!("/v2/{repo}/blobs/uploads/"), &[], b"", 202)?;
-        let place = begin.header("location").expect("a location").to_owned();
-        let bytes = bytes.to_vec();
-        self.upload = Some(Upload {
-            place: place.clone(),
-            bytes: bytes.clone(),
-            least: 0,
-            ends: false,
-        });
-        let mut at = 0;
-        for end in pieces {
-            let range = format!("{at}-{}", end - 1);
-            self.ask(
-                "PATCH",
-                &place,
-                &[("Content-Range", &range)],
-                &bytes[at..*end],
-                202,
-            )?;
-            at = *end;
-            self.upload = Some(Upload {
-                place: place.clone(),
-                bytes: bytes.clone(),
-                least: at,
-                ends: false,
-            });
+impl Walk<'_> {
+    /// Has clients do everything, again and again, and ends the registry at a step of each request; until there are no
+    /// steps left at which it was not ended.
+    fn go(&mut self, layer: Layer, collect: &(dyn Fn(&OwnRegistry) -> bool + Sync)) {
+        self.known.host = self.registry.host();
+        let mut images = BTreeMap::new();
+        let mut before = usize::MAX;
+        let mut round = 0;
+        while self.kills != before {
+            before = self.kills;
+            let work = Work::new(round, layer);
+            for (phase, step) in STEPS {
+                self.steps.watch(phase);
+                let outcome = step(&mut self.known, &work);
+                if self.ended(round, phase, &work) {
+                    step(&mut self.known, &work).expect("it runs again");
+                } else {
+                    outcome.expect("nobody ended it");
+                }
+            }
+            self.known.lets_go();
+            self.steps.watch("collect garbage");
+            let is_done = collect(&self.registry);
+            if self.ended(round, "collect garbage", &work) {
+                assert!(collect(&self.registry), "garbage stays");
+            } else {
+                assert!(is_done, "nobody ended it");
+            }
+            self.known
+                .verify(&self.registry, &work, "at the end of the round");
+            self.check("at the end of the round");
+            // Tags are looked at each time, and what they are about once more at the end.
+            images.extend(self.known.end_round());
+            round += 1;
         }
-        self.upload = Some(Upload {
-            place: place.clone(),
-            bytes: bytes.clone(),
-            least: at,
-            ends: true,
-        });
-        let digest = sha256(&bytes);
-        self.ask(
-            "PUT",
-            &format!("{place}?digest={digest}"),
-            &[],
-            &bytes[at..],
-            201,
-        )?;
-        self.upload = None;
-        self.loose
-            .insert(format!("/v2/{repo}/blobs/{digest}"), bytes);
-        Ok(())
-    }
-
-    fn push_at_once(&mut self, repo: &str, bytes: &[u8]) -> io::Result<()> {
-        let digest = sha256(bytes);
-        let path = format!("/v2/{repo}/blobs/uploads/?digest={digest}");
-        self.ask("POST", &path, &[], bytes, 201)?;
-        self.loose
-            .insert(format!("/v2/{repo}/blobs/{digest}"), bytes.to_vec());
-        Ok(())
-    }
-
-    /// Puts a manifest under a tag, whose parts are there.
-    fn put(&mut self, repo: &str, tag: &str, body: &[u8], parts: &[&[u8]]) -> io::Result<()> {
-        let digest = sha256(body);
-        let path = format!("/v2/{repo}/manifests/{tag}");
-        let stands_for = self
-            .tags
-            .entry(path.clone())
-            .or_insert_with(|| [None].into());
-        stands_for.insert(Some(digest.clone()));
-        self.ask("PUT", &path, &[("Content-Type", MANIFEST)], body, 201)?;
-        self.tags.insert(path, [Some(digest.clone())].into());
-        self.keep(repo, &digest, body, parts);
-        Ok(())
-    }
-
-    fn keep(&mut self, repo: &str, digest: &str, body: &[u8], parts: &[&[u8]]) {
-        self.manifests
-            .insert(format!("/v2/{repo}/manifests/{digest}"), body.to_vec());
-        for part in parts {
-            self.blobs
-                .insert(format!("/v2/{repo}/blobs/{}", sha256(part)), part.to_vec());
+        for (path, bytes) in images {
+            assert_eq!(self.registry.get(&path).expect(200).body, bytes, "{path}");
         }
+        self.registry.admin(self.space, &["scrub"]).assert_code(0);
+        println!("{} kills in {round} rounds", self.kills);
     }
 
-    /// Everything that clients do, once; `collect` has garbage collected and says whether that came to its end.
-    fn do_everything(
-        &mut self,
-        round: usize,
-        layer: Layer,
-        collect: &dyn Fn() -> bool,
-    ) -> io::Result<()> {
-        let Layer { length, pieces } = layer;
-        let layer = format!("{round:06}").repeat(length / 6).into_bytes();
-        let config = format!("{{\"round\":{round}}}").into_bytes();
-        self.push_in_pieces("main", &layer, &pieces)?;
-        self.push_at_once("main", &config)?;
-        let digest = sha256(&layer);
-        self.ask(
-            "POST",
-            &format!("/v2/other/blobs/uploads/?mount={digest}&from=main"),
-            &[],
-            b"",
-            201,
-        )?;
-        self.loose
-            .insert(format!("/v2/other/blobs/{digest}"), layer.clone());
-        let body = image(&config, &[&layer], &json!({}));
-        self.put("main", &format!("r{round}"), &body, &[&config, &layer])?;
-        self.put("main", "moves", &body, &[&config, &layer])?;
-        // What is deleted stays deleted: a tag, a manifest, a blob, an upload.
-        self.put("main", "goes", &body, &[&config, &layer])?;
-        let path = "/v2/main/manifests/goes";
-        self.tags.entry(path.to_owned()).or_default().insert(None);
-        self.ask("DELETE", path, &[], b"", 202)?;
-        self.tags.insert(path.to_owned(), [None].into());
-        let second = image(
-            &config,
-            &[&layer],
-            &json!({ "annotations": { "n": round.to_string() } }),
-        );
-        let path = format!("/v2/main/manifests/{}", sha256(&second));
-        self.ask("PUT", &path, &[("Content-Type", MANIFEST)], &second, 201)?;
-        self.ask("DELETE", &path, &[], b"", 202)?;
-        self.gone.insert(path);
-        let blob = format!("of nothing {round}").into_bytes();
-        self.push_at_once("main", &blob)?;
-        let path = format!("/v2/main/blobs/{}", sha256(&blob));
-        self.loose.remove(&path);
-        self.ask("DELETE", &path, &[], b"", 202)?;
-        self.gone.insert(path);
-        let begin = self.ask("POST", "/v2/main/blobs/uploads/", &[], b"", 202)?;
-        let place = begin.header("location").expect("a location").to_owned();
-        self.ask("PATCH", &place, &[], b"given up", 202)?;
-        self.ask("DELETE", &place, &[], b"", 204)?;
-        self.gone.insert(place);
-        self.loose.clear();
-        collect()
-            .then_some(())
-            .ok_or_else(|| io::ErrorKind::Interrupted.into())
-    }
-
-    /// Compares the registry with what clients know.
-    fn verify(&mut self, registry: &OwnRegistry, at: &str) {
-        for (path, bytes) in self.blobs.iter().chain(&self.loose).chain(&self.manifests) {
-            let reply = registry.get(path);
-            assert!(
-                reply.status == 200 && reply.body == *bytes,
-                "{at}: {path}: {}",
-                reply.shown()
-            );
-        }
-        for path in &self.gone {
-            assert_eq!(registry.get(path).status, 404, "{at}: {path}");
-        }
-        for (path, may_be) in &mut self.tags {
-            let reply = registry.get(path);
-            let found = match reply.status {
-                404 => None,
-                _ => reply.header("docker-content-digest").map(str::to_owned),
-            };
-            assert!(
-                may_be.contains(&found),
-                "{at}: {path} is {found:?}, not of {may_be:?}"
-            );
-            *may_be = [found].into();
-        }
-        if let Some(upload) = self.upload.take() {
-            self.finish(registry, &upload, at);
-        }
-    }
-
-    /// Goes on with an upload where it is.
-    fn finish(&mut self, registry: &OwnRegistry, upload: &Upload, at: &str) {
-        let Upload {
-            place,
-            bytes,
-            least,
-            ends,
-        } = upload;
-        let reply = registry.get(place);
-        if reply.status == 404 {
-            assert!(ends, "{at}: the upload is lost");
-            return;
-        }
-        let range = reply
-            .expect(204)
-            .header("range")
-            .expect("a range")
-            .to_owned();
-        let last: usize = range.trim_start_matches("0-").parse().expect("a number");
-        let offset = if last == 0 { 0 } else { last + 1 };
-        assert!(
-            offset >= *least && offset <= bytes.len(),
-            "{at}: {offset} of {least} bytes"
-        );
-        let digest = sha256(bytes);
-        let end = format!("{place}?digest={digest}");
-        registry.ask("PUT", &end, &[], &bytes[offset..]).expect(201);
-        let path = format!("/v2/main/blobs/{digest}");
-        assert_eq!(registry.get(&path).expect(200).body, *bytes, "{at}");
-        self.loose.insert(path, bytes.clone());
-    }
-}
-
-/// Ends the registry before each step of everything that clients do, `stride` steps apart; returns how many that were.
-fn walk(
-    space: &TestSpace,
-    registry: &mut OwnRegistry,
-    steps: &Steps,
-    (layer, stride): (Layer, usize),
-    collect: &(dyn Fn(&OwnRegistry) -> bool + Sync),
-) -> usize {
-    let mut known = Known {
-        host: registry.host(),
-        ..Known::default()
-    };
-    let mut kills = 0;
-    let mut older = Vec::new();
-    for round in 0.. {
-        steps.end_at(1 + round * stride);
-        let ended = known.do_everything(round, layer, &|| collect(registry));
-        let Some(call) = steps.end_none() else {
-            assert!(ended.is_ok(), "{ended:?}\n{}", registry.log());
-            break;
+    /// Says whether the registry was ended; then it runs again, and has what clients know.
+    fn ended(&mut self, round: usize, phase: &str, work: &Work) -> bool {
+        let Some(call) = self.steps.rest() else {
+            return false;
         };
-        kills += 1;
-        println!("{round}: {call}");
-        let at = format!("round {round}, {call}");
-        registry.kill();
-        steps.start(|| registry.run(space));
-        known.verify(registry, &at);
-        registry.admin(space, &["check"]).assert_code(0);
-        // Tags are looked at each time, and what they are about once more at the end.
-        older.extend(std::mem::take(&mut known.blobs));
-        older.extend(std::mem::take(&mut known.manifests));
-        known.gone.clear();
-        // Some of what they left is for a later one to collect, and to be killed while it does.
-        if round % 5 == 4 {
-            known.loose.clear();
-            assert!(collect(registry), "{at}: garbage stays");
+        self.kills += 1;
+        let at = format!("round {round}, {phase}, {call}");
+        println!("{at}");
+        self.registry.kill();
+        let (registry, space) = (&mut self.registry, self.space);
+        self.steps.start(|| registry.run(space));
+        self.known.verify(&self.registry, work, &at);
+        if is_soaked() {
+            self.check(&at);
         }
+        true
     }
-    for (path, bytes) in older {
-        assert_eq!(registry.get(&path).expect(200).body, bytes, "{path}");
+
+    /// Reads all bytes, and has the registry look at itself.
+    fn check(&self, at: &str) {
+        self.known.verify_bytes(&self.registry, at);
+        self.registry.admin(self.space, &["check"]).assert_code(0);
     }
-    registry.admin(space, &["check"]).assert_code(0);
-    registry.admin(space, &["scrub"]).assert_code(0);
-    kills
 }
 
 #[test]
@@ -317,22 +96,22 @@ fn a_registry_that_is_killed_at_any_step_loses_nothing() {
     assert!(registry.stop());
     let steps = Steps::new(&registry.data(), &[]);
     steps.start(|| registry.run(&space));
-    let collect = |registry: &OwnRegistry| registry.admin(&space, &["gc"]).code == Some(0);
-    let kills = walk(
-        &space,
-        &mut registry,
-        &steps,
-        (
-            Layer {
-                length: 6000,
-                pieces: [2000, 3000],
-            },
-            1,
-        ),
-        &collect,
-    );
-    println!("{kills} kills");
-    assert!(kills > 50, "{kills} steps");
+    let mut walk = Walk {
+        space: &space,
+        registry,
+        steps: &steps,
+        known: Known::default(),
+        kills: 0,
+    };
+    let layer = Layer {
+        length: 6000,
+        pieces: [2000, 3000],
+    };
+    walk.go(layer, &|registry| {
+        registry.admin(&space, &["gc"]).code == Some(0)
+    });
+    // At least where the index and the journal are written, for each request.
+    assert!(walk.kills > 3 * STEPS.len(), "{} kills", walk.kills);
 }
 
 #[test]
@@ -355,16 +134,24 @@ fn replicas_that_are_killed_at_any_step_lose_nothing() {
     registry.kill();
     let steps = Steps::new(&registry.data(), &ports);
     steps.start(|| registry.run(&space));
-    // Whoever has the command collects.
-    let collect =
-        |registry: &OwnRegistry| steps.start(|| registry.admin(&space, &["gc"]).code == Some(0));
+    let mut walk = Walk {
+        space: &space,
+        registry,
+        steps: &steps,
+        known: Known::default(),
+        kills: 0,
+    };
     // More than a part.
-    let (length, pieces) = (8_500_002, [90_000, 8_450_000]);
-    let stride = if is_soaked() { 1 } else { 23 };
-    let layer = Layer { length, pieces };
-    let kills = walk(&space, &mut registry, &steps, (layer, stride), &collect);
-    println!("{kills} kills");
-    assert!(kills > 100 / stride, "{kills} steps");
+    let layer = Layer {
+        length: 8_500_002,
+        pieces: [90_000, 8_450_000],
+    };
+    // Whoever has the command collects.
+    walk.go(layer, &|registry| {
+        steps.start(|| registry.admin(&space, &["gc"]).code == Some(0))
+    });
+    // At least before what is said to the database, for each request.
+    assert!(walk.kills > STEPS.len(), "{} kills", walk.kills);
 }
 
 #[test]
@@ -383,10 +170,10 @@ fn a_registry_that_is_killed_while_it_stops_or_starts_starts_again() {
                 .image("main", &format!("r{round}"), layer.as_bytes())
                 .0,
         );
-        steps.end_at(1 + round);
+        steps.watch("stop and start");
         registry.stop();
         let started = steps.start(|| registry.try_run(&space));
-        let Some(call) = steps.end_none() else {
+        let Some(call) = steps.rest() else {
             started.expect("nobody killed it");
             break;
         };
@@ -421,9 +208,9 @@ fn an_index_that_is_made_again_is_there_whenever_that_is_cut_short() {
         // With changes that are only in the log of the database.
         registry.image("main", &format!("r{round}"), b"another layer");
         registry.kill();
-        steps.end_at(1 + round);
+        steps.watch("rebuild");
         let run = steps.start(|| registry.admin(&space, &["rebuild"]));
-        let ended = steps.end_none();
+        let ended = steps.rest();
         registry.run(&space);
         for tag in ["v1", &format!("r{round}")] {
             registry
