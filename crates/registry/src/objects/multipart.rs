@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::{Ask, MOST_ANSWER, Objects, Unfinished, answer};
+use super::ask::Ask;
+use super::{MOST_ANSWER, Objects, Unfinished, answer};
 use crate::blobs::BlobError;
 
 /// A part that the store has.
@@ -102,6 +103,7 @@ impl Objects {
             Ok(()) | Err(_) => Ok(()),
         }
     }
+
     /// Some objects in parts that are not complete, of all that are ours, and where the list goes on: key and id.
     /// Nothing where the store has no such list.
     pub(crate) async fn list_unfinished(

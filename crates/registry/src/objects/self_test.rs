@@ -5,7 +5,8 @@ use std::io;
 use bytes::Bytes;
 use http::Method;
 
-use super::{Ask, Attempts, Objects, Seal, refusal};
+use super::ask::{Ask, Attempts, refusal};
+use super::{Objects, Seal};
 use crate::blobs::BlobError;
 use crate::digest::{Algorithm, Digest, hex};
 use crate::secret;

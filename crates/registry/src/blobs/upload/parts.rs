@@ -10,6 +10,7 @@
 //! its row, or not at all. Up to the size of a part, the tail is what will be the blob.
 
 mod end;
+mod uploads;
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,16 +24,17 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::memory::{Buffer, Memory};
-use super::sessions::Sessions;
 use super::state::{Assembly, State, Tail};
 use super::{UploadError, UploadId};
 use crate::blobs::bucket::{Bucket, data, new_name, part_bytes};
 use crate::blobs::{BlobError, Blobs};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::held::Batch;
-use crate::index::{Claim, IndexError, Seconds};
+use crate::index::Claim;
 use crate::objects::Part;
 use crate::registry::Registry;
+use uploads::remove;
+pub(super) use uploads::{Uploads, begin};
 
 /// Parts that are sent at a time, while the next one fills.
 const IN_FLIGHT: usize = 2;
@@ -42,13 +44,6 @@ const LONGEST_LOAN: Duration = Duration::from_secs(2);
 const WINDOW: u32 = 4;
 /// The highest number of a part.
 const LAST_PART: u32 = 10_000;
-
-/// All uploads.
-#[derive(Debug, Default)]
-pub(super) struct Uploads {
-    sessions: Arc<Sessions<()>>,
-    memory: Memory,
-}
 
 /// A part that is on its way.
 #[derive(Debug)]
@@ -91,166 +86,6 @@ struct Whole {
     name: String,
     /// Whether it was read, or is known to be what was sent.
     is_sure: bool,
-}
-
-/// Makes the row of an upload that begins.
-pub(super) async fn begin(
-    registry: &Registry,
-    id: &UploadId,
-    algorithm: Algorithm,
-) -> Result<(), UploadError> {
-    let state = State::new(algorithm).text();
-    Ok(registry
-        .index
-        .new_upload(id.as_str(), state, registry.now())
-        .await?)
-}
-
-impl Uploads {
-    /// Begins one that needs no row as long as all of it fits into memory.
-    pub(super) async fn begin_at_once(
-        &self,
-        registry: &Arc<Registry>,
-        id: UploadId,
-        algorithm: Algorithm,
-    ) -> Turn {
-        let state = State::new(algorithm);
-        self.turn(registry, id, state, None).await
-    }
-
-    /// Waits for the turn to write; `None` if there is no such upload.
-    pub(super) async fn take(
-        &self,
-        registry: &Arc<Registry>,
-        id: &UploadId,
-    ) -> Result<Option<Turn>, UploadError> {
-        // Whoever writes here is told to stop, and then the row says how far that was.
-        let mut turn = self
-            .turn(registry, id.clone(), State::new(Algorithm::Sha256), None)
-            .await;
-        let Some(row) = registry.index.upload(id.as_str()).await? else {
-            self.forget(id);
-            return Ok(None);
-        };
-        let state = parsed(&row.state)?;
-        if state.dead {
-            self.forget(id);
-            return Ok(None);
-        }
-        turn.version = Some(row.version);
-        turn.hasher = state.hasher();
-        turn.before = state.clone();
-        turn.state = state;
-        Ok(Some(turn))
-    }
-
-    async fn turn(
-        &self,
-        registry: &Arc<Registry>,
-        id: UploadId,
-        state: State,
-        version: Option<i64>,
-    ) -> Turn {
-        let (guard, turns) = self.sessions.enter(&id).await;
-        Turn {
-            id,
-            turns,
-            _guard: guard,
-            registry: Arc::clone(registry),
-            memory: self.memory.clone(),
-            before: state.clone(),
-            hasher: state.hasher(),
-            state,
-            version,
-            loose: None,
-            pending: VecDeque::new(),
-            number: None,
-            stale: Vec::new(),
-            whole: None,
-        }
-    }
-
-    /// Forgets one that is a blob now, or nothing.
-    pub(super) fn forget(&self, id: &UploadId) {
-        self.sessions.forget(id);
-    }
-
-    /// Uploads that requests have been about since the start.
-    pub(super) fn count(&self) -> usize {
-        self.sessions.count()
-    }
-
-    /// Removes uploads that nothing happened to since a time; returns how many and their bytes.
-    pub(super) async fn expire(
-        &self,
-        registry: &Registry,
-        bucket: &Bucket,
-        before: Seconds,
-    ) -> Result<(u64, u64), UploadError> {
-        let (mut count, mut bytes) = (0, 0);
-        loop {
-            let before_page = count;
-            for (text, row) in registry.index.stale_uploads(before).await? {
-                let id = UploadId(text.as_str().into());
-                if self.sessions.is_busy(&id) {
-                    continue;
-                }
-                let mut state = parsed(&row.state)?;
-                let claim = Claim {
-                    id: text,
-                    version: row.version,
-                };
-                state.dead = true;
-                if remove(registry, bucket, claim, &state, before).await? {
-                    self.forget(&id);
-                    count += 1;
-                    bytes += state.bytes();
-                }
-            }
-            if count == before_page {
-                return Ok((count, bytes));
-            }
-        }
-    }
-}
-
-/// Ends an upload for good; `false` if somebody goes on with it.
-async fn remove(
-    registry: &Registry,
-    bucket: &Bucket,
-    claim: Claim,
-    dead: &State,
-    now: Seconds,
-) -> Result<bool, UploadError> {
-    // First nobody can make a blob of it, then its bytes go: in between it is found dead, and removed the next time.
-    if !registry
-        .index
-        .advance_upload(&claim, dead.text(), now)
-        .await?
-    {
-        return Ok(false);
-    }
-    if let Some(assembly) = &dead.assembly {
-        let object = data(&assembly.name);
-        bucket
-            .objects
-            .abort_parts(&object, &assembly.upload)
-            .await?;
-        bucket.objects.delete(&object).await?;
-    }
-    if let Some(tail) = &dead.tail {
-        bucket.objects.delete(&data(&tail.name)).await?;
-    }
-    let claim = Claim {
-        version: claim.version + 1,
-        ..claim
-    };
-    registry.index.drop_upload(&claim).await?;
-    Ok(true)
-}
-
-fn parsed(text: &str) -> Result<State, IndexError> {
-    serde_json::from_str(text).map_err(|error| IndexError::Row(format!("an upload: {error}")))
 }
 
 fn bucket(registry: &Registry) -> Result<&Bucket, BlobError> {
