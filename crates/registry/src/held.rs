@@ -1,11 +1,13 @@
-//! Memory for what clients send, which is bounded however many of them there are and however slow.
+//! Memory for what clients send and take, which is bounded however many of them there are and however slow.
 //!
 //! ```text
 //! upload   ─ batch ─> disk or store     together at most 32 MiB; a batch moves on within a second
 //! document ─ whole ─> index             16 KiB each, and what is more together at most 64 MiB
+//! object   ─ window ─> client           16 of at most 2 MiB; who does not take what is in it lends it to others
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +22,9 @@ const UPLOAD_UNITS: usize = 32 << 10;
 const DOCUMENT_UNITS: usize = 64 << 10;
 /// What a document may have without asking.
 const FREE_BYTES: usize = 16 << 10;
-/// The longest wait for others' documents.
+/// Objects that are read at a time on their way to clients.
+const WINDOWS: usize = 16;
+/// The longest wait for others.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A piece of fewer bytes is copied: it may be a small part of a large buffer.
 const SMALL_BYTES: usize = 16 << 10;
@@ -30,6 +34,8 @@ const SMALL_BYTES: usize = 16 << 10;
 pub(crate) struct Held {
     uploads: Arc<Semaphore>,
     documents: Arc<Semaphore>,
+    /// The right to have an object open: its connection, and what was read and not taken yet.
+    pub(crate) windows: Loans,
 }
 
 impl Default for Held {
@@ -37,7 +43,46 @@ impl Default for Held {
         Self {
             uploads: Arc::new(Semaphore::new(UPLOAD_UNITS)),
             documents: Arc::new(Semaphore::new(DOCUMENT_UNITS)),
+            windows: Loans::of(WINDOWS),
         }
+    }
+}
+
+/// What there is so much of, and whoever does not use what it has gives back when others wait.
+#[derive(Clone, Debug)]
+pub(crate) struct Loans {
+    left: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Somebody who waits, for as long as the value is there.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Loans {
+    pub(crate) fn of(units: usize) -> Self {
+        Self {
+            left: Arc::new(Semaphore::new(units)),
+            waiting: Arc::default(),
+        }
+    }
+
+    /// Waits for so much; `None` if others take too long.
+    pub(crate) async fn take(&self, units: u32) -> Option<OwnedSemaphorePermit> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
+        let asked = Arc::clone(&self.left).acquire_many_owned(units);
+        timeout(PATIENCE, asked).await.ok()?.ok()
+    }
+
+    /// Whether somebody waits.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -175,6 +220,21 @@ mod tests {
         assert_eq!(held.uploads.available_permits(), UPLOAD_UNITS - 513);
         drop(batch);
         assert_eq!(held.uploads.available_permits(), UPLOAD_UNITS);
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_known_and_served_first() {
+        let loans = Loans::of(2);
+        let first = loans.take(2).await.unwrap();
+        let other = loans.clone();
+        let waits = tokio::spawn(async move { other.take(1).await.is_some() });
+        while !loans.is_wanted() {
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        assert!(waits.await.unwrap());
+        assert!(!loans.is_wanted());
+        assert!(loans.take(2).await.is_some());
     }
 
     #[tokio::test]

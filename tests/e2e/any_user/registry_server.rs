@@ -23,6 +23,7 @@ mod lists;
 mod manifests;
 mod object_store;
 mod object_store_replicas;
+mod object_store_slow;
 mod operations;
 mod programs;
 mod races;

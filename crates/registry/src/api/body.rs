@@ -11,9 +11,10 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::passage::Passage;
+use super::error::ApiError;
+use super::passage::{Passage, Passing};
+use crate::blobs::Blobs;
 use crate::blobs::pool::BUFFER_BYTES;
-use crate::blobs::{BlobError, Blobs};
 use crate::digest::Digest;
 use crate::index::BlobRow;
 use crate::registry::Registry;
@@ -30,7 +31,10 @@ pub(crate) enum Body {
 #[derive(Debug)]
 pub(crate) struct Passed {
     registry: Arc<Registry>,
+    wants: mpsc::Sender<()>,
     pieces: mpsc::Receiver<std::io::Result<Bytes>>,
+    /// Whether a piece was asked for that has not come yet.
+    is_asked: bool,
     left: u64,
 }
 
@@ -44,14 +48,14 @@ pub(crate) struct FilePart {
     reading: Option<JoinHandle<std::io::Result<Bytes>>>,
 }
 
-/// `length` bytes of a copy from `first` on; `None` if it is gone.
+/// `length` bytes of a copy from `first` on; `None` if it is gone. Waits for its turn where many bytes pass through.
 pub(super) async fn open(
     registry: &Arc<Registry>,
     digest: &Digest,
     row: &BlobRow,
     first: u64,
     length: u64,
-) -> Result<Option<Body>, BlobError> {
+) -> Result<Option<Body>, ApiError> {
     match &*registry.blobs {
         Blobs::Folder(folder) => {
             let file = folder.open_blob(&row.key)?;
@@ -59,9 +63,11 @@ pub(super) async fn open(
         }
         Blobs::Bucket(_) if length == 0 => Ok(Some(Body::empty())),
         Blobs::Bucket(bucket) => {
+            let window = registry.held.windows.take(1).await;
+            let window = window.ok_or_else(|| ApiError::crowded("downloads"))?;
             let opened = bucket.open(&row.key, first, length, row.size).await?;
             Ok(opened.map(|stream| {
-                let wanted = Passage {
+                let passage = Passage {
                     registry: Arc::clone(registry),
                     key: row.key.clone(),
                     digest: digest.clone(),
@@ -69,9 +75,12 @@ pub(super) async fn open(
                     first,
                     end: first + length,
                 };
+                let Passing { wants, pieces } = passage.begin(stream, window);
                 Body::Passed(Box::new(Passed {
                     registry: Arc::clone(registry),
-                    pieces: wanted.begin(stream),
+                    wants,
+                    pieces,
+                    is_asked: false,
                     left: length,
                 }))
             }))
@@ -154,7 +163,15 @@ impl FilePart {
 
 impl Passed {
     fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<std::io::Result<Bytes>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        if !self.is_asked {
+            // There is room: nothing else was asked for. Where nobody listens any more, nothing comes.
+            self.is_asked = self.wants.try_send(()).is_ok();
+        }
         let piece = ready!(self.pieces.poll_recv(context));
+        self.is_asked = false;
         if let Some(Ok(bytes)) = &piece {
             let length = bytes.len() as u64;
             self.left = self.left.saturating_sub(length);

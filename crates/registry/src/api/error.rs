@@ -141,6 +141,12 @@ impl ApiError {
             .with_header("retry-after", "60")
     }
 
+    pub(crate) fn crowded(what: &str) -> Self {
+        let message = format!("too many {what} at once; try again in a moment");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", message)
+            .with_header("retry-after", "10")
+    }
+
     /// Something that is not the client's doing.
     pub(crate) fn internal(cause: &dyn Display) -> Self {
         let message = "the registry could not do that; its log says why";
@@ -209,11 +215,7 @@ impl From<UploadError> for ApiError {
                 let message = "another request goes on with this upload";
                 Self::new(StatusCode::CONFLICT, "BLOB_UPLOAD_INVALID", message)
             }
-            UploadError::Crowded => {
-                let message = "too many uploads at once; try again in a moment";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", message)
-                    .with_header("retry-after", "10")
-            }
+            UploadError::Crowded => Self::crowded("uploads"),
         }
     }
 }

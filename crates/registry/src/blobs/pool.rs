@@ -14,6 +14,8 @@ pub(crate) const BUFFER_BYTES: usize = 256 << 10;
 const MOST_BUFFERS: usize = 64;
 /// Buffers that are lent: 32 MiB. Who comes then gets small ones, for clients may take any time to read them.
 const MOST_LENT: usize = 128;
+/// The same for copies, of which clients who do not take them hold some each: 8 MiB.
+const MOST_COPIES: usize = 32;
 /// Bytes of a small buffer.
 const SMALL_BYTES: usize = 32 << 10;
 
@@ -53,10 +55,11 @@ impl Pool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> Buffer {
+    /// A large buffer, unless so many are lent already.
+    fn take(&self, most: usize) -> Buffer {
         let kept = {
             let mut buffers = self.lock();
-            if buffers.lent >= MOST_LENT {
+            if buffers.lent >= most {
                 return vec![0; SMALL_BYTES].into_boxed_slice();
             }
             buffers.lent += 1;
@@ -79,7 +82,7 @@ impl Pool {
     /// Reads at most `most` bytes at an offset if they are in memory; `None` if the disk would have
     /// to be waited for.
     pub(crate) fn read_cached(&self, file: &File, at: u64, most: u64) -> Option<Bytes> {
-        let mut buffer = self.take();
+        let mut buffer = self.take(MOST_LENT);
         let wanted = wanted(most, &buffer);
         let read = rustix::io::preadv2(
             file,
@@ -102,7 +105,7 @@ impl Pool {
     /// # Errors
     /// Those of the file; its end is one.
     pub(crate) fn read(&self, file: &File, at: u64, most: u64) -> io::Result<Bytes> {
-        let mut buffer = self.take();
+        let mut buffer = self.take(MOST_LENT);
         let wanted = wanted(most, &buffer);
         match file.read_at(&mut buffer[..wanted], at) {
             Ok(length) if length > 0 => Ok(self.lend(buffer, length)),
@@ -115,6 +118,14 @@ impl Pool {
                 Err(error)
             }
         }
+    }
+
+    /// A copy of the first bytes: as many as a buffer takes.
+    pub(crate) fn copy(&self, bytes: &[u8]) -> Bytes {
+        let mut buffer = self.take(MOST_COPIES);
+        let length = bytes.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&bytes[..length]);
+        self.lend(buffer, length)
     }
 
     fn lend(&self, buffer: Buffer, length: usize) -> Bytes {
@@ -154,5 +165,16 @@ mod tests {
         assert_eq!(read().len(), BUFFER_BYTES);
         let buffers = pool.lock();
         assert_eq!((buffers.lent, buffers.kept.len()), (0, MOST_BUFFERS));
+    }
+
+    #[test]
+    fn copies_leave_large_buffers_to_others() {
+        let pool = Pool::default();
+        let bytes = vec![7; BUFFER_BYTES + 1];
+        let copies: Vec<Bytes> = (0..MOST_COPIES).map(|_| pool.copy(&bytes)).collect();
+        assert!(copies.iter().all(|copy| copy.len() == BUFFER_BYTES));
+        assert_eq!(pool.copy(&bytes).len(), SMALL_BYTES);
+        assert_eq!(pool.copy(&bytes[..9]), &bytes[..9]);
+        assert_eq!(pool.take(MOST_LENT).len(), BUFFER_BYTES);
     }
 }

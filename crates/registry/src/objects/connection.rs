@@ -171,7 +171,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, connection) = http1::Builder::new()
-        .max_buf_size(512 << 10)
+        .max_buf_size(256 << 10)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(io::Error::other)?;

@@ -8,6 +8,9 @@ use crate::fixtures::http;
 use crate::fixtures::own_registry::{MANIFEST, OwnRegistry, sha256};
 use crate::space::TestSpace;
 
+/// What comes at all comes before that, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Sends bytes as they are and returns all that comes back.
 fn raw(registry: &OwnRegistry, bytes: &[u8]) -> String {
     let mut stream = http::connect(&registry.host()).expect("a connection");
@@ -156,8 +159,7 @@ fn heads_have_a_size_and_bodies_too() {
     let many: String = (0..500).map(|at| format!("X{at}: x\r\n")).collect();
     let many = format!("GET /v2/ HTTP/1.1\r\nHost: x\r\n{many}\r\n");
     assert!(raw(&registry, many.as_bytes()).starts_with("HTTP/1.1 431"));
-    // A manifest that is announced too large is refused before it is sent.
-    let begun = Instant::now();
+    // A manifest that is announced too large is refused before it is sent: it never is.
     let headers = [
         ("Content-Length", "100000000"),
         ("Content-Type", "application/json"),
@@ -178,59 +180,59 @@ fn heads_have_a_size_and_bodies_too() {
             .status,
         413
     );
-    assert!(begun.elapsed() < Duration::from_secs(10));
     registry.get("/v2/").expect(200);
 }
 
+/// Opens connections that send the beginning of a head, and no more.
+fn half_open(registry: &OwnRegistry) -> Vec<TcpStream> {
+    let open = |_| {
+        let mut stream = http::connect(&registry.host()).expect("a connection");
+        stream
+            .write_all(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+            .expect("a part of a head");
+        stream
+    };
+    (0..300).map(open).collect()
+}
+
+/// Checks that a connection is open, and that nobody has said anything on it.
+fn assert_hangs(stream: &TcpStream) {
+    stream.set_nonblocking(true).expect("a connection");
+    let error = stream.peek(&mut [0]).expect_err("nothing to read");
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    stream.set_nonblocking(false).expect("a connection");
+}
+
 #[test]
-fn slow_clients_are_let_go_and_others_do_not_notice() {
+fn others_do_not_notice_slow_clients() {
     let space = TestSpace::new();
-    let settings = "[limits]\nheader-time = \"2s\"\nidle-time = \"3s\"\nleast-rate = 1000\n";
-    let registry = OwnRegistry::start(&space, settings);
+    let registry = OwnRegistry::start(&space, "[limits]\nheader-time = \"1h\"\n");
     let digest = registry.blob("a", &vec![7; 1 << 20]);
-    let mut half_open: Vec<_> = (0..300)
-        .map(|_| {
-            let mut stream = http::connect(&registry.host()).expect("a connection");
-            stream
-                .write_all(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ")
-                .expect("a part of a head");
-            stream
-        })
-        .collect();
-    let mut idle = http::connect(&registry.host()).expect("a connection");
+    let half_open = half_open(&registry);
+    for _ in 0..20 {
+        registry.get(&format!("/v2/a/blobs/{digest}")).expect(200);
+    }
+    half_open.iter().for_each(assert_hangs);
+}
+
+#[test]
+fn slow_clients_are_let_go() {
+    let space = TestSpace::new();
+    let settings = "[limits]\nheader-time = \"1s\"\nidle-time = \"2s\"\n";
+    let registry = OwnRegistry::start(&space, settings);
+    let mut slow = half_open(&registry);
     let mut kept = http::connect(&registry.host()).expect("a connection");
     kept.write_all(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
         .expect("a request");
-    let begun = Instant::now();
-    let slowest = (0..20)
-        .map(|_| {
-            let begun = Instant::now();
-            registry.get(&format!("/v2/a/blobs/{digest}")).expect(200);
-            begun.elapsed()
-        })
-        .max();
-    assert!(
-        slowest.is_some_and(|time| time < Duration::from_secs(2)),
-        "{slowest:?}"
-    );
-    for stream in &mut half_open {
+    let idle = http::connect(&registry.host()).expect("a connection");
+    slow.extend([idle, kept]);
+    for mut stream in slow {
         let mut rest = Vec::new();
-        // Cut or answered: but over.
-        if stream.read_to_end(&mut rest).is_err() {
-            assert!(rest.is_empty());
+        // Cut, or answered and closed: but over, long before this end loses its patience.
+        if let Err(error) = stream.read_to_end(&mut rest) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         }
     }
-    for stream in [&mut idle, &mut kept] {
-        let mut rest = Vec::new();
-        if stream.read_to_end(&mut rest).is_err() {
-            assert!(rest.is_empty());
-        }
-    }
-    assert!(
-        begun.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        begun.elapsed()
-    );
     let metrics = String::from_utf8(registry.get("/metrics").expect(200).body).expect("text");
     let line = metrics
         .lines()
@@ -314,7 +316,7 @@ fn half_sent(registry: &OwnRegistry, count: usize, sent: usize) -> Vec<(String, 
 }
 
 /// Memory that a registry has, in bytes.
-fn memory(registry: &OwnRegistry) -> usize {
+pub(super) fn memory(registry: &OwnRegistry) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", registry.pid()));
     let status = status.expect("a process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -325,7 +327,8 @@ fn memory(registry: &OwnRegistry) -> usize {
 #[test]
 fn uploads_that_stand_still_keep_neither_memory_nor_threads() {
     let space = TestSpace::new();
-    let registry = OwnRegistry::start(&space, "");
+    // Nobody is let go for being slow.
+    let registry = OwnRegistry::start(&space, "[limits]\nleast-rate = 0\n");
     registry.blob("a", &vec![1; 20 << 20]);
     let before = memory(&registry);
     // Many more than there are threads, and each less than is written at once.
@@ -335,7 +338,9 @@ fn uploads_that_stand_still_keep_neither_memory_nor_threads() {
     registry
         .get(&format!("/v2/a/manifests/{digest}"))
         .expect(200);
-    assert!(begun.elapsed() < Duration::from_secs(20));
+    for (_, stream) in &slow {
+        assert_hangs(stream);
+    }
     // All of it is on disk soon, though nobody said that it is all.
     let uploads = registry.data().join("uploads");
     let written = || {
@@ -344,11 +349,7 @@ fn uploads_that_stand_still_keep_neither_memory_nor_threads() {
         sizes.sum::<u64>()
     };
     while written() < 400 * 400_000 {
-        assert!(
-            begun.elapsed() < Duration::from_secs(60),
-            "{} bytes",
-            written()
-        );
+        assert!(begun.elapsed() < PATIENCE, "{} bytes", written());
         std::thread::sleep(Duration::from_millis(100));
     }
     let grown = memory(&registry).saturating_sub(before);
@@ -372,7 +373,8 @@ fn uploads_that_stand_still_keep_neither_memory_nor_threads() {
 #[test]
 fn documents_of_slow_clients_share_what_memory_there_is() {
     let space = TestSpace::new();
-    let registry = OwnRegistry::start(&space, "");
+    // Nobody is let go for being slow.
+    let registry = OwnRegistry::start(&space, "[limits]\nleast-rate = 0\n");
     registry.image("a", "v0", b"layer");
     let before = memory(&registry);
     let most = vec![b' '; 3_900_000];
@@ -402,9 +404,10 @@ fn documents_of_slow_clients_share_what_memory_there_is() {
     let grown = memory(&registry).saturating_sub(before);
     assert!(grown < 160 << 20, "{grown} bytes more");
     // Documents as they usually are need not wait for them.
-    let begun = Instant::now();
     registry.image("a", "v1", b"another layer");
-    assert!(begun.elapsed() < Duration::from_secs(10));
+    for (stream, _) in &slow {
+        assert_hangs(stream);
+    }
 }
 
 #[test]
@@ -440,10 +443,7 @@ fn bodies_and_answers_that_do_not_move_are_given_up() {
     // Nothing was read so far; what is left in buffers is less than all.
     let metrics = || String::from_utf8(registry.get("/metrics").expect(200).body).expect("text");
     while metrics().contains("kiln_registry_too_slow_total 0\n") {
-        assert!(
-            begun.elapsed() < Duration::from_secs(100),
-            "it is still there"
-        );
+        assert!(begun.elapsed() < PATIENCE, "it is still there");
         std::thread::sleep(Duration::from_millis(200));
     }
     let mut rest = Vec::new();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ use crate::fixtures::{Faults, ObjectStore};
 use crate::space::TestSpace;
 
 /// Bytes that do not repeat within a part.
-fn bytes(length: usize, seed: u64) -> Vec<u8> {
+pub(super) fn bytes(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -28,7 +28,7 @@ fn bytes(length: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-fn pull(registry: &OwnRegistry, repo: &str, digest: &str) -> Vec<u8> {
+pub(super) fn pull(registry: &OwnRegistry, repo: &str, digest: &str) -> Vec<u8> {
     registry
         .get(&format!("/v2/{repo}/blobs/{digest}"))
         .expect(200)
@@ -36,7 +36,12 @@ fn pull(registry: &OwnRegistry, repo: &str, digest: &str) -> Vec<u8> {
 }
 
 /// Sends a blob in pieces of these sizes; returns its digest.
-fn in_pieces(registry: &OwnRegistry, repo: &str, blob: &[u8], sizes: &[usize]) -> String {
+pub(super) fn in_pieces(
+    registry: &OwnRegistry,
+    repo: &str,
+    blob: &[u8],
+    sizes: &[usize],
+) -> String {
     let place = registry.begin(repo);
     let mut at = 0;
     for size in sizes {
@@ -142,18 +147,7 @@ fn an_upload_goes_on_after_a_kill() {
         &blob[..20 << 20],
     )
     .expect("a part");
-    let begun = Instant::now();
-    let received = |count: u64| {
-        let metrics = String::from_utf8(registry.get("/metrics").expect(200).body).expect("text");
-        let mut lines = metrics.lines();
-        let line = lines.find(|line| line.starts_with("kiln_registry_received_bytes_total "));
-        let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
-        value.expect("a number") >= count
-    };
-    while !received(19 << 20) {
-        assert!(begun.elapsed() < Duration::from_secs(60), "nothing arrives");
-        thread::sleep(Duration::from_millis(50));
-    }
+    registry.wait_for_received(19 << 20);
     registry.kill();
     drop(stream);
     registry.run(&space);
@@ -516,51 +510,4 @@ fn nothing_is_lost_or_wrong_whatever_happens_on_the_way_to_the_store() {
     registry.admin(&space, &["check"]).assert_code(0);
     registry.admin(&space, &["scrub"]).assert_code(0);
     assert!(registry.stop());
-}
-
-#[test]
-fn uploads_that_stand_still_give_their_memory_to_others() {
-    let space = TestSpace::new();
-    let store = ObjectStore::start(&space);
-    let registry = OwnRegistry::start(&space, &store.settings());
-    let blob = bytes(60 << 20, 11);
-    let length = blob.len().to_string();
-    // Each could fill what a tenth of the memory is set aside for, and does not.
-    let slow: Vec<_> = (0..25)
-        .map(|_| {
-            let place = registry.begin("slow");
-            let mut stream = http::connect(&registry.host()).expect("a connection");
-            let headers = [("Content-Length", length.as_str())];
-            http::send(
-                &mut stream,
-                &registry.host(),
-                "PATCH",
-                &place,
-                &headers,
-                &blob[..100_000],
-            )
-            .expect("a part of a body");
-            (place, stream)
-        })
-        .collect();
-    let begun = Instant::now();
-    let large = bytes(20 << 20, 12);
-    let digest = registry.blob("a", &large);
-    assert!(
-        begun.elapsed() < Duration::from_secs(50),
-        "{:?}",
-        begun.elapsed()
-    );
-    assert_eq!(pull(&registry, "a", &digest), large);
-    // One that was slow goes on where it was, in the same request.
-    let (place, mut stream) = slow.into_iter().next().expect("one");
-    std::io::Write::write_all(&mut stream, &blob[100_000..]).expect("the rest");
-    let reply = http::read_reply(&mut stream, "PATCH").expect("an answer");
-    assert_eq!(reply.status, 202, "{}", reply.shown());
-    let digest = sha256(&blob);
-    registry
-        .ask("PUT", &format!("{place}?digest={digest}"), &[], b"")
-        .expect(201);
-    assert_eq!(pull(&registry, "slow", &digest), blob);
-    registry.admin(&space, &["check"]).assert_code(0);
 }

@@ -1,36 +1,19 @@
 //! Memory for bytes on their way to an object store: so much for all uploads together.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use super::UploadError;
+use crate::held::Loans;
 
 /// What is counted.
 const UNIT_BYTES: usize = 1 << 20;
 /// Units for all uploads.
 const UNITS: usize = 80;
-/// The longest wait for others to be done.
-const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Memory that is left, and how many wait for some.
+/// Memory that is left, and whether somebody waits for some.
 #[derive(Clone, Debug)]
-pub(super) struct Memory {
-    left: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
-}
-
-/// Somebody who waits, for as long as the value is there.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+pub(super) struct Memory(Loans);
 
 /// Bytes of one part, in memory that was set aside for them.
 #[derive(Debug)]
@@ -45,10 +28,7 @@ pub(super) struct Buffer {
 
 impl Default for Memory {
     fn default() -> Self {
-        Self {
-            left: Arc::new(Semaphore::new(UNITS)),
-            waiting: Arc::default(),
-        }
+        Self(Loans::of(UNITS))
     }
 }
 
@@ -58,13 +38,7 @@ impl Memory {
         let room = usize::try_from(expected).unwrap_or(usize::MAX).min(most);
         let units = room.div_ceil(UNIT_BYTES).clamp(1, UNITS);
         let units = u32::try_from(units).unwrap_or(1);
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let waiting = Waiting(&self.waiting);
-        let asked = Arc::clone(&self.left).acquire_many_owned(units);
-        let Ok(Ok(held)) = timeout(PATIENCE, asked).await else {
-            return Err(UploadError::Crowded);
-        };
-        drop(waiting);
+        let held = self.0.take(units).await.ok_or(UploadError::Crowded)?;
         Ok(Buffer {
             bytes: Vec::with_capacity(room),
             // What was not expected does not come.
@@ -80,7 +54,7 @@ impl Memory {
 
     /// Whether somebody waits for some.
     pub(super) fn is_wanted(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+        self.0.is_wanted()
     }
 }
 
