@@ -370,7 +370,7 @@ impl Bucket {
     }
 
     /// Bytes that no copy is made of and that were put before a time; they may be an upload's.
-    pub(crate) fn loose_before(&self, before: Seconds) -> Result<Vec<String>, BlobError> {
+    pub(crate) fn loose_before(&self, before: Seconds) -> Result<BTreeSet<String>, BlobError> {
         let mut loose = BTreeSet::new();
         self.each_object("data/", |object| {
             if is_before(&object.modified, before) {
@@ -379,7 +379,7 @@ impl Bucket {
             Ok(())
         })?;
         if loose.is_empty() {
-            return Ok(Vec::new());
+            return Ok(loose);
         }
         self.each_object("map/", |object| {
             if let Some(copy) = object.key.strip_prefix("map/") {

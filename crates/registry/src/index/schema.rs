@@ -67,8 +67,8 @@ CREATE TABLE token (
 ) WITHOUT ROWID;
 ";
 
-/// A table that folders of before do not have; nothing else changed with it.
-pub(super) const UPLOADS: &str = "
+/// What folders of before do not have; nothing else changed with it.
+pub(super) const LATER: &str = "
 -- Uploads to an object store; see `uploads`.
 CREATE TABLE IF NOT EXISTS upload (
     id TEXT PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL, touched_at INTEGER NOT NULL
@@ -76,9 +76,19 @@ CREATE TABLE IF NOT EXISTS upload (
 CREATE INDEX IF NOT EXISTS upload_touched ON upload (touched_at);
 ";
 
+/// The same for databases of before too; see [`NAMES_BLOB`].
+pub(super) const BLOB_NAMES: &str = "
+-- By the names that bytes in an object store have: the last digits of the key.
+CREATE INDEX IF NOT EXISTS blob_name ON blob (substr(key, length(key) - 31)) WHERE key LIKE '%-%';
+";
+
+/// Whether a copy's bytes have a name of 32 digits.
+pub(super) const NAMES_BLOB: &str =
+    "SELECT 1 FROM blob WHERE key LIKE '%-%' AND substr(key, length(key) - 31) = ?1";
+
 /// The same in the words of PostgreSQL.
 pub(super) fn postgres_tables() -> String {
-    let mut text = format!("{TABLES}{UPLOADS}");
+    let mut text = format!("{TABLES}{LATER}{BLOB_NAMES}");
     for (sqlite, postgres) in [
         (" WITHOUT ROWID", ""),
         (

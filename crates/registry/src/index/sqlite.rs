@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::db::Db;
 use super::journal::{self, Journal};
-use super::schema::{FORMAT, TABLES, UPLOADS};
+use super::schema::{BLOB_NAMES, FORMAT, LATER, TABLES};
 use super::{IndexError, Job};
 use writer::Writer;
 
@@ -166,7 +166,7 @@ fn open(path: &Path) -> Result<Connection, IndexError> {
         ))?,
         found => return Err(IndexError::Format { found }),
     }
-    connection.execute_batch(UPLOADS)?;
+    connection.execute_batch(&format!("{LATER}{BLOB_NAMES}"))?;
     Ok(connection)
 }
 

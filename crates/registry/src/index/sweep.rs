@@ -24,9 +24,6 @@ use super::remove::own_blob;
 use super::{Batch, Index, IndexError, Job, Lock, Seconds};
 use crate::upkeep::wait;
 
-/// How many rows one transaction looks at: pushes wait for no more.
-const AT_ONCE: i64 = 500;
-
 /// What may go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
@@ -66,30 +63,43 @@ impl Policy {
 type Named = (String, String);
 
 impl Index {
-    /// Moves some manifests that lost their tags long ago to the trash; returns how many.
-    pub(crate) fn sweep_untagged(&self, policy: Policy) -> Result<usize, IndexError> {
+    /// Moves some manifests that lost their tags long ago to the trash, no more than so many; returns how many.
+    pub(crate) fn sweep_untagged(&self, policy: Policy, most: usize) -> Result<usize, IndexError> {
+        let most = limit(most);
         match policy.untagged {
-            Some(after) => self.write_blocking(SweepUntagged { policy, after }),
+            Some(after) => self.write_blocking(SweepUntagged {
+                policy,
+                after,
+                most,
+            }),
             None => Ok(0),
         }
     }
 
-    /// Forgets some of what was deleted long ago; returns how many manifests.
-    pub(crate) fn sweep_trash(&self, policy: Policy) -> Result<usize, IndexError> {
-        self.write_blocking(SweepTrash { policy })
+    /// Forgets some manifests that were deleted long ago, no more than so many, and all such tags; returns how many
+    /// manifests.
+    pub(crate) fn sweep_trash(&self, policy: Policy, most: usize) -> Result<usize, IndexError> {
+        let most = limit(most);
+        self.write_blocking(SweepTrash { policy, most })
     }
 
-    /// Looks at some blobs that may have become garbage; returns how many were looked at, and marks
-    /// the copies nobody needs as deleting.
-    pub(crate) fn sweep_blobs(&self, policy: Policy) -> Result<usize, IndexError> {
-        self.write_blocking(SweepBlobs { policy })
+    /// Looks at no more than so many blobs that may have become garbage; returns how many were looked at, and marks
+    /// the copies nobody needs as deleting. Forgets copies that are not on disk any more.
+    pub(crate) fn sweep_blobs(
+        &self,
+        policy: Policy,
+        most: usize,
+        gone: Vec<String>,
+    ) -> Result<usize, IndexError> {
+        let most = limit(most);
+        self.write_blocking(SweepBlobs { policy, most, gone })
     }
 
-    /// Some of the copies that are to be removed from disk.
-    pub(crate) fn doomed(&self) -> Result<Vec<Doomed>, IndexError> {
+    /// Some of the copies that are to be removed from disk, and no more than so many.
+    pub(crate) fn doomed(&self, most: usize) -> Result<Vec<Doomed>, IndexError> {
         let rows = wait(self.reading().rows(
             "SELECT key, size FROM blob WHERE deleting = 1 LIMIT ?1",
-            values![AT_ONCE],
+            values![limit(most)],
         ))?;
         rows.into_iter()
             .map(|mut row| {
@@ -99,11 +109,6 @@ impl Index {
                 })
             })
             .collect()
-    }
-
-    /// Forgets copies that are not on disk any more.
-    pub(crate) fn bury(&self, keys: Vec<String>) -> Result<(), IndexError> {
-        self.write_blocking(Bury { keys })
     }
 
     /// Drops repositories in which nothing is left.
@@ -155,9 +160,15 @@ impl Index {
     }
 }
 
+/// A number of rows for a statement.
+fn limit(most: usize) -> i64 {
+    i64::try_from(most).unwrap_or(i64::MAX)
+}
+
 struct SweepUntagged {
     policy: Policy,
     after: Seconds,
+    most: i64,
 }
 
 impl Job for SweepUntagged {
@@ -175,7 +186,7 @@ impl Job for SweepUntagged {
                      WHERE s.repo = m.repo AND s.digest = m.subject AND s.deleted_at IS NULL)
              LIMIT ?2";
         let (db, before) = (batch.db, self.policy.now - self.after);
-        let suggested = named(db, UNTAGGED, values![before, AT_ONCE, 0_i64, ""]).await?;
+        let suggested = named(db, UNTAGGED, values![before, self.most, 0_i64, ""]).await?;
         let mut count = 0;
         for (repo, digest) in suggested {
             let Some(id) = own_repo(db, &repo).await? else {
@@ -203,6 +214,7 @@ impl Job for SweepUntagged {
 
 struct SweepTrash {
     policy: Policy,
+    most: i64,
 }
 
 impl Job for SweepTrash {
@@ -214,7 +226,7 @@ impl Job for SweepTrash {
             db,
             "SELECT repo.name, m.digest FROM manifest m JOIN repo ON repo.id = m.repo
              WHERE m.deleted_at <= ?1 LIMIT ?2",
-            values![before, AT_ONCE],
+            values![before, self.most],
         )
         .await?;
         let mut count = 0;
@@ -237,18 +249,24 @@ impl Job for SweepTrash {
 
 struct SweepBlobs {
     policy: Policy,
+    most: i64,
+    gone: Vec<String>,
 }
 
 impl Job for SweepBlobs {
     type Output = usize;
 
     async fn run(&self, batch: &mut Batch<'_>) -> Result<usize, IndexError> {
-        let due = self.policy.due();
-        let rows = batch
-            .db
+        let (db, due) = (batch.db, self.policy.due());
+        let burials = self.gone.iter().map(async |key| {
+            let sql = "DELETE FROM blob WHERE key = ?1 AND deleting = 1";
+            db.execute(sql, values![key]).await
+        });
+        together(burials).await?;
+        let rows = db
             .rows(
                 "SELECT digest, repo FROM review WHERE at <= ?1 ORDER BY at LIMIT ?2",
-                values![due, AT_ONCE],
+                values![due, self.most],
             )
             .await?;
         let mut suggested: Vec<(String, i64)> = rows
@@ -262,7 +280,6 @@ impl Job for SweepBlobs {
             .collect();
         digests.dedup();
         together(digests.into_iter().map(|digest| own_blob(batch, digest))).await?;
-        let db = batch.db;
         let reviews = suggested
             .iter()
             .map(|(digest, repo)| review(db, *repo, digest, due));
@@ -271,24 +288,6 @@ impl Job for SweepBlobs {
             batch.collects();
         }
         Ok(suggested.len())
-    }
-}
-
-struct Bury {
-    keys: Vec<String>,
-}
-
-impl Job for Bury {
-    type Output = ();
-
-    async fn run(&self, batch: &mut Batch<'_>) -> Result<(), IndexError> {
-        let db = batch.db;
-        let sql = "DELETE FROM blob WHERE key = ?1 AND deleting = 1";
-        let burials = self
-            .keys
-            .iter()
-            .map(async |key| db.execute(sql, values![key]).await);
-        together(burials).await.map(drop)
     }
 }
 

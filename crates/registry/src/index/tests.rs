@@ -1,5 +1,6 @@
 //! The index against a model of what must hold, with collections at any moment.
 
+mod names;
 mod replicas;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -275,13 +276,15 @@ impl World {
                 }
             }
             Step::SweepTrash => {
-                self.index().sweep_trash(self.policy()).unwrap();
+                self.index().sweep_trash(self.policy(), 500).unwrap();
             }
             Step::SweepBlobs => {
-                self.index().sweep_blobs(self.policy()).unwrap();
+                self.index()
+                    .sweep_blobs(self.policy(), 500, Vec::new())
+                    .unwrap();
             }
             Step::Remove => {
-                let doomed = self.index().doomed().unwrap();
+                let doomed = self.index().doomed(500).unwrap();
                 for copy in doomed {
                     self.files.remove(&copy.key);
                     self.marked.push(copy.key);
@@ -293,7 +296,7 @@ impl World {
                 for key in &keys {
                     self.files.remove(key);
                 }
-                self.index().bury(keys).unwrap();
+                self.index().sweep_blobs(self.policy(), 0, keys).unwrap();
             }
             Step::Wait(seconds) => self.now += seconds,
             Step::Restart => {
@@ -372,8 +375,8 @@ impl World {
     fn end(&mut self) {
         self.now += GRACE + TRASH + 2;
         let policy = self.policy();
-        while self.index().sweep_trash(policy).unwrap() > 0 {}
-        while self.index().sweep_blobs(policy).unwrap() > 0 {}
+        while self.index().sweep_trash(policy, 500).unwrap() > 0 {}
+        while self.index().sweep_blobs(policy, 500, Vec::new()).unwrap() > 0 {}
         self.step(Step::Remove);
         self.step(Step::Bury);
         self.check();

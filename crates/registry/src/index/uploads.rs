@@ -3,8 +3,16 @@
 //! A row has a version. Whoever changes it says which one it saw; so of several requests, on this or
 //! another replica, that go on with one upload, only one does.
 
-use super::db::{Db, values};
+use std::collections::BTreeSet;
+
+use super::db::{Db, together, values};
+use super::schema::NAMES_BLOB;
 use super::{Batch, Index, IndexError, Job, Seconds};
+
+/// Rows that are read at once, of uploads.
+const PAGE: i64 = 100;
+/// Questions that are asked without waiting for each other's answers.
+const AT_ONCE: usize = 100;
 
 /// A row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,20 +88,40 @@ impl Index {
         rows.into_iter().map(read).collect()
     }
 
-    /// Whether an object is a part of an upload or of a blob; its name, which is of hex digits, is in the state or the
-    /// key then. Reads all rows.
-    pub(crate) async fn names_object(&self, name: &str) -> Result<bool, IndexError> {
-        let pattern = format!("%{name}%");
+    /// Those of some names of objects, each of 32 digits, that neither an upload nor a blob has. An object that was
+    /// put before this is asked, and gets its row after that, is not seen.
+    pub(crate) async fn unnamed(
+        &self,
+        mut names: BTreeSet<String>,
+    ) -> Result<BTreeSet<String>, IndexError> {
         // Uploads first: one that is committed meanwhile is a blob by the time those are looked at.
-        for sql in [
-            "SELECT 1 FROM upload WHERE state LIKE ?1",
-            "SELECT 1 FROM blob WHERE key LIKE ?1",
-        ] {
-            if self.reading().exists(sql, values![&pattern]).await? {
-                return Ok(true);
+        let mut last = String::new();
+        loop {
+            let sql = "SELECT id, state FROM upload WHERE id > ?1 ORDER BY id LIMIT ?2";
+            let rows = self.reading().rows(sql, values![&last, PAGE]).await?;
+            if rows.is_empty() || names.is_empty() {
+                break;
+            }
+            for mut row in rows {
+                last = row.text(0)?;
+                for word in row.text(1)?.split('"') {
+                    names.remove(word);
+                }
             }
         }
-        Ok(false)
+        let mut unnamed = BTreeSet::new();
+        let mut left = names.into_iter().peekable();
+        while left.peek().is_some() {
+            let page: Vec<String> = left.by_ref().take(AT_ONCE).collect();
+            let known = together(page.iter().map(async |name| {
+                let sql = NAMES_BLOB;
+                self.reading().exists(sql, values![name]).await
+            }))
+            .await?;
+            let found = page.into_iter().zip(known).filter(|(_, known)| !known);
+            unnamed.extend(found.map(|(name, _)| name));
+        }
+        Ok(unnamed)
     }
 }
 

@@ -8,16 +8,25 @@ use serde::Serialize;
 
 use crate::blobs::Blobs;
 use crate::blobs::bucket::Bucket;
-use crate::index::{Collector, Seconds};
+use crate::index::{Collector, Index, IndexError, Policy, Seconds};
+use crate::objects::Unfinished;
 use crate::registry::{Registry, RegistryError};
 
 /// How long a command waits for its turn, and how often it looks.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 
-/// Objects that nothing names are left alone for that many seconds at least: until they are named takes no longer, and
-/// the store's clock may be another one.
+/// Files and objects that nothing names are left alone for that many seconds at least, however short the grace time is:
+/// until they are named takes no longer, and the store's clock may be another one.
 const LEAST_AGE: i64 = 3600;
+
+/// Rows that a transaction looks at, at least and at most.
+const LEAST_ROWS: usize = 8;
+const MOST_ROWS: usize = 500;
+/// What a transaction takes for each row that the next one looks at: twenty times what a row does.
+const MICROSECONDS_PER_ROW: u128 = 500;
+/// Between the beginnings of two transactions.
+const LEAST_SPACE: Duration = Duration::from_micros(2500);
 
 /// What was done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -70,25 +79,10 @@ fn collect_some(
     };
     let policy = registry.policy();
     let mut report = Collected::default();
-    loop {
-        match registry.index.sweep_untagged(policy)? {
-            0 => break,
-            count => report.untagged += count,
-        }
-    }
-    loop {
-        match registry.index.sweep_trash(policy)? {
-            0 => break,
-            count => report.manifests += count,
-        }
-    }
-    loop {
-        let looked_at = registry.index.sweep_blobs(policy)?;
-        remove_doomed(registry, &mut report)?;
-        if looked_at == 0 {
-            break;
-        }
-    }
+    let index = &registry.index;
+    report.untagged = at_a_pace(index, |most| index.sweep_untagged(policy, most))?;
+    report.manifests = at_a_pace(index, |most| index.sweep_trash(policy, most))?;
+    collect_blobs(registry, policy, &mut report)?;
     report.repositories = registry.index.sweep_repositories(policy)?;
     let before = policy.now - registry.config.gc.uploads.as_seconds();
     (report.uploads, report.upload_bytes) = registry.uploads.expire(registry, before)?;
@@ -130,27 +124,89 @@ pub(super) fn take_right(
     }
 }
 
-/// Removes the files of copies that nothing can refer to any more, then forgets them.
-fn remove_doomed(registry: &Registry, report: &mut Collected) -> Result<(), RegistryError> {
+/// Does something to no more than so many rows, until there are none; returns how many there were.
+fn at_a_pace(
+    index: &Index,
+    sweep: impl Fn(usize) -> Result<usize, IndexError>,
+) -> Result<usize, IndexError> {
+    let mut pace = Pace::beside(index);
+    let mut all = 0;
     loop {
-        let doomed = registry.index.doomed()?;
-        if doomed.is_empty() {
+        let begun = Instant::now();
+        let count = sweep(pace.rows)?;
+        if count == 0 {
+            return Ok(all);
+        }
+        all += count;
+        pace.judge(begun.elapsed());
+        pace.rest(begun.elapsed());
+    }
+}
+
+/// Marks the copies that nothing can refer to any more, removes their files, and then forgets them.
+fn collect_blobs(
+    registry: &Registry,
+    policy: Policy,
+    report: &mut Collected,
+) -> Result<(), RegistryError> {
+    let mut pace = Pace::beside(&registry.index);
+    let mut gone = Vec::new();
+    loop {
+        let begun = Instant::now();
+        let removed = gone.len();
+        let looked_at = registry.index.sweep_blobs(policy, pace.rows, gone)?;
+        pace.judge(begun.elapsed());
+        let doomed = registry.index.doomed(pace.rows)?;
+        if looked_at + removed + doomed.len() == 0 {
             return Ok(());
         }
         report.blobs += doomed.len() as u64;
         report.bytes += doomed.iter().map(|copy| copy.size).sum::<u64>();
-        let keys: Vec<String> = doomed.into_iter().map(|copy| copy.key).collect();
-        registry.blobs.remove_all(&keys)?;
-        registry.index.bury(keys)?;
+        gone = doomed.into_iter().map(|copy| copy.key).collect();
+        registry.blobs.remove_all(&gone)?;
+        pace.rest(begun.elapsed());
+    }
+}
+
+/// How much a collection does at once, so that nobody notices it.
+///
+/// Where one thread writes the index, whatever clients change waits for what it does. So that is a small part of how
+/// long they wait anyway, for the disk and for each other, and there is a while between.
+struct Pace {
+    rows: usize,
+    is_alone: bool,
+}
+
+impl Pace {
+    fn beside(index: &Index) -> Self {
+        let is_alone = !index.is_shared();
+        let rows = if is_alone { LEAST_ROWS } else { MOST_ROWS };
+        Self { rows, is_alone }
+    }
+
+    /// Notes how long it took to look at that many.
+    fn judge(&mut self, took: Duration) {
+        if self.is_alone {
+            let rows = took.as_micros() / MICROSECONDS_PER_ROW;
+            let rows = usize::try_from(rows).unwrap_or(MOST_ROWS);
+            self.rows = rows.clamp(LEAST_ROWS, MOST_ROWS);
+        }
+    }
+
+    /// Lets others go first, unless so much time went by.
+    fn rest(&self, took: Duration) {
+        if self.is_alone {
+            std::thread::sleep(LEAST_SPACE.saturating_sub(took));
+        }
     }
 }
 
 /// Files without a row, left by a crash between the two; young ones may be on their way to one.
 fn quarantine_orphans(registry: &Registry) -> Result<u64, RegistryError> {
-    let policy = registry.policy();
+    let before = left_alone_since(registry);
     let mut old = Vec::new();
     registry.blobs.each(|file| {
-        if file.committed_at < policy.now - policy.grace {
+        if file.committed_at < before {
             old.push(file.key);
         }
         Ok(())
@@ -165,14 +221,19 @@ fn quarantine_orphans(registry: &Registry) -> Result<u64, RegistryError> {
     Ok(count)
 }
 
+/// What is older than this has a name, or will never have one.
+fn left_alone_since(registry: &Registry) -> Seconds {
+    let policy = registry.policy();
+    policy.now - policy.grace.max(LEAST_AGE)
+}
+
 /// What requests left in an object store that were overtaken, or ended with their process; says how many objects in
 /// parts were given up.
 fn remove_leavings(registry: &Registry) -> Result<u64, RegistryError> {
     let Blobs::Bucket(bucket) = &*registry.blobs else {
         return Ok(0);
     };
-    let policy = registry.policy();
-    let before = policy.now - policy.grace.max(LEAST_AGE);
+    let before = left_alone_since(registry);
     remove_loose(registry, bucket, before)?;
     give_up_unfinished(registry, bucket, before)
 }
@@ -183,13 +244,16 @@ fn give_up_unfinished(
     bucket: &Bucket,
     before: Seconds,
 ) -> Result<u64, RegistryError> {
+    let old = bucket.unfinished_before(before)?;
+    let name = |unfinished: &Unfinished| unfinished.key.strip_prefix("data/").map(str::to_owned);
+    let unnamed = super::wait(
+        registry
+            .index
+            .unnamed(old.iter().filter_map(name).collect()),
+    )?;
     let mut count = 0;
-    for unfinished in bucket.unfinished_before(before)? {
-        let is_named = match unfinished.key.strip_prefix("data/") {
-            Some(name) => super::wait(registry.index.names_object(name))?,
-            None => false,
-        };
-        if !is_named {
+    for unfinished in old {
+        if name(&unfinished).is_none_or(|name| unnamed.contains(&name)) {
             bucket.give_up(&unfinished)?;
             count += 1;
         }
@@ -203,13 +267,9 @@ fn remove_loose(
     bucket: &Bucket,
     before: Seconds,
 ) -> Result<(), RegistryError> {
-    let mut garbage = Vec::new();
-    for name in bucket.loose_before(before)? {
-        if !super::wait(registry.index.names_object(&name))? {
-            garbage.push(name);
-        }
-    }
-    Ok(bucket.remove_data(&garbage)?)
+    let loose = bucket.loose_before(before)?;
+    let garbage = super::wait(registry.index.unnamed(loose))?;
+    Ok(bucket.remove_data(&garbage.into_iter().collect::<Vec<_>>())?)
 }
 
 #[cfg(test)]

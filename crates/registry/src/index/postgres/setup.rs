@@ -4,7 +4,7 @@ use super::SETUP;
 use super::session::Session;
 use crate::index::IndexError;
 use crate::index::db::{Db, values};
-use crate::index::schema::{FORMAT, postgres_tables};
+use crate::index::schema::{BLOB_NAMES, FORMAT, postgres_tables};
 
 /// What only several processes need beside a journal: numbers that tell what is over
 /// ([`super::moments`]), one state for all, and marks of transactions that were committed.
@@ -61,6 +61,12 @@ pub(super) async fn prepare(
     let found = db.number("SELECT format FROM state", values![]).await?;
     if found != FORMAT {
         return Err(IndexError::Format { found });
+    }
+    // Not asked to make it where it is: that would wait for everybody who writes.
+    let sql =
+        "SELECT 1 FROM pg_catalog.pg_indexes WHERE schemaname = ?1 AND indexname = 'blob_name'";
+    if !db.exists(sql, values![schema]).await? {
+        session.say(BLOB_NAMES).await?;
     }
     if newest > Some(db.number(LAST_NUMBER, values![]).await?) {
         return Err(IndexError::Behind);

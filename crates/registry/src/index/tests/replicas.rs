@@ -41,7 +41,7 @@ impl Server {
         self.postgres.lock().unwrap().url()
     }
 
-    fn query(&self, sql: &str) -> String {
+    pub(super) fn query(&self, sql: &str) -> String {
         self.postgres.lock().unwrap().query(sql).unwrap()
     }
 
@@ -294,14 +294,14 @@ impl Shared {
 
     fn collect(&self, index: &Index) {
         let policy = self.policy();
-        index.sweep_trash(policy).unwrap();
-        index.sweep_blobs(policy).unwrap();
-        let doomed = index.doomed().unwrap();
+        index.sweep_trash(policy, 500).unwrap();
+        index.sweep_blobs(policy, 500, Vec::new()).unwrap();
+        let doomed = index.doomed(500).unwrap();
         for copy in &doomed {
             self.files.lock().unwrap().remove(&copy.key);
         }
         let keys = doomed.into_iter().map(|copy| copy.key).collect();
-        index.bury(keys).unwrap();
+        index.sweep_blobs(policy, 0, keys).unwrap();
         index.sweep_repositories(policy).unwrap();
     }
 
@@ -359,8 +359,12 @@ fn storm(server: &Server, time: Duration, disturb: impl Fn(&AtomicBool) + Sync) 
     assert!(shared.number() > 50, "hardly anything happened");
     // In the end there is no garbage either.
     shared.now.fetch_add(100 * PACE, Ordering::Relaxed);
-    while replicas[0].sweep_trash(shared.policy()).unwrap() > 0 {}
-    while replicas[0].sweep_blobs(shared.policy()).unwrap() > 0 {}
+    while replicas[0].sweep_trash(shared.policy(), 500).unwrap() > 0 {}
+    while replicas[0]
+        .sweep_blobs(shared.policy(), 500, Vec::new())
+        .unwrap()
+        > 0
+    {}
     shared.collect(&replicas[1]);
     shared.check(&replicas[1]);
     let promised = shared.promised.lock().unwrap();
