@@ -4,10 +4,14 @@
 //! is the ratio within a row; a time alone says more about the machine. Peers
 //! that are not installed are named and left out.
 
+mod bucket;
 mod cases;
+mod client;
 mod content;
+mod garbage;
 mod projects;
 mod registry;
+mod served;
 mod transfers;
 
 use std::fs;
@@ -47,8 +51,10 @@ struct Contender {
 struct Place {
     /// Projects and stores.
     folder: PathBuf,
-    /// The release build.
+    /// The release build; for a trial, the one that is there.
     kiln: PathBuf,
+    /// Whether it is only to be seen that measuring works: with less of everything that takes long.
+    is_trial: bool,
     /// The engine to compare with, if there is one.
     docker: Option<Docker>,
     /// Where images are transferred from and to, if they can be.
@@ -61,25 +67,41 @@ struct Registries {
     target: Registry,
 }
 
-/// Measures the cases whose names contain one of `filters`, or all.
+/// Measures something and returns a table.
+type Measure = fn(&Place) -> Outcome<String>;
+
+/// What is measured of registry servers: its name, and how.
+const SERVED: [(&str, Measure); 3] = [
+    (registry::NAME, registry::measure),
+    (garbage::NAME, garbage::measure),
+    (bucket::NAME, bucket::measure),
+];
+
+/// Measures the cases whose names contain one of the filters, or all; with `--trial`, of the build that is
+/// there, and less of what takes long.
 ///
 /// # Errors
 /// hyperfine is missing, kiln does not build, or a measured command fails.
-pub(crate) fn measure(filters: &[&str]) -> Outcome {
+pub(crate) fn measure(arguments: &[&str]) -> Outcome {
+    let (options, filters): (Vec<&str>, Vec<&str>) =
+        arguments.iter().partition(|word| **word == "--trial");
+    let is_trial = !options.is_empty();
     if find_program("hyperfine").is_none() {
         return Err(Failure::new(
             "`hyperfine` measures and is missing; as root: apt-get install hyperfine",
         ));
     }
-    run(&mut cargo([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "kiln-cli",
-    ]))?;
-    let place = Place::create()?;
-    let measured = measure_in(&place, filters);
+    if !is_trial {
+        run(&mut cargo([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "kiln-cli",
+        ]))?;
+    }
+    let place = Place::create(is_trial)?;
+    let measured = measure_in(&place, &filters);
     place.remove()?;
     measured
 }
@@ -97,10 +119,15 @@ fn measure_in(place: &Place, filters: &[&str]) -> Outcome {
     for row in rows {
         table.push_str(&row);
     }
-    if filters.is_empty() || filters.iter().any(|filter| registry::NAME.contains(filter)) {
-        table.push_str(&registry::measure(place)?);
+    for (name, measure) in SERVED {
+        if filters.is_empty() || filters.iter().any(|filter| name.contains(filter)) {
+            table.push_str(&measure(place)?);
+        }
     }
     say(&table);
+    if place.is_trial {
+        return Ok(());
+    }
     let results = workspace().join("benches/results");
     fs::create_dir_all(&results).map_err(|error| Failure::io(&results, &error))?;
     let file = results.join("latest.md");
@@ -209,7 +236,7 @@ fn row(name: &str, case: &Case, medians: &[(String, f64)], weights: &str) -> Str
 }
 
 impl Place {
-    fn create() -> Outcome<Self> {
+    fn create(is_trial: bool) -> Outcome<Self> {
         let folder = std::env::temp_dir().join(format!("kiln-bench-{}", std::process::id()));
         fs::create_dir(&folder).map_err(|error| Failure::io(&folder, &error))?;
         let metadata = crate::process::read(&mut cargo([
@@ -225,7 +252,12 @@ impl Place {
             docker: start_docker(&folder.join("docker"))?,
             registries: Registries::start(&folder)?,
             folder,
-            kiln: Path::new(target).join("release/kiln"),
+            kiln: Path::new(target).join(if is_trial {
+                "debug/kiln"
+            } else {
+                "release/kiln"
+            }),
+            is_trial,
         })
     }
 

@@ -29,6 +29,8 @@ usage: cargo xtask <command>
   test --list        name the tests, run none
   vm                 the same on kernel 6.1 with cgroups of version 2, in a virtual machine
   bench [filter]     measure beside peers, with hyperfine
+  bench --trial [filter]
+                     see whether that works, with the debug build and less of everything
 ";
 
 fn main() -> ExitCode {
