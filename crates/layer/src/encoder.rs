@@ -13,13 +13,16 @@
 //! write ─full block→ rayon's pool ┄ several at once ┄→ in order → sink
 //! ```
 
+mod bench;
+mod density;
+
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 
+use bench::Bench;
 use kiln_oci::Compression;
-use libdeflater::{CompressionLvl, Compressor};
 
 /// Length of a block before compression. Longer ones hardly compress better: the window of gzip is
 /// 32 KiB, that of zstd at this level 2 MiB. Changing this changes the digests of compressed layers.
@@ -29,22 +32,6 @@ const BLOCK_BYTES: usize = 1 << 20;
 const BLOCKS_PER_PROCESSOR: usize = 4;
 /// So many are taken up again before the others are done.
 const MOST_SPARE: usize = 2;
-/// libdeflate's fastest, which comes to the size of zlib's level 3 in about half the time.
-const GZIP_LEVEL: i32 = 1;
-/// The level that stores.
-const STORED: i32 = 0;
-/// Length of what is judged as one. Changing this changes the digests of compressed layers.
-const PART_BYTES: usize = 64 << 10;
-/// Up to how many pairs of equal bytes a part is taken to be compressed already. Bytes without any pattern
-/// have [`PART_BYTES`]² / 256 of them; a sixteenth more are 7.91 bits for each byte, of which gzip makes next to
-/// nothing less.
-const DENSE_PAIRS: u64 = (PART_BYTES as u64 * PART_BYTES as u64) / 256 / 16 * 17;
-/// Length of the beginning of a part that mostly tells enough: what has a quarter more pairs than chance gives there is
-/// taken for something that gzip makes smaller.
-const BEGINNING_BYTES: usize = 4 << 10;
-const LOOSE_PAIRS: u64 = (BEGINNING_BYTES as u64 * BEGINNING_BYTES as u64) / 256 / 4 * 5;
-/// zstd's own default.
-const ZSTD_LEVEL: i32 = 3;
 
 /// The blocks under way in all encoders.
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
@@ -183,131 +170,11 @@ impl<W: Write> Write for Encoder<W> {
     }
 }
 
-/// What one block is compressed with.
-#[derive(Default)]
-struct Bench {
-    block: Vec<u8>,
-    /// Longer than what was made: it grows once, and is not cleared in between.
-    out: Vec<u8>,
-    made_bytes: usize,
-    compressors: Compressors,
-}
-
-impl Bench {
-    /// Compresses the block.
-    fn compress(&mut self, compression: Compression) -> io::Result<&[u8]> {
-        self.made_bytes = 0;
-        match compression {
-            Compression::None => {
-                self.out.clone_from(&self.block);
-                self.made_bytes = self.out.len();
-            }
-            Compression::Gzip => {
-                for (level, run) in runs(&self.block) {
-                    let compressor = self.compressors.at(level)?;
-                    self.made_bytes += add_member(compressor, &mut self.out, self.made_bytes, run)?;
-                }
-            }
-            Compression::Zstd => {
-                let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
-                compressor.include_checksum(true)?;
-                self.out = compressor.compress(&self.block)?;
-                self.made_bytes = self.out.len();
-            }
-        }
-        Ok(self.made())
-    }
-
-    /// What the block became.
-    fn made(&self) -> &[u8] {
-        &self.out[..self.made_bytes]
-    }
-}
-
-/// A compressor for each level, made when it is needed: each has tables of some hundred kilobytes.
-#[derive(Default)]
-struct Compressors {
-    stored: Option<Compressor>,
-    fast: Option<Compressor>,
-}
-
-impl Compressors {
-    fn at(&mut self, level: i32) -> io::Result<&mut Compressor> {
-        let slot = if level == STORED {
-            &mut self.stored
-        } else {
-            &mut self.fast
-        };
-        let level = CompressionLvl::new(level).map_err(|_unknown| io::ErrorKind::InvalidInput)?;
-        Ok(slot.get_or_insert_with(|| Compressor::new(level)))
-    }
-}
-
-/// Puts a gzip member at `start` of `out` and returns its length; its header has no name and no time and an unknown
-/// system, so that it says nothing of where it was made.
-fn add_member(
-    compressor: &mut Compressor,
-    out: &mut Vec<u8>,
-    start: usize,
-    content: &[u8],
-) -> io::Result<usize> {
-    let end = start + compressor.gzip_compress_bound(content.len());
-    if out.len() < end {
-        out.resize(end, 0);
-    }
-    compressor
-        .gzip_compress(content, &mut out[start..end])
-        .map_err(io::Error::other)
-}
-
-/// Cuts a block into runs that are compressed at one level each; an empty block is one run.
-fn runs(block: &[u8]) -> Vec<(i32, &[u8])> {
-    let mut runs = Vec::new();
-    let mut start = 0;
-    let mut level = level_for(&block[..block.len().min(PART_BYTES)]);
-    for (number, part) in block.chunks(PART_BYTES).enumerate() {
-        let wanted = level_for(part);
-        if wanted != level {
-            let at = number * PART_BYTES;
-            runs.push((level, &block[start..at]));
-            (start, level) = (at, wanted);
-        }
-    }
-    runs.push((level, &block[start..]));
-    runs
-}
-
-fn level_for(part: &[u8]) -> i32 {
-    // Of less, the frequencies say little.
-    let is_whole = part.len() == PART_BYTES;
-    if is_whole && pairs(&part[..BEGINNING_BYTES]) <= LOOSE_PAIRS && pairs(part) <= DENSE_PAIRS {
-        STORED
-    } else {
-        GZIP_LEVEL
-    }
-}
-
-/// How many pairs of bytes are equal, wherever they are: whole numbers, which are the same on every machine.
-fn pairs(part: &[u8]) -> u64 {
-    // Four tables, since the same byte mostly comes several times in a row.
-    let mut counts = [[0_u64; 256]; 4];
-    let mut quads = part.chunks_exact(4);
-    for quad in quads.by_ref() {
-        for (table, byte) in counts.iter_mut().zip(quad) {
-            table[usize::from(*byte)] += 1;
-        }
-    }
-    for byte in quads.remainder() {
-        counts[0][usize::from(*byte)] += 1;
-    }
-    let count = |value: usize| counts.iter().map(|table| table[value]).sum::<u64>();
-    (0..256).map(|value| count(value).pow(2)).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Read;
 
+    use super::density::{GZIP_LEVEL, PART_BYTES, STORED, runs};
     use super::*;
     use crate::Decoder;
 
