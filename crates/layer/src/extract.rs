@@ -12,6 +12,7 @@ use kiln_sys::confined::{self, NewDirectory};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 
 use crate::disk::{self, At};
+use crate::holes::HoleWriter;
 use crate::tar::{Kind, TarEntry, TarReader};
 use crate::{FileError, PathError, TarError, TreePath, Xattrs, xattr_kept};
 
@@ -189,18 +190,16 @@ impl Extract<'_> {
             Err(error) => return Err(error.into()),
         };
         let file = file.at("make", path)?;
+        let mut writer = HoleWriter::new(file.as_fd());
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
             let count = tar.content(&mut buffer)?;
             if count == 0 {
                 break;
             }
-            let mut piece = &buffer[..count];
-            while !piece.is_empty() {
-                let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, piece));
-                piece = &piece[written.at("write", path)?..];
-            }
+            writer.add(&buffer[..count]).at("write", path)?;
         }
+        writer.finish().at("write", path)?;
         self.dress(entry, &file, path)
     }
 

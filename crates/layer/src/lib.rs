@@ -20,6 +20,7 @@ mod encoder;
 mod entry;
 mod extract;
 mod fixup;
+mod holes;
 mod index;
 mod path;
 mod pool;
@@ -45,6 +46,7 @@ pub use entry::{
 };
 pub use extract::{ExtractError, ExtractOwner, extract};
 pub use fixup::{DirectoryFix, fixups, write_fixups};
+pub use holes::fill;
 pub use index::{DecodeError, IndexError, TreeIndex};
 pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATH_DEPTH, PathError, TreePath};
 pub use pool::{FileIdentity, FilePool};

@@ -1,15 +1,14 @@
 //! A second upper directory with the same changes, so that one of the two can become a layer.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use kiln_sys::{Errno, xattr};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
 
 use crate::disk::{self, At};
+use crate::holes;
 use crate::{CommitError, TreePath};
-
-const CHUNK_BYTES: usize = 1 << 20;
 
 struct Level {
     from: OwnedFd,
@@ -123,20 +122,8 @@ fn copy_content(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
         return Ok(());
     }
-    let mut buffer = vec![0; CHUNK_BYTES];
-    let mut offset = 0;
-    loop {
-        let count = disk::read_at(from.as_fd(), &mut buffer, offset)?;
-        let mut piece = &buffer[..count];
-        while !piece.is_empty() {
-            let written = rustix::io::retry_on_intr(|| rustix::io::write(to, piece))?;
-            piece = &piece[written..];
-        }
-        if count < buffer.len() {
-            return Ok(());
-        }
-        offset += count as u64;
-    }
+    let copied = holes::copy(from, to);
+    copied.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// Owner, mode and all attributes that can be read, the overlay's own included.

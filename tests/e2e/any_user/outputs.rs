@@ -184,3 +184,66 @@ fn what_is_stopped_leaves_nothing() {
         assert_eq!(drafts(), 0, "{form}");
     }
 }
+
+/// What the files below a folder take on the disk, in bytes.
+fn room_bytes(folder: &std::path::Path) -> u64 {
+    let told = host(
+        Command::new("du")
+            .args(["-s", "--block-size=1"])
+            .arg(folder),
+    );
+    let bytes = told.split_whitespace().next();
+    bytes
+        .and_then(|bytes| bytes.parse().ok())
+        .expect("a number")
+}
+
+#[test]
+fn holes_take_no_room_anywhere_and_change_no_digest() {
+    const HOLE_BYTES: u64 = 32 << 20;
+    let steps = |make: &str| {
+        format!(
+            r#"
+[image.app.step.made]
+run = "{make}; echo end >> /disk"
+[image.other]
+from = {{ rootfs = "rootfs.tar" }}
+[image.other.step.copied]
+copy = [{{ from = "app.made", path = "/disk", to = "/copied", mode = "0600" }}]
+[image.other.step.given]
+copy = [{{ files = ["given"], to = "/given" }}]
+[image.other.step.seen]
+files = ["given"]
+workdir = "/work"
+run = "sed -i s/end/END/ /work/given 2>/dev/null; true"
+"#
+        )
+    };
+    let space = busybox_project(&steps("truncate -s 32M /disk"));
+    let given = fs::File::create(space.project().join("given")).expect("a file");
+    given.set_len(HOLE_BYTES).expect("a hole");
+    let before = room_bytes(&space.store());
+    let sparse = space.kiln_ok(["build", "--all"]).stdout;
+    space.kiln_ok(["save", "-o", "app.tar", "app"]);
+    space.kiln_ok(["build", "other", "-o", "type=dir,dest=root"]);
+    assert!(room_bytes(&space.project().join("root")) < HOLE_BYTES / 4);
+    space.kiln_ok(["run", "-d", "--name", "box", "app", "sleep", "1000"]);
+    space.kiln_ok(["cp", "box:/disk", "out"]);
+    assert!(room_bytes(&space.project().join("out")) < HOLE_BYTES / 4);
+    space.kiln_ok(["cp", "out", "box:/in"]);
+    space.kiln_ok(["commit", "box", "localhost/committed"]);
+    space.kiln_ok(["rm", "-f", "box"]);
+    // All of it once more, from the archive.
+    let loaded = TestSpace::new();
+    let archive = space.project().join("app.tar");
+    loaded
+        .run(loaded.command().arg("load").arg("-i").arg(archive))
+        .assert_code(0);
+    for space in [&space, &loaded] {
+        let taken = room_bytes(&space.store());
+        assert!(taken < before + HOLE_BYTES / 4, "{taken} bytes");
+    }
+    let dense = busybox_project(&steps("dd if=/dev/zero of=/disk bs=1M count=32"));
+    fs::write(dense.project().join("given"), vec![0; 32 << 20]).expect("a file");
+    assert_eq!(dense.kiln_ok(["build", "--all"]).stdout, sparse);
+}

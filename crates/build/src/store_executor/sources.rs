@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -169,12 +168,11 @@ impl Writer<'_> {
         if linked.map_err(failed)? {
             return Ok(());
         }
-        let mut source = self.project.open_selected(&self.files.base, entry)?;
+        let source = self.project.open_selected(&self.files.base, entry)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(0o600))
             .map_err(|error| failed(error.into()))?;
-        let mut file = File::from(file);
-        io::copy(&mut source, &mut file).map_err(failed)?;
+        kiln_layer::fill(source, &file).map_err(failed)?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(identity.metadata.mode))
             .and_then(|()| rustix::fs::futimens(&file, &self.times()))
             .map_err(|error| failed(error.into()))?;

@@ -11,6 +11,7 @@ use rustix::fs::{self, FileType, Mode, OFlags};
 
 use super::{Attributes, Draft, DraftError, OpenKnown, Place, create};
 use crate::disk::{self, At};
+use crate::holes;
 use crate::read_ahead::for_each;
 use crate::stack::{Found, MergedDirectory};
 use crate::{
@@ -486,13 +487,10 @@ fn hash(file: &OwnedFd) -> io::Result<(u64, ContentHash)> {
     }
 }
 
-/// Copies all content, inside the kernel where it can.
+/// Copies all content with its holes.
 fn copy_content(from: Source, to: &OwnedFd) -> io::Result<()> {
-    let mut to = std::fs::File::from(to.try_clone()?);
     match from {
-        // Uses `copy_file_range`, which shares blocks where the file system can, and falls back.
-        Source::File(file) => io::copy(&mut std::fs::File::from(file), &mut to)?,
-        Source::Verified(mut content) => io::copy(&mut content, &mut to)?,
-    };
-    Ok(())
+        Source::File(file) => holes::copy(&file, to),
+        Source::Verified(content) => holes::fill(content, to).map(drop),
+    }
 }

@@ -8,6 +8,7 @@ use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Uid};
 
 use super::Extractor;
 use crate::disk::{self, At};
+use crate::holes::HoleWriter;
 use crate::tar::{Kind, TarEntry, TarReader};
 use crate::unpack::{Devices, UnpackError};
 use crate::{ContentHash, Entry, FileIdentity, Metadata, Node, TreePath};
@@ -106,7 +107,7 @@ impl Extractor<'_> {
         let file =
             fs::openat(parent, disk::name(name), flags | OFlags::CLOEXEC, mode).at("make", path)?;
         let mut hasher = blake3::Hasher::new();
-        let mut size_bytes = 0;
+        let mut writer = HoleWriter::new(file.as_fd());
         loop {
             let read = tar.content(&mut self.buffer)?;
             if read == 0 {
@@ -114,9 +115,9 @@ impl Extractor<'_> {
             }
             let chunk = &self.buffer[..read];
             hasher.update(chunk);
-            write_all(&file, chunk).at("write", path)?;
-            size_bytes += read as u64;
+            writer.add(chunk).at("write", path)?;
         }
+        let size_bytes = writer.finish().at("write", path)?;
         disk::set_metadata(&file, metadata, self.owner(metadata))
             .at("set the metadata of", path)?;
         disk::set_time(&file, metadata.mtime).at("set the time of", path)?;
@@ -199,15 +200,4 @@ fn finish_special(
         fs::chmodat(parent, name, mode, AtFlags::empty())?;
     }
     disk::set_time_at(parent, path.name(), metadata.mtime)
-}
-
-fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match rustix::io::write(file, bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
