@@ -4,15 +4,21 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Once;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use kiln_sys::signal::{Signal, restore_default};
 use tempfile::TempDir;
 
 use crate::leaks;
 
 /// A run of kiln that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Whether programs that tests start hear the signals that tests send them, which those would not that ran by `nohup`
+/// or in the background of a script.
+static HEARING: Once = Once::new();
 
 /// Folders of one test.
 ///
@@ -37,6 +43,11 @@ pub(crate) struct Run {
 impl TestSpace {
     /// Makes the folders: `project`, `store`, `home`, `tmp`.
     pub(crate) fn new() -> Self {
+        HEARING.call_once(|| {
+            for signal in [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM] {
+                restore_default(signal);
+            }
+        });
         let root = TempDir::with_prefix("kiln-e2e-").expect("a temporary folder");
         let path = root.path().to_path_buf();
         for folder in ["project", "store", "home", "tmp"] {

@@ -76,7 +76,8 @@ extern "C" fn handle(signal: i32) {
 }
 
 impl SignalPipe {
-    /// Takes over `signals`, also from one that was installed earlier.
+    /// Takes over `signals`, also from one that was installed earlier. What is ignored stays that: whoever started this
+    /// process by `nohup`, or in the background of a script, wants it so.
     ///
     /// # Errors
     /// What `pipe2(2)` and `sigaction(2)` say.
@@ -96,22 +97,14 @@ impl SignalPipe {
         while !pipe.take()?.is_empty() {}
         for signal in signals {
             let number = signal.as_raw();
-            let mut before = MaybeUninit::<libc::sigaction>::zeroed();
+            if action(number, None)?.sa_sigaction == libc::SIG_IGN {
+                continue;
+            }
             // SAFETY: all zeroes is a valid action.
-            let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-            action.sa_sigaction = handle as *const () as usize;
-            action.sa_flags = libc::SA_RESTART;
-            // SAFETY: both are live, and the handler does only what a handler may.
-            if unsafe { libc::sigaction(number, &raw const action, before.as_mut_ptr()) } != 0 {
-                return Err(Errno::INVAL);
-            }
-            // SAFETY: the call has filled it in.
-            let before = unsafe { before.assume_init() };
-            // Started by `nohup`: a terminal that hangs up is nothing to us.
-            if *signal == Signal::HUP && before.sa_sigaction == libc::SIG_IGN {
-                // SAFETY: it was in force a moment ago.
-                unsafe { libc::sigaction(number, &raw const before, std::ptr::null_mut()) };
-            }
+            let mut ours: libc::sigaction = unsafe { std::mem::zeroed() };
+            ours.sa_sigaction = handle as *const () as usize;
+            ours.sa_flags = libc::SA_RESTART;
+            let before = action(number, Some(&ours))?;
             pipe.before.push((number, SavedAction(before)));
         }
         Ok(pipe)
@@ -138,13 +131,29 @@ impl SignalPipe {
     }
 }
 
+/// What a signal does, and from now on `new` if there is one.
+fn action(number: i32, new: Option<&libc::sigaction>) -> Result<libc::sigaction, Errno> {
+    let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
+    let mut before = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: both are live or null, and the only handler there is does what a handler may.
+    if unsafe { libc::sigaction(number, new, before.as_mut_ptr()) } != 0 {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: the call has filled it in.
+    Ok(unsafe { before.assume_init() })
+}
+
+/// Gives up that `signal` is ignored or handled: it does what it does by default.
+pub fn restore_default(signal: Signal) {
+    // SAFETY: restoring the default action touches no memory of ours.
+    unsafe { libc::signal(signal.as_raw(), libc::SIG_DFL) };
+}
+
 /// Ends this process the way `signal` does when nobody has taken it over.
 pub fn die_of(signal: Signal) -> ! {
-    // SAFETY: restoring the default action and raising the signal touch no memory of ours.
-    unsafe {
-        libc::signal(signal.as_raw(), libc::SIG_DFL);
-        libc::raise(signal.as_raw());
-    }
+    restore_default(signal);
+    // SAFETY: raising a signal touches no memory of ours.
+    unsafe { libc::raise(signal.as_raw()) };
     // The signal may be blocked, or one that does not end a process.
     std::process::abort()
 }
@@ -200,5 +209,16 @@ mod tests {
             send_and_receive(&outer, Signal::WINCH);
         }
         assert!(IDLE.lock().unwrap().len() <= 2, "pipes are used again");
+        // What is ignored stays ignored, also when the pipe goes.
+        // SAFETY: to ignore a signal touches no memory of ours.
+        unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) };
+        let pipe = SignalPipe::install(&[Signal::USR1, Signal::USR2]).unwrap();
+        rustix::process::kill_process(rustix::process::getpid(), Signal::USR1).unwrap();
+        send_and_receive(&pipe, Signal::USR2);
+        drop(pipe);
+        rustix::process::kill_process(rustix::process::getpid(), Signal::USR1).unwrap();
+        restore_default(Signal::USR1);
+        let pipe = SignalPipe::install(&[Signal::USR1]).unwrap();
+        send_and_receive(&pipe, Signal::USR1);
     }
 }

@@ -200,6 +200,41 @@ run = "trap '' INT TERM HUP; (setsid sleep 1000 &); echo begun; while true; do s
 }
 
 #[test]
+fn what_is_ignored_when_a_build_starts_stays_ignored() {
+    let space = busybox_project(
+        "[image.app.step.slow]\nrun = \"echo begun; sleep 2; trap 'echo heard > /heard' HUP; kill -HUP $$\"\n",
+    );
+    let template = space.command();
+    let mut command = Command::new("sh");
+    let kiln = template.get_program();
+    command.env_clear().current_dir(space.project());
+    command.envs(
+        template
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    // As `nohup` does, and a script that starts something in the background.
+    let script = "trap '' HUP INT QUIT TERM; exec \"$0\" build --progress plain";
+    let mut child = command
+        .args(["-c", script])
+        .arg(kiln)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("sh");
+    until(&mut child, "begun");
+    for signal in ["-HUP", "-INT", "-TERM"] {
+        send(signal, &child);
+    }
+    assert_eq!(child.wait().expect("it ended").code(), Some(0));
+    // Nothing of it reaches what runs in a sandbox.
+    let heard = space
+        .kiln_ok(["run", "--rm", "app", "cat", "/heard"])
+        .stdout;
+    assert_eq!(heard, "heard\n");
+}
+
+#[test]
 fn two_builds_of_one_project_at_once_both_end_well() {
     let space = project();
     let right = Build::ok(&project(), &[]).digest();
