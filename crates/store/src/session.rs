@@ -389,8 +389,9 @@ impl Session {
 impl Drop for Shared {
     /// Leaves as little behind as it can without waiting; [`Store::tidy`] sees to the rest.
     fn drop(&mut self) {
+        // What is large has gone to the trash by itself; these are folders that an overlay worked in.
         let folder = match self.folder.get() {
-            Some(folder) => discard(&self.store, folder),
+            Some(folder) => disk::remove_tree(folder),
             None => Ok(()),
         };
         let session = crate::gc::unless_running(&self.store, || {

@@ -294,3 +294,43 @@ fn a_secret_is_seen_by_its_step_and_stored_nowhere() {
     other.assert_code(0);
     assert!(!other.stderr.contains("\"started\""), "{}", other.shown());
 }
+
+#[test]
+fn a_store_that_nobody_uses_holds_nothing_worthless() {
+    let space = busybox_project(
+        r#"
+[image.app.step.one]
+run = "echo one > /one"
+[image.app.step.two]
+needs = ["one"]
+run = "cat /one > /two"
+[image.app.step.three]
+needs = ["two"]
+copy = [{ files = ["kiln.toml"], to = "/three" }]
+"#,
+    );
+    let check = |after: &str| {
+        for folder in ["trash", "tmp", "sessions"] {
+            let entries = std::fs::read_dir(space.store().join(folder)).expect("a folder");
+            let left: Vec<_> = entries
+                .map(|entry| entry.expect("an entry").path())
+                .collect();
+            assert!(left.is_empty(), "{left:?} after {after}");
+        }
+    };
+    space.kiln_ok(["build", "--no-cache=app.one"]);
+    check("a build");
+    space.kiln_ok(["build"]);
+    check("a build of nothing");
+    space.kiln_ok(["run", "--rm", "app", "true"]);
+    check("a run");
+    space.kiln_ok(["save", "-o", "app.tar", "app"]);
+    check("a save");
+    space.kiln_ok(["load", "-i", "app.tar"]);
+    check("a load");
+    space.kiln_ok(["tag", "app", "localhost/other"]);
+    check("a tag");
+    space.write("kiln.toml", "no\n");
+    space.kiln(["build"]).assert_code(1);
+    check("a failure");
+}
