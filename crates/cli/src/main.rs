@@ -8,6 +8,7 @@ mod app;
 mod caches;
 mod container;
 mod containers;
+mod draft;
 mod errors;
 mod excerpt;
 mod failed_build;

@@ -8,22 +8,20 @@
 //! --output type=dir,dest=root       the same as a folder
 //! ```
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use clap::ValueEnum;
-use kiln_image::{Image, ImageError, SavedImage, flatten, load_all, save, save_layout};
+use kiln_image::{Image, SavedImage, flatten, load_all, save, save_layout};
 use kiln_layer::Ownership;
 use kiln_oci::Compression;
 use kiln_sandbox::{Host, Privileges};
 use kiln_store::{Scratch, Session, Store};
 
+use crate::draft::{self, Unwritten};
 use crate::errors::{Class, Failure, Outcome};
-use crate::signals;
 
 /// What an image becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -148,12 +146,18 @@ impl Output {
             // In a folder of an ordinary user all files are that user's.
             Privileges::Mapped { .. } | Privileges::Single { .. } => Ownership::Flatten,
         };
+        self.check()?;
         match self.form {
             Form::Oci => {
-                self.to_file(&mut |out| save(session, images, self.compression.into(), out))
+                self.to_file(&mut |out| Ok(save(session, images, self.compression.into(), out)?))
             }
             Form::Layout => self.to_folder(&mut |folder| {
-                save_layout(session, images, self.compression.into(), folder)
+                Ok(save_layout(
+                    session,
+                    images,
+                    self.compression.into(),
+                    folder,
+                )?)
             }),
             Form::Tar => {
                 let image = &only(session.store(), images)?;
@@ -162,63 +166,27 @@ impl Output {
                     Privileges::Single { .. } => Ownership::Flatten,
                 };
                 let scratch = Scratch::new(session, "flat")?;
-                self.to_file(&mut |out| flatten(session, image, scratch.path(), kept, Some(out)))
+                self.to_file(&mut |out| {
+                    Ok(flatten(session, image, scratch.path(), kept, Some(out))?)
+                })
             }
             Form::Dir => {
                 let image = &only(session.store(), images)?;
-                self.to_folder(&mut |folder| flatten(session, image, folder, ownership, None))
+                self.to_folder(&mut |folder| Ok(flatten(session, image, folder, ownership, None)?))
             }
         }
     }
 
-    /// Writes beside the file and puts it in place when it is whole.
-    fn to_file(&self, write: &mut dyn FnMut(&mut dyn Write) -> Result<(), ImageError>) -> Outcome {
+    fn to_file(&self, write: &mut dyn FnMut(&mut dyn Write) -> Result<(), Unwritten>) -> Outcome {
+        draft::file(self.place.as_deref(), write)
+    }
+
+    fn to_folder(&self, fill: &mut dyn FnMut(&Path) -> Result<(), Unwritten>) -> Outcome {
         let Some(path) = &self.place else {
-            let mut stdout = BufWriter::new(io::stdout().lock());
-            let written = write(&mut stdout);
-            return match written.and_then(|()| stdout.flush().map_err(ImageError::Write)) {
-                Err(ImageError::Write(error)) => Err(Failure::output(error)),
-                written => Ok(written?),
-            };
+            let message = "a folder is to be written to standard output";
+            return Err(Failure::message(Class::Bug, message, None));
         };
-        self.check()?;
-        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-            return self.to_device(path, write);
-        }
-        let path = &behind_links(path)?;
-        let draft = draft(path);
-        // Made where signals are watched already: whoever sees it may stop us and finds nothing of it afterwards.
-        let written = until_stopped(&|| {}, |stopped| {
-            let file = File::create_new(&draft).map_err(|error| cannot_write(path, &error))?;
-            let mut file = BufWriter::new(file);
-            let out = &mut file;
-            match write(&mut Stoppable { out, stopped }) {
-                Ok(()) => file
-                    .flush()
-                    .and_then(|()| fs::rename(&draft, path))
-                    .map_err(|error| cannot_write(path, &error)),
-                Err(ImageError::Write(error)) => Err(cannot_write(path, &error)),
-                Err(error) => Err(error.into()),
-            }
-        });
-        if written.is_err() && fs::remove_file(&draft).is_err() {
-            // The failure itself is what the user has to know.
-        }
-        written
-    }
-
-    /// Writes to a device, a pipe or a socket, which stays what it is.
-    fn to_device(
-        &self,
-        path: &Path,
-        write: &mut dyn FnMut(&mut dyn Write) -> Result<(), ImageError>,
-    ) -> Outcome {
-        let file = File::options().write(true).open(path);
-        let mut file = BufWriter::new(file.map_err(|error| cannot_write(path, &error))?);
-        match write(&mut file).and_then(|()| file.flush().map_err(ImageError::Write)) {
-            Err(ImageError::Write(error)) => Err(cannot_write(path, &error)),
-            written => Ok(written?),
-        }
+        draft::folder(path, fill)
     }
 
     /// Says what is wrong with the place; to be asked before a long build, too.
@@ -233,7 +201,7 @@ impl Output {
             .parent()
             .filter(|around| !around.as_os_str().is_empty());
         if let Some(around) = around {
-            fs::metadata(around).map_err(|error| cannot_write(path, &error))?;
+            fs::metadata(around).map_err(|error| draft::cannot_write(path, &error))?;
         }
         let (wrong, help) = match self.form {
             // What is there may be dear to somebody: only an empty folder is replaced.
@@ -257,106 +225,6 @@ impl Output {
             Some(help.to_owned()),
         ))
     }
-
-    /// Fills a folder beside the place and puts it there when it is whole.
-    fn to_folder(&self, fill: &mut dyn FnMut(&Path) -> Result<(), ImageError>) -> Outcome {
-        let Some(path) = &self.place else {
-            return Err(Failure::message(
-                Class::Bug,
-                "a folder is to be written to standard output",
-                None,
-            ));
-        };
-        self.check()?;
-        let draft = draft(path);
-        // Held by whoever makes the folder, puts it into its place or takes it away, so that none of them meets a half.
-        let turn = Mutex::new(());
-        let my_turn = || turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let remove = || {
-            let _turn = my_turn();
-            // Whoever fills it notices, and the rest goes below.
-            if fs::remove_dir_all(&draft).is_err() {}
-        };
-        let unless_stopped = |stopped: &AtomicBool, work: &dyn Fn() -> io::Result<()>| {
-            let _turn = my_turn();
-            if stopped.load(Ordering::Relaxed) {
-                return Err(stopped_by_signal());
-            }
-            work().map_err(|error| cannot_write(path, &error))
-        };
-        let filled = until_stopped(&remove, |stopped| {
-            unless_stopped(stopped, &|| fs::create_dir(&draft))?;
-            match fill(&draft) {
-                Ok(()) => unless_stopped(stopped, &|| fs::rename(&draft, path)),
-                Err(ImageError::Write(error)) => Err(cannot_write(path, &error)),
-                Err(error) => Err(error.into()),
-            }
-        });
-        if filled.is_err() && fs::remove_dir_all(&draft).is_err() {
-            // The failure itself is what the user has to know.
-        }
-        filled
-    }
-}
-
-/// Does `work`, which fails once somebody asks this process to stop; then `stop` was called.
-///
-/// # Errors
-/// Those of `work`; that it was stopped.
-fn until_stopped(stop: &(dyn Fn() + Sync), work: impl FnOnce(&AtomicBool) -> Outcome) -> Outcome {
-    let stopped = AtomicBool::new(false);
-    let asked = || {
-        stopped.store(true, Ordering::Relaxed);
-        stop();
-    };
-    let done = signals::with_signals(&asked, || work(&stopped))?;
-    match done {
-        Err(_) if stopped.load(Ordering::Relaxed) => Err(stopped_by_signal()),
-        done => done,
-    }
-}
-
-fn stopped_by_signal() -> Failure {
-    Failure::message(Class::Interrupted, "stopped: nothing of it is left", None)
-}
-
-/// Writes until it is to stop.
-struct Stoppable<'a, W> {
-    out: &'a mut W,
-    stopped: &'a AtomicBool,
-}
-
-impl<W: Write> Write for Stoppable<'_, W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.stopped.load(Ordering::Relaxed) {
-            return Err(io::Error::other("stopped"));
-        }
-        self.out.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
-}
-
-/// The file that `path` leads to: a link stays one.
-fn behind_links(path: &Path) -> Outcome<PathBuf> {
-    if !path.exists() {
-        return Ok(path.to_owned());
-    }
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a path of this machine, which the user names"
-    )]
-    let found = fs::canonicalize(path);
-    found.map_err(|error| cannot_write(path, &error))
-}
-
-/// The name beside `path` under which it is written first.
-fn draft(path: &Path) -> PathBuf {
-    let mut draft = path.to_owned().into_os_string();
-    draft.push(format!(".{}.draft", std::process::id()));
-    PathBuf::from(draft)
 }
 
 /// The one image for one platform whose root file system is wanted.
@@ -393,41 +261,9 @@ fn only(store: &Store, images: &[SavedImage]) -> Outcome<Image> {
     }
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-    Failure::message(
-        Class::Environment,
-        format!("cannot write `{}`: {error}", path.display()),
-        None,
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_at_the_place_stays_what_it_is() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let at = |name: &str| folder.path().join(name);
-        let write = |path: &Path| {
-            let output = Output::new(Form::Oci, Some(path.to_owned()), Method::Gzip).unwrap();
-            output.to_file(&mut |out| out.write_all(b"image").map_err(ImageError::Write))
-        };
-        // A link to a file, and one to a device, as `/dev/stdout` is one.
-        fs::write(at("file"), "before").unwrap();
-        for (link, target) in [("to-file", "file"), ("to-device", "/dev/null")] {
-            std::os::unix::fs::symlink(target, at(link)).unwrap();
-            write(&at(link)).unwrap();
-            assert!(at(link).is_symlink(), "{link}");
-        }
-        assert_eq!(fs::read(at("file")).unwrap(), b"image");
-        write(&at("new")).unwrap();
-        assert_eq!(fs::read(at("new")).unwrap(), b"image");
-        let said = write(folder.path()).unwrap_err().report.to_string();
-        assert!(said.contains("is a folder"), "{said}");
-        assert!(write(&at("no/file")).is_err());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
-    }
 
     #[test]
     fn what_is_typed_is_understood_or_answered() {

@@ -210,3 +210,29 @@ fn an_image_gets_the_volumes_it_wants() {
     ]);
     assert_eq!(run.stdout, "0\n");
 }
+
+#[test]
+fn an_export_that_cannot_be_made_leaves_the_file_as_it_was() {
+    let space = ContainerSpace::new("");
+    space.write("kept.tar", "dear");
+    space
+        .kiln(["volume", "export", "none", "-o", "kept.tar"])
+        .assert_code(1)
+        .assert_says("no volume `none`");
+    space.kiln_ok(["volume", "create", "full"]);
+    // Half of it is written when what cannot be archived is met.
+    let script =
+        "cd /d; echo x > a; n=0; while [ $n -lt 300 ]; do mkdir d; cd d; n=$((n + 1)); done";
+    space.kiln_ok(["run", "--rm", "-v", "full:/d", "app", "sh", "-c", script]);
+    space
+        .kiln(["volume", "export", "full", "-o", "kept.tar"])
+        .assert_code(3);
+    let kept = std::fs::read_to_string(space.project().join("kept.tar")).expect("a file");
+    assert_eq!(kept, "dear");
+    let beside = std::fs::read_dir(space.project()).expect("the project");
+    let drafts = beside.filter(|entry| {
+        let name = entry.as_ref().expect("an entry").file_name();
+        name.to_string_lossy().contains("draft")
+    });
+    assert_eq!(drafts.count(), 0, "no draft is left");
+}

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use kiln_layer::{ExtractOwner, LastLink, TreePath, archive, extract};
@@ -13,6 +13,7 @@ use kiln_store::{Name, Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::containers::each;
+use crate::draft;
 use crate::errors::{Class, Failure, Outcome};
 use crate::life::parse_labels;
 use crate::names;
@@ -111,7 +112,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         Action::Inspect { names } => printer.json(&inspection(names, settings)?),
         Action::Rm { force, names } => remove(*force, names, settings, printer),
         Action::Prune { force, filter } => prune(*force, filter, settings, printer),
-        Action::Export { name, output } => export(name, output.as_ref(), settings),
+        Action::Export { name, output } => export(name, output.as_deref(), settings),
         Action::Import { name, file } => import(name, file.as_ref(), settings),
     }
 }
@@ -306,32 +307,22 @@ pub(crate) fn confirm(question: &str, settings: &Settings, printer: &mut Printer
     }
 }
 
-fn export(name: &str, output: Option<&PathBuf>, settings: &Settings) -> Outcome {
-    // Opened as who called, before this process moves.
-    let file = match output.filter(|path| path.as_os_str() != "-") {
-        Some(path) => Some(File::create(path).map_err(|error| {
-            let message = format!("cannot write `{}`: {error}", path.display());
-            Failure::message(Class::Environment, message, None)
-        })?),
-        None => None,
-    };
+fn export(name: &str, output: Option<&Path>, settings: &Settings) -> Outcome {
+    let output = output.filter(|path| path.as_os_str() != "-");
+    if output.is_none() && settings.stdout_is_terminal {
+        return Err(Failure::message(
+            Class::User,
+            "an archive is nothing to read on a terminal",
+            Some(format!("name a file: kiln volume export -o FILE {name}")),
+        ));
+    }
     let entered = workbench::enter(settings)?;
     let volume = existing(&entered, name)?;
     let folder = open(volume.path())?;
-    let mut out: Box<dyn Write> = match file {
-        Some(file) => Box::new(io::BufWriter::new(file)),
-        None => Box::new(io::BufWriter::new(io::stdout())),
-    };
     let root = TreePath::root();
-    archive(folder.as_fd(), &root, LastLink::Keep, &root, &mut out).map_err(
-        |error| match error {
-            kiln_layer::ArchiveError::Write(error) => Failure::output(error),
-            error @ (kiln_layer::ArchiveError::Path(_) | kiln_layer::ArchiveError::File(_)) => {
-                Failure::from_error(Class::Environment, error)
-            }
-        },
-    )?;
-    out.flush().map_err(Failure::output)
+    draft::file(output, &mut |out| {
+        Ok(archive(folder.as_fd(), &root, LastLink::Keep, &root, out)?)
+    })
 }
 
 fn import(name: &str, file: Option<&PathBuf>, settings: &Settings) -> Outcome {
