@@ -18,7 +18,9 @@ use kiln_runtime::{
     ContainerConfig, Event, Foreground, HealthCheck, Launch, LaunchError, LogOptions, Overrides,
     Plan, PlannedNetwork, PlannedSource, RestartPolicy, SecretSource, StoredContainer,
 };
-use kiln_sandbox::{Accounting, Durability, Host, PassedOn, Privileges, Stdio, window_size};
+use kiln_sandbox::{
+    Accounting, Durability, Host, PassedOn, Privileges, SandboxError, Stdio, window_size,
+};
 use kiln_store::{ContainerClaim, ContainerId, Session, Store, StoreError};
 
 use crate::errors::{Class, Failure, Outcome};
@@ -256,6 +258,21 @@ impl Ready {
         Ok(plan)
     }
 
+    /// Says who names the user that the container runs as.
+    fn whose_user(&self, overrides: &Overrides) -> String {
+        let of_service = self.service.as_ref().filter(|it| it.user.is_some());
+        match (&overrides.user, of_service) {
+            (Some(_), _) => "`--user` says so: name one of these, or a number".to_owned(),
+            (None, Some(service)) => format!(
+                "`user` of the service `{}` says so: name one of these, or a number",
+                service.name.value
+            ),
+            (None, None) => {
+                "`user` in the image's config says so: correct it, or run it with --user".to_owned()
+            }
+        }
+    }
+
     /// Makes those networks that the project declares and `plan` wants, unless they are there.
     fn make_networks(&self, plan: &Plan, project_name: &str) -> Outcome {
         let (PlannedNetwork::Bridges(wanted), Some(project)) = (&plan.network, &self.project)
@@ -437,7 +454,11 @@ impl Ready {
                 }
                 container.follow(&signals, io::stdin(), io::stdout())
             })
-            .map_err(launch_failure);
+            .map_err(|error| {
+                let is_about_user =
+                    matches!(error, LaunchError::Sandbox(SandboxError::Account { .. }));
+                launch_failure_with(error, is_about_user.then(|| self.whose_user(overrides)))
+            });
         // Its writable layer may be large, and nobody else may come to clear it away for long; the same holds for
         // what killed ones left.
         self.host.sweep();
@@ -663,13 +684,17 @@ fn secrets(workspace: &Workspace, service: Option<&Service>) -> Outcome<BTreeMap
 }
 
 fn launch_failure(error: LaunchError) -> Failure {
+    launch_failure_with(error, None)
+}
+
+fn launch_failure_with(error: LaunchError, help: Option<String>) -> Failure {
     let code = error.exit_code();
     let class = if code == i32::from(OWN_FAILURE_OF_RUN) {
         Class::Environment
     } else {
         Class::User
     };
-    Failure::message(class, error.to_string(), None).with_code(code)
+    Failure::message(class, error.to_string(), help).with_code(code)
 }
 
 pub(crate) fn stdio(wants_terminal: Option<bool>) -> Outcome<Stdio> {

@@ -77,6 +77,7 @@ fn group_number(group: &str, wanted: &str) -> Result<u32, SandboxError> {
             kind: "group",
             name: wanted.to_owned(),
             file: GROUP,
+            known: names(group),
         })
 }
 
@@ -90,6 +91,12 @@ fn read(root: BorrowedFd<'_>, path: &'static str) -> Result<String, SandboxError
             errno,
         }),
     }
+}
+
+/// The names in a text, in its order.
+fn names(text: &str) -> Vec<String> {
+    let names = entries(text).filter_map(|entry| entry.first().map(|name| (*name).to_owned()));
+    names.filter(|name| !name.is_empty()).collect()
 }
 
 /// Lines as fields.
@@ -145,6 +152,7 @@ pub(crate) fn named(passwd: &str, group: &str, text: &str) -> Result<Account, Sa
                     kind: "user",
                     name: user.to_owned(),
                     file: PASSWD,
+                    known: names(passwd),
                 });
             }
         },

@@ -53,7 +53,10 @@ pub enum SandboxError {
         errno: Errno,
     },
     /// No such user or group in the root file system.
-    #[error("no {kind} `{name}` in `{file}` of the root file system")]
+    #[error(
+        "no {kind} `{name}` in `{file}` of the root file system, which has {}",
+        listed(known)
+    )]
     Account {
         /// User or group.
         kind: &'static str,
@@ -61,6 +64,8 @@ pub enum SandboxError {
         name: String,
         /// Where it was looked up.
         file: &'static str,
+        /// The names that are there.
+        known: Vec<String>,
     },
     /// A user or group number that this process cannot give to anything.
     #[error(
@@ -119,6 +124,24 @@ pub enum SandboxError {
         /// What it said.
         errno: Errno,
     },
+}
+
+/// Most names that a message lists.
+const NAMES_LISTED: usize = 24;
+
+fn listed(names: &[String]) -> String {
+    let mut quoted = names
+        .iter()
+        .take(NAMES_LISTED)
+        .map(|name| format!("`{name}`"));
+    let Some(first) = quoted.next() else {
+        return "none".to_owned();
+    };
+    let mut text = quoted.fold(first, |text, name| format!("{text}, {name}"));
+    if names.len() > NAMES_LISTED {
+        text.push_str(&format!(" and {} more", names.len() - NAMES_LISTED));
+    }
+    text
 }
 
 impl SandboxError {

@@ -60,6 +60,18 @@ impl ProcessError {
         }
     }
 
+    /// Returns what to do about the user that the step names, if that is to blame.
+    pub(crate) fn help(&self) -> Option<String> {
+        let Self::Sandbox(SandboxError::Account { name, known, .. }) = self else {
+            return None;
+        };
+        let names = known.iter().map(String::as_str);
+        Some(match kiln_manifest::nearest(name, names) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "name one of these, use numbers, or add it by an `account` step that this step `needs`".to_owned(),
+        })
+    }
+
     /// Returns whether the user that the step names is to blame.
     pub(crate) fn is_about_account(&self) -> bool {
         matches!(

@@ -359,7 +359,10 @@ fn start_failure(workspace: &Workspace, step: &Step, error: &process::ProcessErr
         (true, Some(user)) => user.span,
         _ => step.action.span,
     };
-    let problem = Problem::new(workspace, at, error.to_string());
+    let mut problem = Problem::new(workspace, at, error.to_string());
+    if let Some(help) = error.help() {
+        problem = problem.help(help);
+    }
     if error.is_users() {
         problem.user()
     } else {
