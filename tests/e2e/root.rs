@@ -184,3 +184,51 @@ fn two_builds_at_once_share_a_store() {
     }
     assert_eq!(Build::ok(&space, &[]).steps("started"), [""; 0]);
 }
+
+#[test]
+fn files_that_cannot_be_read_are_all_told_before_anything_runs() {
+    if !is_root() {
+        return;
+    }
+    let space = busybox_project(
+        r#"
+        [image.app.step.one]
+        copy = [{ files = ["a/**", "!a/left-out"], to = "/a/" }]
+        [image.app.step.two]
+        copy = [{ files = ["b", "c/d/*"], to = "/b/" }]
+        [image.app.step.none]
+        copy = [{ files = ["z"], to = "/z" }]
+        "#,
+    );
+    for file in [
+        "a/readable",
+        "a/secret",
+        "a/locked/in",
+        "a/left-out/in",
+        "b",
+        "c/d/in",
+    ] {
+        space.write(file, "");
+    }
+    let theirs = OfUser::take(&space);
+    for path in ["a/secret", "a/locked", "a/left-out", "b", "c"] {
+        let path = space.project().join(path);
+        host(Command::new("chown").arg("0:0").arg(&path));
+        host(Command::new("chmod").arg("700").arg(&path));
+    }
+    let run = theirs.kiln(&["build"]);
+    run.assert_code(1)
+        .assert_says("cannot read `a/locked`, `a/secret`: Permission denied")
+        .assert_says("cannot read `b`, `c/d`: Permission denied")
+        .assert_says("kiln.toml:9")
+        .assert_says("kiln.toml:11")
+        .assert_says("takes `c/d`")
+        .assert_says("`z` matches no file")
+        .assert_says("`!` patterns");
+    assert!(!run.stderr.contains("`a/left-out`"), "{}", run.shown());
+    assert!(!run.stderr.contains("built"), "{}", run.shown());
+    // What can be built without them still is, if that is wanted.
+    let run = theirs.kiln(&["build", "--keep-going"]);
+    run.assert_code(1)
+        .assert_says("`app.one` failed: cannot read");
+}

@@ -2,6 +2,7 @@
 
 use kiln_manifest::{SourceText, Span};
 use kiln_store::StoreError;
+use miette::LabeledSpan;
 
 use crate::event::FailureKind;
 use crate::executor::Failure;
@@ -20,9 +21,8 @@ pub struct Problem {
     #[label("{label}")]
     at: miette::SourceSpan,
     label: String,
-    #[label("{other_label}")]
-    other: Option<miette::SourceSpan>,
-    other_label: String,
+    #[label(collection)]
+    others: Vec<LabeledSpan>,
     #[help]
     help: Option<String>,
 }
@@ -35,8 +35,7 @@ impl Problem {
             source_code: workspace.manifest.source.clone(),
             at: at.into(),
             label: "here".to_owned(),
-            other: None,
-            other_label: String::new(),
+            others: Vec::new(),
             help: None,
         }
     }
@@ -47,10 +46,10 @@ impl Problem {
         self
     }
 
-    /// Adds a second place, and says what is there.
+    /// Adds another place, and says what is there.
     pub(crate) fn and(mut self, at: Span, label: impl Into<String>) -> Self {
-        self.other = Some(at.into());
-        self.other_label = label.into();
+        let label = Some(label.into());
+        self.others.push(LabeledSpan::new_with_span(label, at));
         self
     }
 
@@ -86,6 +85,7 @@ impl From<ProjectError> for Failure {
             ProjectError::Io { .. } => FailureKind::Environment,
             ProjectError::NoMatch { .. }
             | ProjectError::Missing { .. }
+            | ProjectError::Unreadable { .. }
             | ProjectError::Changed { .. }
             | ProjectError::TooMany { .. } => FailureKind::User,
         };

@@ -22,6 +22,7 @@
 mod scan;
 mod select;
 mod stat_cache;
+mod unreadable;
 mod verified;
 mod walk;
 
@@ -33,7 +34,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_graph::{ContentDigest, FileEntry, FileKind};
 use kiln_manifest::SourceText;
-use miette::SourceSpan;
+use miette::{LabeledSpan, SourceSpan};
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
 
@@ -111,6 +112,22 @@ pub enum ProjectError {
         #[label("no such file")]
         at: SourceSpan,
     },
+    /// Files that are wanted, or folders that may have some, cannot be read.
+    #[error("cannot read {what}")]
+    #[diagnostic(
+        code(build::unreadable),
+        help("give whoever runs kiln the right to read it, or leave it out: `!` patterns do so")
+    )]
+    Unreadable {
+        /// The paths, relative to the project, and what the system said.
+        what: String,
+        /// The manifest.
+        #[source_code]
+        source_code: SourceText,
+        /// The patterns that take them.
+        #[label(collection)]
+        at: Vec<LabeledSpan>,
+    },
     /// A file was changed between being looked at and being read.
     #[error("`{path}` was changed while the build read it")]
     #[diagnostic(
@@ -146,7 +163,7 @@ pub enum ProjectError {
 
 /// All that is wrong with the files which a build wants of its project.
 #[derive(Debug, Clone, thiserror::Error, miette::Diagnostic)]
-#[error("the project lacks files that the build takes")]
+#[error("files that the build takes are not there, or cannot be read")]
 #[must_use]
 pub struct MissingFiles {
     /// Each at its place in the manifest, in the order of the text.
@@ -168,6 +185,7 @@ impl ProjectError {
     fn place(&self) -> Option<usize> {
         match self {
             Self::NoMatch { at, .. } | Self::Missing { at, .. } => Some(at.offset()),
+            Self::Unreadable { at, .. } => at.first().map(LabeledSpan::offset),
             Self::Changed { .. } | Self::TooMany { .. } | Self::Io { .. } => None,
         }
     }

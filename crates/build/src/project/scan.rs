@@ -11,10 +11,12 @@ use kiln_manifest::model::{Action, CopySource, FileSet};
 use kiln_manifest::value::{Glob, ProjectPath};
 use kiln_manifest::{SourceText, Spanned};
 use rayon::prelude::*;
+use rustix::io::Errno;
 
 use super::select::{Selector, literal_start, selects_one};
 use super::stat_cache::{CachedFile, Draft, Entries};
-use super::walk::{Found, FoundKind, Stamp, walk};
+use super::unreadable::{self, Unreadable};
+use super::walk::{Found, FoundKind, Stamp, Walked, walk};
 use super::{MissingFiles, Project, ProjectError, StatCache, content_of, joined, on_all_cores};
 
 /// What a build wants of its project.
@@ -76,7 +78,7 @@ pub struct SelectedFiles {
 /// The project files of a build, as they were when it began.
 #[derive(Debug)]
 pub struct ProjectFiles {
-    sets: BTreeMap<SetKey, Result<SelectedFiles, ProjectError>>,
+    sets: BTreeMap<SetKey, Result<SelectedFiles, Vec<ProjectError>>>,
     files: BTreeMap<String, Result<ContentDigest, ProjectError>>,
     /// What did not work and changes no result: the stat cache could not be written.
     pub warnings: Vec<String>,
@@ -147,7 +149,7 @@ impl ProjectFiles {
             all_roots.iter().any(|root| is_at_or_below(root, path))
                 || sets.values().any(|(_, selector)| selector.enters(path))
         };
-        let found = walk(project, &roots, &enters)?;
+        let Walked { found, unreadable } = walk(project, &roots, &enters)?;
 
         let sets: Vec<(SetKey, (&FileSet, Selector))> = sets.into_iter().collect();
         let selections = on_all_cores(&sets, |(_, (_, selector))| Ok(selector.select(&found)))?;
@@ -171,19 +173,60 @@ impl ProjectFiles {
         let sets: Vec<_> = sets.into_iter().zip(selections).collect();
         type Selected<'a> = ((SetKey, (&'a FileSet, Selector)), Vec<usize>);
         let selected = |((key, (set, selector)), positions): &Selected<'_>| {
-            let result = selected_files(set, selector, positions, &found, &contents.digests);
-            let result = result.map_err(|patterns| no_match(project, source, set, &patterns));
+            let files = positions
+                .iter()
+                .filter_map(|at| contents.unreadable.get(at));
+            let folders = unreadable.iter().filter(|folder| {
+                let mut globs = set.include.iter();
+                let is_left_out = selector.leaves_out(&folder.path);
+                !is_left_out && globs.any(|glob| folder.is_wanted_by(selector, &glob.value))
+            });
+            let mut unreadable: Vec<&Unreadable> = folders.chain(files).collect();
+            unreadable.sort_by(|one, other| one.path.cmp(&other.path));
+            let mut problems = Vec::new();
+            let empty = empty_patterns(set, selector, positions, &found);
+            let is_known = |glob: &&Spanned<Glob>| {
+                let mut unreadable = unreadable.iter();
+                !unreadable.any(|it| it.is_wanted_by(selector, &glob.value))
+            };
+            let empty: Vec<_> = empty.into_iter().filter(is_known).collect();
+            if !empty.is_empty() {
+                problems.push(no_match(project, source, set, &empty));
+            }
+            if !unreadable.is_empty() {
+                problems.push(unreadable::of_set(source, set, selector, &unreadable));
+            }
+            let result = match problems.is_empty() {
+                true => Ok(selected_files(
+                    selector,
+                    positions,
+                    &found,
+                    &contents.digests,
+                )),
+                false => Err(problems),
+            };
             Ok((key.clone(), result))
         };
         let single = |file: &&Spanned<ProjectPath>| {
             let path = file.value.as_str();
-            let digest = singles[path].and_then(|at| contents.digests[at]);
-            let missing = || ProjectError::Missing {
-                path: path.to_owned(),
-                source_code: source.clone(),
-                at: file.span.into(),
+            let at = singles[path];
+            let problem = || {
+                let unread = at.and_then(|at| contents.unreadable.get(&at));
+                let folder = || {
+                    let mut folders = unreadable.iter();
+                    folders.find(|folder| is_at_or_below(path.as_bytes(), &folder.path))
+                };
+                match unread.or_else(folder) {
+                    Some(unread) => unreadable::of_file(source, file, unread),
+                    None => ProjectError::Missing {
+                        path: path.to_owned(),
+                        source_code: source.clone(),
+                        at: file.span.into(),
+                    },
+                }
             };
-            (path.to_owned(), digest.ok_or_else(missing))
+            let digest = at.and_then(|at| contents.digests[at]);
+            (path.to_owned(), digest.ok_or_else(problem))
         };
         Ok(Self {
             files: wanted.files.iter().map(single).collect(),
@@ -193,7 +236,7 @@ impl ProjectFiles {
         })
     }
 
-    /// Tells of every set and file that is wanted and not there.
+    /// Tells of every set and file that is wanted and not there, or cannot be read.
     ///
     /// # Errors
     /// Some are not.
@@ -201,7 +244,8 @@ impl ProjectFiles {
         let sets = self
             .sets
             .values()
-            .filter_map(|result| result.as_ref().err());
+            .filter_map(|result| result.as_ref().err())
+            .flatten();
         let files = self
             .files
             .values()
@@ -217,7 +261,8 @@ impl ProjectFiles {
     /// Returns what `set` selects.
     ///
     /// # Errors
-    /// [`ProjectError::NoMatch`] if one of its patterns selects nothing.
+    /// [`ProjectError::NoMatch`] if one of its patterns selects nothing, [`ProjectError::Unreadable`] if something
+    /// cannot be read.
     ///
     /// # Panics
     /// If the set was not among those scanned, which is a mistake of the caller.
@@ -226,13 +271,15 @@ impl ProjectFiles {
             .sets
             .get(&SetKey::of(set))
             .expect("every set of the graph was scanned");
-        result.as_ref().map_err(Clone::clone)
+        result
+            .as_ref()
+            .map_err(|problems| problems.first().expect("something is wrong").clone())
     }
 
     /// Returns the digest of a single file.
     ///
     /// # Errors
-    /// [`ProjectError::Missing`] if it is not there or not a regular file.
+    /// [`ProjectError::Missing`] if it is not there or not a regular file, [`ProjectError::Unreadable`].
     ///
     /// # Panics
     /// If the file was not among those scanned, which is a mistake of the caller.
@@ -280,41 +327,47 @@ fn topmost(roots: &[Vec<u8>]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
+pub(super) fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
     above.is_empty()
         || path
             .strip_prefix(above)
             .is_some_and(|rest| rest.first().is_none_or(|byte| *byte == b'/'))
 }
 
-/// Puts together what a set selects.
-///
-/// # Errors
-/// The patterns that select nothing.
-fn selected_files<'a>(
+/// Returns the patterns of a set that select nothing.
+fn empty_patterns<'a>(
     set: &'a FileSet,
     selector: &Selector,
     positions: &[usize],
     found: &[Found],
-    digests: &[Option<ContentDigest>],
-) -> Result<SelectedFiles, Vec<&'a Spanned<Glob>>> {
-    let start = if selector.base.is_empty() {
-        0
-    } else {
-        selector.base.len() + 1
-    };
+) -> Vec<&'a Spanned<Glob>> {
+    let start = start_below(selector);
     let paths: Vec<&[u8]> = positions
         .iter()
         .map(|&at| &found[at].path[start..])
         .collect();
-    let empty: Vec<_> = set
-        .include
-        .iter()
+    let globs = set.include.iter();
+    globs
         .filter(|glob| !selects_one(&glob.value, &paths))
-        .collect();
-    if !empty.is_empty() {
-        return Err(empty);
+        .collect()
+}
+
+/// Where in paths of the project those begin that are relative to the set's base.
+fn start_below(selector: &Selector) -> usize {
+    match selector.base.len() {
+        0 => 0,
+        length => length + 1,
     }
+}
+
+/// Puts together what a set selects, all of which was read.
+fn selected_files(
+    selector: &Selector,
+    positions: &[usize],
+    found: &[Found],
+    digests: &[Option<ContentDigest>],
+) -> SelectedFiles {
+    let start = start_below(selector);
     let entry = |&at: &usize| {
         let kind = match &found[at].kind {
             FoundKind::File { executable, .. } => FileKind::File {
@@ -337,12 +390,12 @@ fn selected_files<'a>(
     // What was found is sorted, so the tree keeps its order.
     let tree = FileTree::new(positions.iter().map(entry).collect());
     let digest = tree.digest();
-    Ok(SelectedFiles {
+    SelectedFiles {
         base: selector.base.clone(),
         tree: Arc::new(tree),
         sizes_bytes: positions.iter().map(size_bytes).collect(),
         digest,
-    })
+    }
 }
 
 fn no_match(
@@ -379,8 +432,10 @@ fn no_match_help(set: &FileSet) -> String {
 
 /// The contents of selected files.
 struct Contents {
-    /// For each file found; `None` for links and for what is not selected.
+    /// For each file found; `None` for links, for what is not selected and what cannot be read.
     digests: Vec<Option<ContentDigest>>,
+    /// Files found and selected that cannot be read.
+    unreadable: BTreeMap<usize, Unreadable>,
     warnings: Vec<String>,
     counts: FileCounts,
 }
@@ -407,9 +462,11 @@ impl Contents {
             read: unread.len(),
         };
         let mut warnings = Vec::new();
+        let mut unreadable = BTreeMap::new();
         if unread.is_empty() && !merged.has_left_overs {
             return Ok(Self {
                 digests,
+                unreadable,
                 warnings,
                 counts,
             });
@@ -423,8 +480,20 @@ impl Contents {
             warn(error);
             None
         });
-        for (at, digest) in read(project, found, &unread)? {
-            digests[at] = Some(digest);
+        for (at, content) in read(project, found, &unread)? {
+            match content {
+                Ok(digest) => digests[at] = Some(digest),
+                Err(error) => {
+                    let path = found[at].path.clone();
+                    let is_folder = false;
+                    let it = Unreadable {
+                        path,
+                        is_folder,
+                        error,
+                    };
+                    unreadable.insert(at, it);
+                }
+            }
         }
         if let Some(draft) = draft {
             let kept = kept_files(&draft, found, &digests, &unread, &known, &merged.elsewhere);
@@ -432,6 +501,7 @@ impl Contents {
         }
         Ok(Self {
             digests,
+            unreadable,
             warnings,
             counts,
         })
@@ -481,31 +551,37 @@ impl Merged {
     }
 }
 
+/// A file by its position, and what is in it, or what the system said.
+type Content = (usize, Result<ContentDigest, Errno>);
+
+/// Reads files.
 fn read(
     project: &Project,
     found: &[Found],
     unread: &[usize],
-) -> Result<Vec<(usize, ContentDigest)>, ProjectError> {
+) -> Result<Vec<Content>, ProjectError> {
     let read = |buffer: &mut Vec<u8>, &at: &usize| {
         let path = &found[at].path;
-        let shown = || String::from_utf8_lossy(path).into_owned();
-        let file = project.open_file(path)?;
-        let (digest, _) = content_of(&file, buffer).map_err(|error| {
-            let errno = rustix::io::Errno::from_io_error(&error);
-            let error = errno.unwrap_or(rustix::io::Errno::IO);
-            ProjectError::Io {
-                doing: "read",
-                path: shown(),
-                error,
+        let file = match project.open_file(path) {
+            Ok(file) => file,
+            Err(ProjectError::Io { error, .. }) => return Ok((at, Err(error))),
+            Err(error) => return Err(error),
+        };
+        let digest = match content_of(&file, buffer) {
+            Ok((digest, _)) => digest,
+            Err(error) => {
+                let errno = Errno::from_io_error(&error);
+                return Ok((at, Err(errno.unwrap_or(Errno::IO))));
             }
-        })?;
+        };
+        let shown = || String::from_utf8_lossy(path).into_owned();
         let stat = rustix::fs::fstat(&file).map_err(|error| ProjectError::Io {
             doing: "look at",
             path: shown(),
             error,
         })?;
         match &found[at].kind {
-            FoundKind::File { stamp, .. } if Stamp::of(&stat) == *stamp => Ok((at, digest)),
+            FoundKind::File { stamp, .. } if Stamp::of(&stat) == *stamp => Ok((at, Ok(digest))),
             FoundKind::File { .. } | FoundKind::Link { .. } => {
                 Err(ProjectError::Changed { path: shown() })
             }

@@ -128,7 +128,7 @@ impl Selector {
     }
 
     /// Returns the path relative to the base, if it is below it.
-    fn relative<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
+    pub(super) fn relative<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
         match path.strip_prefix(self.base.as_slice())? {
             rest if self.base.is_empty() => Some(rest),
             [b'/', rest @ ..] => Some(rest),
@@ -160,6 +160,14 @@ impl Selector {
         self.include.depth.is_none_or(|deepest| depth < deepest)
             || self.include.matches_folder(below)
             || folders_above(below).any(|folder| self.include.matches_folder(folder))
+    }
+
+    /// Tells whether a folder is left out with all that is in it.
+    pub(super) fn leaves_out(&self, path: &[u8]) -> bool {
+        self.relative(path).is_some_and(|below| {
+            let is_hidden = Self::has_hidden_part(below) && self.spelled.paths.is_empty();
+            is_hidden || self.exclude.matches_folder(below) || self.exclude.matches_way_to(below)
+        })
     }
 
     /// Returns the positions of what is selected in `found`, which is sorted by path.

@@ -520,11 +520,13 @@ fn a_walk_is_sorted_whatever_the_names() {
         "a/b", "a-b", "a.b/c", "a0", "a/b-c/d", "a/b.c", "ab/c", "0", "a/b!/x",
     ]);
     let project = space.project();
-    let found = walk::walk(&project, &[Vec::new()], &|_| true).unwrap();
+    let found = walk::walk(&project, &[Vec::new()], &|_| true)
+        .unwrap()
+        .found;
     let parts: Vec<&[u8]> = found.iter().map(|found| found.path.as_slice()).collect();
     assert_eq!(parts.len(), 9);
     assert!(parts.is_sorted(), "{parts:?}");
     let roots = [b"a".to_vec(), b"a-b".to_vec(), b"a.b".to_vec()];
-    let found = walk::walk(&project, &roots, &|_| true).unwrap();
+    let found = walk::walk(&project, &roots, &|_| true).unwrap().found;
     assert!(found.is_sorted_by(|one, next| one.path < next.path));
 }

@@ -9,10 +9,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
 
+use super::unreadable::Unreadable;
 use super::{DirectoryId, FILES_LIMIT, Project, ProjectError, joined, on_all_cores};
 
 /// A file or link of the project.
@@ -58,26 +60,40 @@ struct Walk<'a> {
     project: &'a Project,
     enters: &'a (dyn Fn(&[u8]) -> bool + Sync),
     count: AtomicUsize,
+    unreadable: Mutex<Vec<Unreadable>>,
 }
 
-/// Returns the files and links at and below `roots`, sorted by path. No root may be below another. Roots that
+/// What a walk saw.
+#[derive(Debug)]
+pub(super) struct Walked {
+    /// Files and links, sorted by path.
+    pub(super) found: Vec<Found>,
+    /// What nobody knows more of, sorted by path.
+    pub(super) unreadable: Vec<Unreadable>,
+}
+
+/// Returns the files and links at and below `roots`. No root may be below another. Roots that
 /// do not exist yield nothing. A directory is entered if `enters` says so of its path.
 pub(super) fn walk(
     project: &Project,
     roots: &[Vec<u8>],
     enters: &(dyn Fn(&[u8]) -> bool + Sync),
-) -> Result<Vec<Found>, ProjectError> {
+) -> Result<Walked, ProjectError> {
     let walk = Walk {
         project,
         enters,
         count: AtomicUsize::new(0),
+        unreadable: Mutex::default(),
     };
     let mut found = on_all_cores(roots, |root| walk.root(root))?.concat();
     // Each part is sorted; their order among each other depends on which are directories.
     if !found.is_sorted_by(|one, next| one.path < next.path) {
         found.sort_unstable_by(|one, other| one.path.cmp(&other.path));
     }
-    Ok(found)
+    let unreadable = walk.unreadable.into_inner();
+    let mut unreadable = unreadable.unwrap_or_else(PoisonError::into_inner);
+    unreadable.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+    Ok(Walked { found, unreadable })
 }
 
 /// One entry of a directory that is looked at.
@@ -109,6 +125,17 @@ impl Child {
 }
 
 impl Walk<'_> {
+    /// Notes that nothing more can be known of what is at `path`, which may be a folder.
+    fn cannot_read(&self, path: &[u8], error: Errno) {
+        let unreadable = self.unreadable.lock();
+        let mut unreadable = unreadable.unwrap_or_else(PoisonError::into_inner);
+        unreadable.push(Unreadable {
+            path: path.to_vec(),
+            is_folder: true,
+            error,
+        });
+    }
+
     fn root(&self, path: &[u8]) -> Result<Vec<Found>, ProjectError> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
         let name = OsStr::from_bytes(if path.is_empty() { b"." } else { path });
@@ -117,13 +144,21 @@ impl Walk<'_> {
             Ok(file) => file,
             // Not there, or behind a link.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Vec::new()),
-            Err(error) => return Err(io("open", path, error)),
+            Err(error) => {
+                self.cannot_read(path, error);
+                return Ok(Vec::new());
+            }
         };
         let stat = rustix::fs::fstat(&file).map_err(|error| io("look at", path, error))?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
-                let directory = open_directory(file.as_fd(), c".");
-                return self.directory(directory.map_err(|error| io("read", path, error))?, path);
+                return match open_directory(file.as_fd(), c".") {
+                    Ok(directory) => self.directory(directory, path),
+                    Err(error) => {
+                        self.cannot_read(path, error);
+                        Ok(Vec::new())
+                    }
+                };
             }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(&file, c"", Vec::new())
@@ -170,7 +205,10 @@ impl Walk<'_> {
                 Ok(folder) => self.directory(folder, path),
                 // Gone, or another kind of thing, since its name was read.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Vec::new()),
-                Err(error) => Err(io("read", path, error)),
+                Err(error) => {
+                    self.cannot_read(path, error);
+                    Ok(Vec::new())
+                }
             }
         })?;
         let mut found =
@@ -220,13 +258,20 @@ impl Walk<'_> {
                     target: target.into_bytes(),
                 })),
                 Err(Errno::NOENT | Errno::INVAL) => Ok(Entry::Passed),
-                Err(error) => Err(io("read", path, error)),
+                Err(error) => {
+                    self.cannot_read(path, error);
+                    Ok(Entry::Passed)
+                }
             },
             FileType::RegularFile | FileType::Unknown => {
                 let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(stat) => stat,
                     Err(Errno::NOENT) => return Ok(Entry::Passed),
-                    Err(error) => return Err(io("look at", path, error)),
+                    // Of a folder that may be listed and not entered, for one.
+                    Err(error) => {
+                        self.cannot_read(path, error);
+                        return Ok(Entry::Passed);
+                    }
                 };
                 match FileType::from_raw_mode(stat.st_mode) {
                     FileType::RegularFile => Ok(Entry::Kept(file_found(&stat))),
