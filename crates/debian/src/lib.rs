@@ -52,7 +52,7 @@ pub use installed::{Installed, InstalledError, InstalledPackage};
 pub use keyring::{Keyring, KeyringError};
 pub use lock::{LockedPackage, PackageVersion, SetKey, SnapshotTime, SuiteLock};
 pub use release::{Release, ReleaseError, ReleaseFile};
-pub use resolve::{Request, ResolveError, resolve};
+pub use resolve::{Request, ResolveError, check_names, resolve};
 pub use run::{ReadOnlyMount, RootCommand, RootExit, RunInRoot};
 pub use scrub::{ScrubError, scrub};
 pub use sources::{ArchiveSet, HostSources, MirrorSettings};

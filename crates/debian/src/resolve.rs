@@ -7,7 +7,8 @@
 //!
 //! Knows nothing of networks and files. See `docs/decisions/` for why this is not a SAT solver.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use crate::catalog::Catalog;
 use crate::installed::Installed;
@@ -103,6 +104,27 @@ pub enum ResolveError {
     },
 }
 
+impl ResolveError {
+    /// Says whether it is about this `name` or `name=version` of a request.
+    pub fn is_about(&self, requested: &str) -> bool {
+        let name = requested
+            .split_once('=')
+            .map_or(requested, |(name, _)| name);
+        match self {
+            Self::NoSuchPackage { name: wrong, .. }
+            | Self::Virtual { name: wrong, .. }
+            | Self::Unsatisfiable { package: wrong, .. } => wrong == name,
+            Self::NoSuchVersion {
+                name: wrong,
+                version,
+                ..
+            } => requested.split_once('=') == Some((wrong, version)),
+            Self::NotAName(wrong) => requested.starts_with(wrong.as_str()),
+            Self::TooComplex { .. } | Self::Relation { .. } => false,
+        }
+    }
+}
+
 fn list(names: &[String]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     quoted.join(", ")
@@ -122,24 +144,49 @@ fn suggestion(similar: &[String]) -> String {
 /// Packages that are installed in the wanted version are not among them.
 ///
 /// # Errors
-/// [`ResolveError`], with the chain of relations that led to it.
+/// Everything that is wrong with the names that are asked for, in their order; else what keeps the packages from being
+/// installed together, with the chain of relations that led to it.
 pub fn resolve(
     catalog: &Catalog,
     request: &Request<'_>,
-) -> Result<Vec<LockedPackage>, ResolveError> {
+) -> Result<Vec<LockedPackage>, Vec<ResolveError>> {
     let mut solver = Solver::new(catalog, request.pins);
     if let Some(installed) = request.over {
-        solver.add_installed(installed)?;
+        solver
+            .add_installed(installed)
+            .map_err(|error| vec![error])?;
     }
     let mut roots = Vec::new();
     if request.over.is_none() {
         roots.extend(base_packages(catalog).into_iter().map(Root::base));
     }
+    let mut wrong = Vec::new();
     for text in request.packages {
-        roots.push(requested(catalog, &solver, text)?);
+        match requested(catalog, &solver, text) {
+            Ok(root) => roots.push(root),
+            Err(error) => wrong.push(error),
+        }
     }
-    solver.solve(roots)?;
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    solver.solve(roots).map_err(|error| vec![error])?;
     Ok(order::unpack_order(&solver))
+}
+
+/// Says what is wrong with the names of `request` alone, as [`resolve`] would. Takes no time to speak of.
+pub fn check_names(catalog: &Catalog, request: &Request<'_>) -> Vec<ResolveError> {
+    let mut solver = Solver::new(catalog, request.pins);
+    if let Some(installed) = request.over
+        && solver.add_installed(installed).is_err()
+    {
+        // Told by who resolves.
+        return Vec::new();
+    }
+    let names = request.packages.iter();
+    names
+        .filter_map(|text| requested(catalog, &solver, text).err())
+        .collect()
 }
 
 /// Returns what every new root file system gets.
@@ -201,20 +248,23 @@ fn requested(catalog: &Catalog, solver: &Solver<'_>, text: &str) -> Result<Root,
 }
 
 fn no_such_package(catalog: &Catalog, name: &str) -> ResolveError {
-    let mut scored: BTreeMap<(usize, &str), ()> = BTreeMap::new();
+    let mut scored = BTreeSet::new();
     for package in catalog.packages() {
         let distance = strsim::damerau_levenshtein(name, package.name());
         if distance <= 1 + name.len() / 4 {
-            scored.insert((distance, package.name()), ());
+            // Of those that are as near, one that begins alike is meant rather.
+            let (own, other) = (name.bytes(), package.name().bytes());
+            let alike = own.zip(other).take_while(|(own, other)| own == other);
+            scored.insert((distance, Reverse(alike.count()), package.name()));
         }
     }
     ResolveError::NoSuchPackage {
         name: name.to_owned(),
         suite: catalog.suite().to_owned(),
         similar: scored
-            .into_keys()
+            .into_iter()
             .take(3)
-            .map(|(_, name)| name.to_owned())
+            .map(|(_, _, name)| name.to_owned())
             .collect(),
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use kiln_debian::{
-    Architecture, DownloadError, InstallError, InstallOptions, Installed, LockedPackage,
-    MirrorSettings, PackageFiles, PackageVersion, Request, SnapshotTime, install, resolve, scrub,
-    while_arriving,
+    Architecture, Catalog, DownloadError, InstallError, InstallOptions, Installed, LockedPackage,
+    MirrorSettings, PackageFiles, PackageVersion, Request, ResolveError, SnapshotTime, check_names,
+    install, resolve, scrub, while_arriving,
 };
 use kiln_graph::{BaseWork, BuildGraph, ImageBase, ImageKey, PackagePin, Work};
 use kiln_layer::TreePath;
@@ -180,17 +180,8 @@ pub(crate) fn choose(
         over: installed.as_ref(),
         pins: &pins,
     };
-    let packages = resolve(&catalog, &request).map_err(|error| {
-        let said = chain(&error);
-        let mut asked = base.packages.as_slice();
-        if let Work::Step(step) = &task.graph().nodes()[task.node()].work
-            && let Action::Packages(packages) = &step.action.value
-        {
-            asked = packages;
-        }
-        let at = asked_at(asked, &said).unwrap_or(base.suite.span);
-        Problem::new(workspace, at, said).user()
-    })?;
+    let packages = resolve(&catalog, &request)
+        .map_err(|errors| refused(workspace, task, base, &catalog, &request, errors))?;
     let snapshot = catalog.date();
     let pin = SuitePin {
         snapshot: snapshot.to_string(),
@@ -208,11 +199,79 @@ pub(crate) fn choose(
     })
 }
 
-/// Where the package stands that `said` is about.
-fn asked_at(asked: &[Spanned<String>], said: &str) -> Option<Span> {
-    let mut asked = asked.iter();
-    let named = asked.find(|package| said.contains(&format!("`{}`", package.value)))?;
-    Some(named.span)
+/// Tells which packages cannot be had, each where it stands; also those of later steps of the image, whose turn will not
+/// come.
+fn refused(
+    workspace: &Workspace,
+    task: &Task<'_>,
+    base: &DebianBase,
+    catalog: &Catalog,
+    request: &Request<'_>,
+    mut errors: Vec<ResolveError>,
+) -> Failure {
+    let node = &task.graph().nodes()[task.node()];
+    let image = node.image_key();
+    let mut asked: Vec<&Spanned<String>> = match &node.work {
+        Work::Base(_) => base.packages.iter().collect(),
+        Work::Step(_) => packages_of(&node.work).collect(),
+    };
+    for (_, later) in task.graph().nodes().iter() {
+        // Those that are there by now have names that were found.
+        if later.image_key() != image || later.name == node.name {
+            continue;
+        }
+        let later: Vec<&Spanned<String>> = packages_of(&later.work).collect();
+        let names: Vec<String> = later.iter().map(|package| package.value.clone()).collect();
+        let packages = &names[..];
+        errors.extend(check_names(
+            catalog,
+            &Request {
+                packages,
+                ..*request
+            },
+        ));
+        asked.extend(later);
+    }
+    let place = |error: &ResolveError| {
+        let asked = asked.iter().find(|asked| error.is_about(&asked.value));
+        asked.map_or(base.suite.span, |asked| asked.span)
+    };
+    let mut told: Vec<(Span, String)> = errors.iter().map(|it| (place(it), chain(it))).collect();
+    told.dedup();
+    match <[(Span, String); 1]>::try_from(told) {
+        Ok([(at, said)]) => Problem::new(workspace, at, said),
+        Err(told) => {
+            let wrong = asked.iter().map(|asked| asked.value.as_str());
+            let wrong = wrong.filter(|name| errors.iter().any(|error| error.is_about(name)));
+            let wrong: Vec<&str> = wrong.collect();
+            let said = format!("there are no packages `{}` to be had", wrong.join("`, `"));
+            let mut told = told.into_iter();
+            let (at, first) = told.next().unwrap_or_default();
+            let problem = Problem::new(workspace, at, said).label(first);
+            told.fold(problem, |problem, (at, said)| problem.and(at, said))
+        }
+    }
+    .user()
+}
+
+/// The packages that a step installs; none for other steps and for bases.
+fn packages_of(work: &Work) -> impl Iterator<Item = &Spanned<String>> {
+    let packages = match work {
+        Work::Step(step) => match &step.action.value {
+            Action::Packages(packages) => Some(packages),
+            Action::Run(_)
+            | Action::Copy(_)
+            | Action::Fetch(_)
+            | Action::Git(_)
+            | Action::Write(_)
+            | Action::Remove(_)
+            | Action::Mkdir(_)
+            | Action::Link(_)
+            | Action::Account(_) => None,
+        },
+        Work::Base(_) => None,
+    };
+    packages.into_iter().flatten()
 }
 
 /// Installs what was chosen and makes a layer of what that changed.
@@ -373,24 +432,4 @@ fn lock_pin(package: &LockedPackage) -> (PackageKey, LockPin) {
         path: package.path.clone(),
     };
     (package_key(package), pin)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_package_is_shown_where_it_stands() {
-        let package = |name: &str, start| {
-            let span = Span::from(start..start + 1);
-            Spanned::new(name.to_owned(), span)
-        };
-        let asked = [package("gcc", 5), package("gcc-no", 9)];
-        let at = |said| asked_at(&asked, said).map(|span| span.start);
-        assert_eq!(
-            at("there is no package `gcc-no` in Debian `bookworm`"),
-            Some(9)
-        );
-        assert_eq!(at("`make` conflicts with `bmake`"), None);
-    }
 }

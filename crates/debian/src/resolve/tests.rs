@@ -51,7 +51,7 @@ fn run(
         over,
         pins: &pins,
     };
-    let chosen = resolve(catalog, &request)?;
+    let chosen = resolve(catalog, &request).map_err(|mut errors| errors.remove(0))?;
     Ok(chosen
         .iter()
         .map(|package| package.id().to_string())
@@ -286,6 +286,40 @@ fn requests_that_mean_nothing_are_refused() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn all_that_is_wrong_with_the_names_is_told_in_their_order() {
+    let catalog = catalog(&[
+        ("gcc 12", ""),
+        ("make 4", ""),
+        ("maker 1", ""),
+        ("lakee 1", ""),
+    ]);
+    let packages = ["makee", "gcc=11", "gcc", "a b"].map(str::to_owned);
+    let pins = BTreeSet::new();
+    let installed = Installed::default();
+    let request = Request {
+        packages: &packages,
+        over: Some(&installed),
+        pins: &pins,
+    };
+    let errors = resolve(&catalog, &request).unwrap_err();
+    assert!(
+        matches!(
+            &errors[..],
+            [
+                ResolveError::NoSuchPackage { similar, .. },
+                ResolveError::NoSuchVersion { .. },
+                ResolveError::NotAName(_)
+            ] if similar == &["make", "maker", "lakee"]
+        ),
+        "{errors:?}"
+    );
+    assert_eq!(check_names(&catalog, &request), errors);
+    let about = |error: &ResolveError| packages.iter().position(|name| error.is_about(name));
+    let places: Vec<_> = errors.iter().map(about).collect();
+    assert_eq!(places, [Some(0), Some(1), Some(3)]);
 }
 
 #[test]

@@ -74,6 +74,29 @@ fn a_misspelt_suite_is_answered_with_the_one_that_is_meant() {
 }
 
 #[test]
+fn packages_that_do_not_exist_are_all_told_where_they_stand() {
+    let space = TestSpace::with_manifest(
+        r#"schema = 1
+[project]
+name = "t"
+[image.app]
+from = { debian = { suite = "bookworm", packages = ["gccc", "make", "makee"] } }
+[image.app.step.more]
+packages = ["curll"]
+"#,
+    );
+    let run = space.kiln(["build"]);
+    run.assert_code(1)
+        .assert_says("no packages `gccc`, `makee`, `curll`")
+        .assert_says("kiln.toml:5");
+    for (wrong, meant) in [("gccc", "gcc"), ("makee", "make"), ("curll", "curl")] {
+        run.assert_says(&format!(
+            "no package `{wrong}` in Debian `bookworm`: did you mean `{meant}`"
+        ));
+    }
+}
+
+#[test]
 fn a_killed_step_names_the_signal() {
     let (_space, run) = failed(
         "run = [\"/bin/sh\", \"-c\", \"sh -c 'kill -KILL $$'; exit $?\"]",
@@ -93,8 +116,30 @@ fn a_step_that_cannot_be_started_says_why() {
     run.assert_says("/nowhere").assert_says("kiln.toml:8");
     let (_space, run) = failed("run = [\"/etc/passwd\"]", 1);
     run.assert_says("/etc/passwd");
-    let (_space, run) = failed("run = \"true\"\nuser = \"ghost\"", 1);
-    run.assert_says("ghost").assert_says("kiln.toml:9");
+    let (space, run) = failed("run = \"true\"\nuser = \"ghost\"", 1);
+    run.assert_says("`app.bad` failed: no user `ghost` in `/etc/passwd`")
+        .assert_says("which has `root`")
+        .assert_says("kiln.toml:9")
+        .assert_says("add it by an `account` step");
+    let (_space, run) = failed("run = \"true\"\nuser = \"rot\"", 1);
+    run.assert_says("did you mean `root`?");
+    rewrite_busybox_project(&space, "[service.web]\nimage = \"app\"\nuser = \"ghost\"\n");
+    for (arguments, who) in [
+        (
+            &["run", "--rm", "web", "true"][..],
+            "`user` of the service `web`",
+        ),
+        (
+            &["run", "--rm", "-u", "ghost", "app", "true"],
+            "`--user` says so",
+        ),
+    ] {
+        let run = space.kiln(arguments);
+        run.assert_code(125)
+            .assert_says("no user `ghost`")
+            .assert_says("which has `root`")
+            .assert_says(who);
+    }
     let (_space, run) = failed("run = \"true\"\nworkdir = \"/etc/passwd\"", 1);
     run.assert_says("/etc/passwd");
 }
