@@ -6,6 +6,7 @@ mod docker;
 mod emulation;
 mod limits;
 mod networks;
+mod read_only;
 mod registry;
 mod rootless_networks;
 

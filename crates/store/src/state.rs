@@ -47,7 +47,13 @@ impl Store {
 
 impl StateFolder {
     fn make(path: PathBuf) -> Result<Self, StoreError> {
-        disk::make_directory(&path, 0o700)?;
+        match disk::make_directory(&path, 0o700) {
+            // Who only reads finds nothing in a folder that is not there.
+            Err(error)
+                if error.is(ErrorKind::ReadOnlyFilesystem)
+                    || error.is(ErrorKind::PermissionDenied) => {}
+            made => made?,
+        }
         Ok(Self { path })
     }
 
@@ -57,7 +63,7 @@ impl StateFolder {
         &self.path
     }
 
-    /// A folder in it, made if it is missing.
+    /// A folder in it, made if it is missing; where it cannot be made it has no records.
     ///
     /// # Errors
     /// What the system says.
@@ -98,8 +104,9 @@ impl StateFolder {
     }
 
     fn ending_in(&self, end: &str) -> Result<Vec<String>, StoreError> {
-        let names = disk::names(&self.path)?.into_iter();
+        let names = found(disk::names(&self.path))?.unwrap_or_default();
         Ok(names
+            .into_iter()
             .filter(|name| !name.starts_with('.'))
             .filter_map(|name| name.strip_suffix(end).map(str::to_owned))
             .collect())

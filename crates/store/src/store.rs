@@ -69,8 +69,9 @@ struct Shared {
     root: PathBuf,
     /// Locked shared for the moment in which something is pinned or published, exclusive for the
     /// moments in which things that nobody pinned are taken away. A lock belongs to an opening of
-    /// the file, so the threads of one process take turns.
-    gate: Mutex<File>,
+    /// the file, so the threads of one process take turns. Opened when it is needed first: who only
+    /// reads may not be able to.
+    gate: Mutex<Option<File>>,
 }
 
 impl Store {
@@ -85,11 +86,10 @@ impl Store {
             create(&root)?;
             read_version(&root)?;
         }
-        let gate = disk::open_append(&root.join(GATE), 0o600)?;
         Ok(Self {
             shared: Arc::new(Shared {
                 root,
-                gate: Mutex::new(gate),
+                gate: Mutex::new(None),
             }),
         })
     }
@@ -127,13 +127,17 @@ impl Store {
     }
 
     fn gate(&self, sharing: Sharing, wait: Wait<'_>) -> Result<Option<Gate<'_>>, StoreError> {
-        let file = self
+        let mut gate = self
             .shared
             .gate
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        let file = match &mut *gate {
+            Some(file) => file,
+            none => none.insert(disk::open_append(&self.at(GATE), 0o600)?),
+        };
         match lock(&*file, &self.at(GATE), sharing, wait)? {
-            Taken::Yes => Ok(Some(Gate { file })),
+            Taken::Yes => Ok(Some(Gate { gate })),
             Taken::No | Taken::Cancelled => Ok(None),
         }
     }
@@ -153,12 +157,14 @@ fn unreachable_wait(path: &Path) -> StoreError {
 /// The gate, held.
 #[derive(Debug)]
 pub(crate) struct Gate<'a> {
-    file: MutexGuard<'a, File>,
+    gate: MutexGuard<'a, Option<File>>,
 }
 
 impl Drop for Gate<'_> {
     fn drop(&mut self) {
-        if let Err(error) = rustix::fs::flock(&*self.file, FlockOperation::Unlock) {
+        if let Some(file) = &*self.gate
+            && let Err(error) = rustix::fs::flock(file, FlockOperation::Unlock)
+        {
             tracing::warn!("cannot open the store's gate again: {error}");
         }
     }

@@ -1,0 +1,72 @@
+//! Stores and projects that can only be read.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::fixtures::busybox_project;
+use crate::root::is_root;
+use crate::space::{Run, TestSpace};
+
+/// Runs kiln where nothing below `folder` can be written.
+fn kiln_reading(space: &TestSpace, folder: &Path, arguments: &[&str]) -> Run {
+    let template = space.command();
+    let mut command = Command::new("unshare");
+    command.env_clear().current_dir(space.project());
+    command.envs(
+        template
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    let script = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && cd \"$PWD\" && exec \"$@\"";
+    command.args(["--mount", "sh", "-c", script]);
+    space.run(
+        command
+            .arg(folder)
+            .arg(template.get_program())
+            .args(arguments),
+    )
+}
+
+#[test]
+fn a_store_that_can_only_be_read_is_listed_as_ever() {
+    if !is_root() {
+        return;
+    }
+    let space = busybox_project("[image.app.step.one]\nrun = \"echo one\"\n");
+    space.kiln_ok(["build"]);
+    space.kiln_ok(["volume", "create", "data"]);
+    space.kiln_ok([
+        "run",
+        "--name",
+        "box",
+        "-v",
+        "data:/data",
+        "app",
+        "echo",
+        "said",
+    ]);
+    for arguments in [
+        &["images"][..],
+        &["images", "--format", "json"],
+        &["ps", "-a"],
+        &["ps", "-a", "--size"],
+        &["log", "app.one"],
+        &["logs", "box"],
+        &["inspect", "app"],
+        &["inspect", "box"],
+        &["history", "app"],
+        &["df", "--format", "json"],
+        &["volume", "ls"],
+        &["volume", "inspect", "data"],
+        &["port", "box"],
+    ] {
+        let read = kiln_reading(&space, &space.store(), arguments);
+        read.assert_code(0);
+        assert_eq!(read.stderr, "", "{arguments:?}");
+        let usual = space.kiln_ok(arguments).stdout;
+        assert_eq!(read.stdout, usual, "{arguments:?}");
+    }
+    let build = kiln_reading(&space, &space.store(), &["build"]);
+    build.assert_code(3).assert_says("Read-only file system");
+    space.kiln_ok(["rm", "box"]);
+}
