@@ -16,7 +16,7 @@ use crate::config;
 use crate::emulation::{self, NoEmulation};
 use crate::event::{BuildEvent, EventKind, Outcome};
 use crate::executor::{Failure, NodeOutput};
-use crate::lock_file::{LockFileError, LockPolicy};
+use crate::lock_file::LockFileError;
 use crate::passes::Passes;
 use crate::project::{MissingFiles, ProjectError, ProjectFiles, WantedFiles};
 use crate::remote_cache::Reach;
@@ -123,14 +123,12 @@ pub fn build(
         // It cannot come to a good end, and who has to correct it wants to know all of it, and soon.
         files.all_there()?;
     }
+    workspace.lock.ready_for(graph)?;
     let executor = StoreExecutor::new(workspace, &files, Reach::Everything)?;
     let mut passes = Passes::new(sink);
     let report = run::run(workspace, graph, options, &executor, &mut passes)?;
     executor.finish()?;
-    let lock_written = match workspace.lock.policy() {
-        LockPolicy::Locked => false,
-        LockPolicy::Update | LockPolicy::Refresh(_) => workspace.lock.save()?,
-    };
+    let lock_written = workspace.lock.save()?;
     let (images, failures) = assemble_all(workspace, graph, &executor, &report)?;
     let named = name_images(workspace, graph, &images)?;
     passes.finish(match report.outcome {

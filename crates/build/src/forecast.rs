@@ -41,7 +41,7 @@ pub enum Outlook {
 /// Tells for every node of `graph` what a build would do, in the order of the graph. Blocks.
 ///
 /// Nothing is run, resolved or written: what the lock does not pin is unknown if the workspace's
-/// lock policy is [`LockPolicy::Locked`](crate::LockPolicy::Locked), which it should be.
+/// lock policy is [`LockPolicy::LookOnly`](crate::LockPolicy::LookOnly), which it should be.
 ///
 /// # Errors
 /// [`BuildError`].
@@ -97,7 +97,7 @@ pub(crate) fn outlooks(
 ///
 /// What of the lock they are made from is then known:
 /// [`LockFile::used`](crate::LockFile::used). Nothing is run or resolved under
-/// [`LockPolicy::Locked`](crate::LockPolicy::Locked).
+/// [`LockPolicy::LookOnly`](crate::LockPolicy::LookOnly).
 ///
 /// # Errors
 /// [`BuildError`].

@@ -53,6 +53,14 @@ pub(crate) enum GitError {
     Io(#[from] io::Error),
 }
 
+/// Returns what a step wants to be checked out: what it says, else what the repository itself does.
+pub(crate) fn reference(wanted: &kiln_manifest::model::Git) -> String {
+    match &wanted.reference {
+        Some(reference) => reference.value.clone(),
+        None => "HEAD".to_owned(),
+    }
+}
+
 /// Returns whether `text` is a whole commit id, in lower-case hex digits.
 pub(crate) fn is_commit(text: &str) -> bool {
     matches!(text.len(), 40 | 64)

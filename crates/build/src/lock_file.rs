@@ -3,6 +3,8 @@
 //! Pins are looked up by many steps at once. What is missing is resolved by whoever needs it and
 //! pinned here; the file is written once, at the end, and only if something changed.
 
+mod ahead;
+
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -23,6 +25,8 @@ pub enum LockPolicy {
     Update,
     /// It is an error: `--locked`.
     Locked,
+    /// It is an error, since nothing is to be changed or asked.
+    LookOnly,
     /// Pins are resolved anew, those of these names or all if there are none: `kiln lock --update`.
     Refresh(BTreeSet<String>),
 }
@@ -45,10 +49,30 @@ pub enum LockFileError {
         /// Why not; part of the message.
         error: io::Error,
     },
+    /// There are pins to be written, and the file cannot be. Nothing was built.
+    #[error("cannot write `{path}`, where this build has to pin something: {error}")]
+    #[diagnostic(help(
+        "with `--locked` a build never writes it, and needs one that is complete: run `kiln lock` where the project can be \
+         written, and commit `kiln.lock`"
+    ))]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why not; part of the message.
+        error: io::Error,
+    },
     /// A pin is missing and must not be resolved.
     #[error("`kiln.lock` has no entry for {what}, and `--locked` forbids adding one")]
-    #[diagnostic(help("run `kiln lock` and commit `kiln.lock`"))]
+    #[diagnostic(help(
+        "run `kiln lock` and commit `kiln.lock`; where `CI` is set, `--locked` is the default"
+    ))]
     Missing {
+        /// What would have to be pinned, in words.
+        what: String,
+    },
+    /// A pin is missing, and nothing is resolved now.
+    #[error("`kiln.lock` has no entry for {what} yet: a build or `kiln lock` adds it")]
+    Unpinned {
         /// What would have to be pinned, in words.
         what: String,
     },
@@ -140,11 +164,6 @@ impl LockFile {
         })
     }
 
-    /// Returns what may be done about missing pins.
-    pub fn policy(&self) -> &LockPolicy {
-        &self.policy
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,16 +176,39 @@ impl LockFile {
             LockPolicy::Refresh(wanted) => {
                 !used && (wanted.is_empty() || names.iter().any(|name| wanted.contains(*name)))
             }
-            LockPolicy::Update | LockPolicy::Locked => false,
+            LockPolicy::Update | LockPolicy::Locked | LockPolicy::LookOnly => false,
         }
     }
 
-    /// Says that `what` is missing, if that is an error.
+    /// Says that `what` is missing, if that is an error, as it is where it cannot be written.
     fn missing<T>(&self, what: impl FnOnce() -> String) -> Result<Option<T>, LockFileError> {
         match self.policy {
             LockPolicy::Locked => Err(LockFileError::Missing { what: what() }),
-            LockPolicy::Update | LockPolicy::Refresh(_) => Ok(None),
+            LockPolicy::LookOnly => Err(LockFileError::Unpinned { what: what() }),
+            LockPolicy::Update | LockPolicy::Refresh(_) => self.try_write().map(|()| None),
         }
+    }
+
+    /// Checks that the file can be replaced, as [`LockFile::save`] does it.
+    ///
+    /// # Errors
+    /// [`LockFileError::Unwritable`].
+    fn try_write(&self) -> Result<(), LockFileError> {
+        let draft = self.draft().map_err(|error| LockFileError::Unwritable {
+            path: self.path.clone(),
+            error: plain(error),
+        })?;
+        drop(draft);
+        Ok(())
+    }
+
+    /// Makes a file beside this one, which goes again unless it takes its place.
+    fn draft(&self) -> io::Result<tempfile::NamedTempFile> {
+        let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
+        tempfile::Builder::new()
+            .prefix(".kiln.lock.")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .tempfile_in(folder)
     }
 
     /// Returns the manifest pinned for `reference` (its full name) on `platform`.
@@ -321,11 +363,15 @@ impl LockFile {
 
     /// Writes the lock if it changed, all or nothing; returns whether it did.
     ///
-    /// A lock without any pin is not written where there is no file.
+    /// A lock without any pin is not written where there is no file, and none is where the policy forbids it.
     ///
     /// # Errors
     /// [`LockFileError::Io`]; the file is as it was.
     pub fn save(&self) -> Result<bool, LockFileError> {
+        match self.policy {
+            LockPolicy::Locked | LockPolicy::LookOnly => return Ok(false),
+            LockPolicy::Update | LockPolicy::Refresh(_) => {}
+        }
         let mut state = self.state();
         let text = state.lock.to_text();
         let empty = text == Lock::new(state.lock.layer_format).to_text();
@@ -337,12 +383,7 @@ impl LockFile {
             path: self.path.clone(),
             error: plain(error),
         };
-        let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
-        let mut file = tempfile::Builder::new()
-            .prefix(".kiln.lock.")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(folder)
-            .map_err(io)?;
+        let mut file = self.draft().map_err(io)?;
         file.write_all(text.as_bytes()).map_err(io)?;
         file.as_file().sync_all().map_err(io)?;
         file.persist(&self.path).map_err(|error| io(error.error))?;
@@ -411,6 +452,15 @@ mod tests {
     }
 
     #[test]
+    fn what_could_not_be_written_is_not_resolved() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = open(&folder.path().join("none/kiln.lock"), LockPolicy::Update);
+        let error = lock.url("https://localhost/a").unwrap_err();
+        assert!(matches!(error, LockFileError::Unwritable { .. }), "{error}");
+        assert!(error.to_string().contains("No such file"), "{error}");
+    }
+
+    #[test]
     fn a_refreshed_pin_is_missing_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kiln.lock");
@@ -450,6 +500,11 @@ mod tests {
         lock.pin_url("https://localhost/a", pin());
         lock.pin_image("localhost/x:1", "linux/amd64", digest(), digest());
         lock.save().unwrap();
+        for policy in [LockPolicy::Locked, LockPolicy::LookOnly] {
+            let lock = open(&path, policy);
+            lock.prune();
+            assert!(!lock.save().unwrap(), "nothing may be written");
+        }
         let lock = open(&path, LockPolicy::Update);
         lock.url("https://localhost/a").unwrap();
         lock.prune();

@@ -42,6 +42,7 @@ pub fn pin(
     sink: &mut dyn FnMut(BuildEvent),
 ) -> Result<Pinned, BuildError> {
     let files = scan(workspace, graph)?;
+    workspace.lock.ready_for(graph)?;
     let built = below_packages(graph);
     emulation::prepare(workspace, graph, options, |node| built.contains(&node))?;
     let executor = Pinner {

@@ -109,7 +109,7 @@ impl Recalled {
             return Ok((Self::Foreign, host));
         };
         let wishes = BuildWishes {
-            lock: LockPolicy::Locked,
+            lock: LockPolicy::LookOnly,
             on_failure: OnFailure::Stop,
             // Only what this store knows is recalled.
             caches: kiln_build::CacheRegistries::default(),

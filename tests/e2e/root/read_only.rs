@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::fixtures::busybox_project;
+use crate::fixtures::{Page, Web, busybox_project, rewrite_busybox_project};
 use crate::root::is_root;
 use crate::space::{Run, TestSpace};
 
@@ -69,4 +69,33 @@ fn a_store_that_can_only_be_read_is_listed_as_ever() {
     let build = kiln_reading(&space, &space.store(), &["build"]);
     build.assert_code(3).assert_says("Read-only file system");
     space.kiln_ok(["rm", "box"]);
+}
+
+#[test]
+fn a_lock_that_cannot_be_written_is_told_before_anything_is_built() {
+    if !is_root() {
+        return;
+    }
+    let web = Web::start([("/file", Page::ok("content"))]);
+    let steps = format!(
+        "[image.app.step.first]\nrun = \"echo first\"\n[image.app.step.get]\nneeds = [\"first\"]\n\
+         fetch = {{ url = \"{}\", to = \"/file\" }}\n",
+        web.url("/file")
+    );
+    let space = busybox_project(&steps);
+    let run = kiln_reading(&space, &space.project(), &["build"]);
+    run.assert_code(3)
+        .assert_says("kiln.lock`")
+        .assert_says("Read-only file system")
+        .assert_says("`--locked`");
+    assert!(!run.stderr.contains("first"), "{}", run.shown());
+    // What is complete need not be written.
+    space.kiln_ok(["build"]);
+    kiln_reading(&space, &space.project(), &["build"]).assert_code(0);
+    let run = kiln_reading(&space, &space.project(), &["lock", "--update"]);
+    run.assert_code(3).assert_says("Read-only file system");
+    // Neither is there anything to be written where nothing is pinned.
+    rewrite_busybox_project(&space, "[image.app.step.first]\nrun = \"echo first\"\n");
+    std::fs::remove_file(space.project().join("kiln.lock")).expect("a lock");
+    kiln_reading(&space, &space.project(), &["build"]).assert_code(0);
 }

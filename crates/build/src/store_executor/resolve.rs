@@ -117,10 +117,7 @@ fn base_config(task: &Task<'_>, image: &ImageKey) -> kiln_oci::RunConfig {
 
 /// Returns the commit to check out: from the lock, else what the repository says now.
 fn commit(workspace: &Workspace, wanted: &Git) -> Result<String, Failure> {
-    let reference = match &wanted.reference {
-        Some(reference) => reference.value.clone(),
-        None => "HEAD".to_owned(),
-    };
+    let reference = git::reference(wanted);
     if git::is_commit(&reference) {
         return Ok(reference);
     }

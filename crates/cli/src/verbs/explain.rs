@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         .map_err(Failure::user)?;
     let entered = workbench::enter(settings)?;
     let wishes = BuildWishes {
-        lock: LockPolicy::Locked,
+        lock: LockPolicy::LookOnly,
         on_failure: OnFailure::Stop,
         caches: args.caches.registries(settings),
     };

@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let wishes = BuildWishes {
         lock: match &args.update {
             Some(names) => LockPolicy::Refresh(refreshed(names, &graph)?),
-            None if args.check => LockPolicy::Locked,
+            None if args.check => LockPolicy::LookOnly,
             None => LockPolicy::Update,
         },
         on_failure: OnFailure::Stop,
