@@ -13,12 +13,15 @@ use crate::tree::TreeDigest;
 /// The longest part of a value that a message shows, in characters.
 const SHOWN_CHARACTERS: usize = 100;
 
+/// What stands in a text before the script of a step that is one.
+const SCRIPT_HEAD: [&str; 3] = ["argv 0 = /bin/sh", "argv 1 = -e", "argv 2 = -c"];
+
 /// The first field in which two descriptions differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// Name of the field, as in the recorded text.
+    /// Name of the field, as in the recorded text; `script` for a line of one.
     pub field: String,
-    /// The item within it, such as a variable's name or a position.
+    /// The item within it, such as a variable's name, a position, or the number of a line from 1 on.
     pub item: Option<String>,
     /// The old value, escaped as in the text; `None` if the field is new.
     pub old: Option<String>,
@@ -31,12 +34,23 @@ pub struct Difference {
 /// Any text is accepted: a record of another version differs at its `format` line.
 pub fn first_difference(old: &str, new: &str) -> Option<Difference> {
     let (mut old_lines, mut new_lines) = (old.lines(), new.lines());
+    let mut before = [""; SCRIPT_HEAD.len()];
     loop {
         let (old_line, new_line) = match (old_lines.next(), new_lines.next()) {
             (None, None) => return None,
-            (Some(old), Some(new)) if old == new => continue,
+            (Some(old), Some(new)) if old == new => {
+                before.rotate_left(1);
+                before[SCRIPT_HEAD.len() - 1] = old;
+                continue;
+            }
             pair => pair,
         };
+        if before == SCRIPT_HEAD
+            && let (Some(old), Some(new)) = (old_line, new_line)
+            && let Some(difference) = line_of_script(old, new)
+        {
+            return Some(difference);
+        }
         let (old_line, new_line) = (old_line.map(Line::parse), new_line.map(Line::parse));
         return Some(match (old_line, new_line) {
             (Some(old), Some(new)) if old.head == new.head => {
@@ -51,6 +65,38 @@ pub fn first_difference(old: &str, new: &str) -> Option<Difference> {
             (None, None) => return None,
         });
     }
+}
+
+/// Returns the first line in which two scripts differ; `None` if only the end of the last one does.
+fn line_of_script(old: &str, new: &str) -> Option<Difference> {
+    let (old, new) = (lines(Line::parse(old).value), lines(Line::parse(new).value));
+    let same = |(old, new): &(&&str, &&str)| old == new;
+    let at = old.iter().zip(&new).take_while(same).count();
+    let line = |lines: &[&str]| lines.get(at).map(|line| (*line).to_owned());
+    let (old, new) = (line(&old), line(&new));
+    (old.is_some() || new.is_some()).then(|| Difference {
+        field: "script".to_owned(),
+        item: Some((at + 1).to_string()),
+        old,
+        new,
+    })
+}
+
+/// Splits a value at its ends of lines, which are escaped in it, as are backslashes.
+fn lines(value: &str) -> Vec<&str> {
+    let mut lines = Vec::new();
+    let (mut start, mut is_escaped) = (0, false);
+    for (at, character) in value.char_indices() {
+        if is_escaped && character == 'n' {
+            lines.push(&value[start..at - 1]);
+            start = at + 1;
+        }
+        is_escaped = !is_escaped && character == '\\';
+    }
+    if start < value.len() {
+        lines.push(&value[start..]);
+    }
+    lines
 }
 
 #[derive(Clone, Copy)]
@@ -109,9 +155,13 @@ impl Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(field_title(&self.field))?;
-        if let Some(item) = &self.item {
-            write!(f, " `{}`", item.replace("\\x20", " "))?;
+        match (self.field.as_str(), &self.item) {
+            ("script", Some(line)) => write!(f, "line {line} of the script")?,
+            (field, Some(item)) => {
+                let item = item.replace("\\x20", " ");
+                write!(f, "{} `{item}`", field_title(field))?;
+            }
+            (field, None) => f.write_str(field_title(field))?,
         }
         match (&self.old, &self.new) {
             // Digests of trees tell nobody anything: the files that differ do.
@@ -198,6 +248,38 @@ mod tests {
         for (old, new, expected) in cases {
             assert_eq!(shown_difference(old, new), expected);
         }
+    }
+
+    #[test]
+    fn of_a_script_the_line_is_told() {
+        let text = |script: &str| {
+            let head = SCRIPT_HEAD.join("\n");
+            format!("action = run\n{head}\nargv 3 = {script}\nuser = 0:0\n")
+        };
+        let shown = |old: &str, new: &str| shown_difference(&text(old), &text(new));
+        assert_eq!(
+            shown("a\\nb\\nc\\n", "a\\nB\\nc\\n"),
+            "line 2 of the script changed from `b` to `B`"
+        );
+        assert_eq!(shown("a", "a\\nb"), "line 2 of the script was added: `b`");
+        assert_eq!(
+            shown("a\\nb", "a"),
+            "line 2 of the script was removed; it was `b`"
+        );
+        let end = shown("a", "a\\n");
+        assert!(end.starts_with("argument `3` changed"), "{end}");
+        // A backslash and an `n` are no end of a line.
+        assert_eq!(
+            shown("printf 'x\\\\n'", "printf 'y\\\\n'"),
+            "line 1 of the script changed from `printf 'x\\\\n'` to `printf 'y\\\\n'`"
+        );
+        // Other programs have arguments.
+        let other =
+            |last: &str| format!("argv 0 = cc\nargv 1 = -e\nargv 2 = -c\nargv 3 = {last}\n");
+        assert_eq!(
+            shown_difference(&other("x"), &other("y")),
+            "argument `3` changed from `x` to `y`"
+        );
     }
 
     #[test]

@@ -45,6 +45,7 @@ fn explain_names_the_first_input_that_differs_and_runs_nothing() {
     space.write("input.txt", "one\n");
     rewrite_busybox_project(&space, &STEPS.replace("cat /first", "wc -c /first"));
     let argument = space.kiln_ok(["explain"]).stdout;
+    assert!(argument.contains("line 1 of the script"), "{argument}");
     assert!(argument.contains("wc -c /first"), "{argument}");
     assert!(argument.contains("cat /first"), "{argument}");
 }
@@ -110,6 +111,38 @@ fn lock_is_content_where_nothing_comes_from_outside() {
     space.kiln_ok(["lock"]).assert_says("up to date");
     space.kiln_ok(["lock", "--check"]);
     assert!(!space.project().join("kiln.lock").exists());
+}
+
+#[test]
+fn what_only_looks_says_what_the_lock_lacks_and_leaves_it() {
+    let fetch = "[image.app.step.get]\nfetch = { url = \"http://localhost:1/x\", to = \"/x\" }\n";
+    let space = busybox_project("");
+    space.kiln_ok(["build"]);
+    rewrite_busybox_project(&space, fetch);
+    let explained = space.kiln_ok(["explain"]).stdout;
+    assert!(
+        explained.contains("no entry for the download `http://localhost:1/x` yet"),
+        "{explained}"
+    );
+    assert!(!explained.contains("--locked"), "{explained}");
+    let lacks = "no entry for the download `http://localhost:1/x` yet";
+    space
+        .kiln(["lock", "--check"])
+        .assert_code(1)
+        .assert_says(lacks);
+    assert!(!space.project().join("kiln.lock").exists());
+    space
+        .kiln(["build", "--locked"])
+        .assert_code(1)
+        .assert_says("`--locked` forbids adding one");
+    // What is not used any more is no reason to write it either.
+    let pins = "version = 1\nlayer-format = 1\n\n[url.\"http://localhost:1/old\"]\n";
+    let pin = format!("{pins}sha256 = \"{}\"\nsize = 3\n", "a".repeat(64));
+    space.write("kiln.lock", &pin);
+    rewrite_busybox_project(&space, "");
+    space.kiln_ok(["lock", "--check"]);
+    let left = std::fs::read_to_string(space.project().join("kiln.lock")).expect("the lock");
+    assert_eq!(left, pin);
 }
 
 #[test]

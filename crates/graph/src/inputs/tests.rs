@@ -191,7 +191,7 @@ fn each_input_of_a_run_is_in_the_key_and_is_explained() {
     let cases: Vec<(StepInputs, &str)> = vec![
         (
             run_inputs(|run| run.command = Command::Script("make all".to_owned())),
-            "argument `3` changed from `make` to `make all`",
+            "line 1 of the script changed from `make` to `make all`",
         ),
         (
             run_inputs(|run| run.command = Command::Arguments(vec!["make".to_owned()])),
