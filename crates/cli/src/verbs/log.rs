@@ -1,5 +1,6 @@
 //! `kiln log`: all that a step wrote when it last ran.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 
 use kiln_graph::{BuildTarget, NodeName};
@@ -104,7 +105,7 @@ fn never_seen(
             .keys()
             .map(move |step| NodeName::of_step(name, step).to_string())
     });
-    let known: Vec<String> = bases.chain(services).chain(steps).chain(seen).collect();
+    let known: BTreeSet<String> = bases.chain(services).chain(steps).chain(seen).collect();
     if known.iter().any(|known| known == plain)
         && (target.is_empty() || target.parse::<Platform>().is_ok())
     {
@@ -119,6 +120,7 @@ fn never_seen(
         Err(error) => Failure::user(error),
         Ok(_) => {
             let help = suggest::help(&args.step, known.iter().cloned(), || {
+                let known: Vec<&str> = known.iter().map(String::as_str).collect();
                 format!("name a step: `{}`", known.join("`, `"))
             });
             Failure::message(
