@@ -46,6 +46,14 @@ fn a_failing_step_shows_its_end_its_code_its_place_and_its_log() {
     let log = space.kiln_ok(["log", "app.bad"]).stdout;
     assert_eq!(log.lines().count(), 101, "{log}");
     assert!(log.starts_with("line 1\nline 2\n"), "{log}");
+    let run = space.kiln(["log", "app"]);
+    run.assert_code(1);
+    assert_eq!(
+        run.stderr.matches("`app.bad`").count(),
+        1,
+        "{}",
+        run.shown()
+    );
     // It is not remembered as done.
     space.kiln(["build"]).assert_code(1).assert_says("line 100");
 }
