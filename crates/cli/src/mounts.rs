@@ -211,10 +211,10 @@ mod tests {
         let read = |text: &str| {
             let (target, mount) = tmpfs(text).ok()?;
             assert_eq!(target, "/t");
-            match mount.source {
-                PlannedSource::Tmpfs(memory) => Some((memory, mount.read_only)),
-                _ => None,
-            }
+            let PlannedSource::Tmpfs(memory) = mount.source else {
+                return None;
+            };
+            Some((memory, mount.read_only))
         };
         assert_eq!(read("/t"), Some((MEMORY, false)));
         let sized = PlannedTmpfs {

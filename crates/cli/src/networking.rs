@@ -8,9 +8,9 @@ use clap::Args;
 use kiln_network::{
     Asked, DEFAULT_NETWORK, Membership, NetworkError, Outside, Publish, SharedNetwork,
 };
-use kiln_runtime::{HostAddress, Overrides, PlannedNetwork};
+use kiln_runtime::{HostAddress, Overrides, PlannedNetwork, StoredContainer};
 use kiln_sandbox::Host;
-use kiln_store::Store;
+use kiln_store::{Store, StoreError};
 
 use crate::containers;
 use crate::errors::{Class, Classify, Failure, Outcome};
@@ -224,7 +224,11 @@ pub(crate) fn enter(store: &Store, reach: Reach) -> Outcome<(Host, Outside)> {
 
 /// Only among the users of a container can its network be entered. Whether it runs is told by whoever starts the other.
 fn enter_users_of(store: &Store, name: &str) -> Outcome<Host> {
-    let running = containers::find(store, name)?.running()?;
+    let running = match StoredContainer::find(store, name) {
+        Ok(container) => container.running()?,
+        Err(StoreError::Missing { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
     let users = running.map(|running| running.users()).transpose()?;
     local::enter_as(store, users.map(Arc::new))
 }

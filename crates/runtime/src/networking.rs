@@ -79,13 +79,13 @@ impl Networking {
     fn share(launch: &Launch<'_>, id: &ContainerId, hostname: &str) -> Result<Self, LaunchError> {
         let store = launch.session.store();
         let refused = |name: String, why: &'static str| LaunchError::Sharing { name, why };
-        let other = StoredContainer::open(store, id).map_err(|error| match error {
-            StoreError::Missing { .. } => refused(
-                id.short().to_owned(),
-                "it has been removed; make this one anew",
-            ),
-            error => error.into(),
-        })?;
+        let other = match StoredContainer::open(store, id) {
+            Err(StoreError::Missing { .. }) => {
+                let why = "it has been removed; make this one anew";
+                return Err(refused(id.short().to_owned(), why));
+            }
+            other => other?,
+        };
         let running = other.running()?.ok_or_else(|| {
             let why = if other.status == Status::Restarting {
                 "it is about to be started again; wait until it runs"
@@ -94,17 +94,18 @@ impl Networking {
             };
             refused(other.display_name(), why)
         })?;
-        let namespace = running.network().map_err(|error| match error {
+        let namespace = match running.network() {
             // Those of an ordinary user may each have a user namespace of their own.
-            SandboxError::Kernel {
+            Err(SandboxError::Kernel {
                 errno: Errno::ACCESS | Errno::PERM,
                 ..
-            } => refused(
-                other.display_name(),
-                "it was started anew with users of its own; stop this one and start it by hand",
-            ),
-            error => error.into(),
-        })?;
+            }) => {
+                let why =
+                    "it was started anew with users of its own; stop this one and start it by hand";
+                return Err(refused(other.display_name(), why));
+            }
+            namespace => namespace?,
+        };
         let failed = |errno| NetworkError::Kernel {
             doing: "looking at a network namespace".to_owned(),
             errno,

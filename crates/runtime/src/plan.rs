@@ -795,7 +795,7 @@ mod tests {
         let mut plan = plan("", &Overrides::default()).unwrap();
         let name = kiln_store::Name::new("own").unwrap();
         plan.add_own_volume("/data".to_owned(), name.clone());
-        assert_eq!(plan.own_volumes, [name.clone()]);
+        assert_eq!(plan.own_volumes, std::slice::from_ref(&name));
         assert_eq!(plan.mounts["/data"].source, PlannedSource::Volume(name));
     }
 

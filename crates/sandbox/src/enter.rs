@@ -18,6 +18,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use kiln_sys::{Errno, namespace};
+use rustix::fs::{Mode, OFlags};
 
 use crate::capability::{Capability, CapabilitySet};
 use crate::host::{Host, NamespaceOf};
@@ -94,6 +95,12 @@ pub fn enter(options: &EnterOptions) -> Result<Host, EnterError> {
     let capabilities = CapabilitySet::of_this_process().map_err(EnterError::kernel(
         "reading the capabilities of this process",
     ))?;
+    // Later only root of the machine may open it.
+    let score = rustix::fs::open(
+        c"/proc/self/oom_score_adj",
+        OFlags::WRONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
     let (privileges, namespace_of) = match &options.user_namespace {
         None if is_root_already(capabilities) => {
             namespace::unshare_mounts().map_err(refused)?;
@@ -110,7 +117,7 @@ pub fn enter(options: &EnterOptions) -> Result<Host, EnterError> {
     namespace::make_undumpable().map_err(EnterError::kernel(
         "making the memory of this process private",
     ))?;
-    Host::new(options, privileges, namespace_of)
+    Host::new(options, privileges, namespace_of, score.ok())
 }
 
 fn is_root_already(capabilities: CapabilitySet) -> bool {

@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use kiln_sys::confined;
 use kiln_sys::mount::{self, Depth, MountAttributes, Propagation};
+use kiln_sys::{Errno, confined};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::capability::CapabilitySet;
@@ -37,6 +37,8 @@ pub struct Host {
     pub(crate) scratch: Scratch,
     pub(crate) devices: Vec<(&'static str, OwnedFd)>,
     pub(crate) own_pidfd: OwnedFd,
+    /// Where it is said how soon this process is killed without memory, and what it starts.
+    out_of_memory_score: Option<OwnedFd>,
     pub(crate) stubs: Mutex<BTreeMap<Stubs, PathBuf>>,
     pub(crate) overlay_interface: Mutex<Option<OverlayInterface>>,
     pub(crate) processors: OnceLock<usize>,
@@ -90,6 +92,7 @@ impl Host {
         options: &EnterOptions,
         privileges: Privileges,
         namespace_of: NamespaceOf,
+        out_of_memory_score: Option<OwnedFd>,
     ) -> Result<Self, EnterError> {
         let capabilities = CapabilitySet::of_this_process().map_err(EnterError::kernel(
             "reading the capabilities of this process",
@@ -101,6 +104,7 @@ impl Host {
             devices: open_devices()?,
             own_pidfd: kiln_sys::process::own_pidfd()
                 .map_err(EnterError::kernel("opening a pidfd of this process"))?,
+            out_of_memory_score,
             stubs: Mutex::default(),
             overlay_interface: Mutex::default(),
             processors: OnceLock::new(),
@@ -131,6 +135,23 @@ impl Host {
     /// Other processes' running sandboxes are not touched.
     pub fn sweep(&self) -> usize {
         self.hierarchies().sweep()
+    }
+
+    /// Says how soon this process is killed when the machine has no memory left, and what it starts from now on.
+    pub(crate) fn set_out_of_memory_score(&self, score: i16) -> Result<(), SandboxError> {
+        let file = self.out_of_memory_score.as_ref();
+        let text = score.to_string();
+        match file.map(|file| rustix::io::write(file, text.as_bytes())) {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(Errno::ACCESS)) | None => Err(SandboxError::spec(format!(
+                "it cannot be killed as late as {score} says when there is no memory left: only root of the machine may \
+                 lower that"
+            ))),
+            Some(Err(errno)) => {
+                let doing = "saying how soon the sandbox is killed without memory";
+                Err(SandboxError::kernel(doing)(errno))
+            }
+        }
     }
 
     pub(crate) fn hierarchies(&self) -> &Hierarchies {

@@ -53,6 +53,9 @@ impl Host {
     /// # Errors
     /// [`SandboxError`]; nothing is left behind.
     pub fn spawn(&self, spec: &SandboxSpec) -> Result<Child, SandboxError> {
+        if let Some(score) = spec.out_of_memory_score {
+            self.set_out_of_memory_score(score)?;
+        }
         let mut group =
             self.hierarchies()
                 .create(self.cgroup_name(), &spec.limits, spec.accounting)?;
@@ -405,11 +408,6 @@ pub(crate) fn explain(error: LaunchError, plan: &Plan, argv: &[OsString]) -> San
                 }
                 Errno::PERM | Errno::ACCESS if operation.starts_with("set proc/sys/") => {
                     "; only root of the machine may change it"
-                }
-                Errno::PERM | Errno::ACCESS
-                    if operation.starts_with("set proc/1/oom_score_adj") =>
-                {
-                    "; only root of the machine may lower it"
                 }
                 Errno::PERM if operation.starts_with("limit") => {
                     "; a resource limit can only be raised by root of the machine"

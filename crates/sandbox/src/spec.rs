@@ -53,8 +53,8 @@ pub struct SandboxSpec {
     pub accounting: Accounting,
     /// Resource limits of the process itself (`ulimit`).
     pub rlimits: Vec<Rlimit>,
-    /// How soon its processes are killed when the machine has no memory left, -1000 (never) to 1000; as kiln itself if
-    /// not given.
+    /// How soon its processes are killed when the machine has no memory left, -1000 (never) to 1000. Kiln's process gets
+    /// it, too, since it ends with that; as that has it if not given.
     pub out_of_memory_score: Option<i16>,
     /// What it may do.
     pub security: Security,

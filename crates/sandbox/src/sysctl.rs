@@ -71,14 +71,7 @@ pub(crate) fn settings(spec: &SandboxSpec) -> Result<Vec<(CString, Vec<u8>)>, Sa
         let path = path.map_err(|_zero_byte| wrong("is no name"))?;
         Ok((path, value.clone().into_bytes()))
     };
-    let score = spec.out_of_memory_score.map(|score| {
-        // Of the first process of its namespace, and so of all that it starts.
-        Ok((
-            c"1/oom_score_adj".to_owned(),
-            score.to_string().into_bytes(),
-        ))
-    });
-    spec.sysctls.iter().map(one).chain(score).collect()
+    spec.sysctls.iter().map(one).collect()
 }
 
 #[cfg(test)]

@@ -519,7 +519,7 @@ fn smaller_flags_mean_what_they_mean_to_docker() {
         assert_eq!(run.stdout, "-1000\n-1000\n");
     } else {
         run.assert_code(125)
-            .assert_says("only root of the machine may lower it");
+            .assert_says("only root of the machine may lower that");
     }
 
     // A name alone in a file of variables is the caller's.
