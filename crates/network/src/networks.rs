@@ -12,10 +12,13 @@
 //! Records tell what was meant. What a container had is gone when the process that looks after it is: its network
 //! namespace and cables end by themselves, and whoever comes next takes its address and ports back.
 
+mod leaving;
+mod subnets;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use kiln_store::{Name, StateFolder, StateLock, Store, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -24,9 +27,7 @@ use crate::error::NetworkError;
 use crate::firewall::{BridgeRules, Firewall};
 use crate::neighbours;
 use crate::netlink::links::Links;
-use crate::network::{
-    BUILT_IN, DEFAULT_NETWORK, NetworkRecord, NewNetwork, Subnet, first_host, overlap,
-};
+use crate::network::{BUILT_IN, DEFAULT_NETWORK, NetworkRecord, NewNetwork};
 use crate::outside::Outside;
 
 /// The networks of a store, and where their bridges are.
@@ -196,57 +197,6 @@ impl Networks {
         Ok(record)
     }
 
-    fn choose_subnets(
-        &self,
-        new: &NewNetwork,
-        random: [u8; 8],
-    ) -> Result<Vec<Subnet>, NetworkError> {
-        let records = self.records()?;
-        let of_record = |record: &NetworkRecord| {
-            let whose = format!("of the network `{}`", record.name);
-            let subnets = record.subnets.clone().into_iter();
-            subnets.map(move |one| (one.subnet, whose.clone()))
-        };
-        let mut taken: Vec<_> = records.iter().flat_map(of_record).collect();
-        // The machine's, also where the bridges are somewhere else: containers are to reach it.
-        let here = Links::open()?.subnets()?;
-        taken.extend(here.into_iter().map(|subnet| {
-            let whose = "to which this machine has a route".to_owned();
-            (subnet, whose)
-        }));
-        let is_free = |subnet: &IpNet| !taken.iter().any(|(other, _)| overlap(subnet, other));
-
-        let mut subnets = new.named_subnets()?;
-        for one in &subnets {
-            if let Some((other, what)) = taken.iter().find(|(other, _)| overlap(&one.subnet, other))
-            {
-                return Err(NetworkError::Overlap {
-                    subnet: one.subnet,
-                    other: *other,
-                    what: what.clone(),
-                });
-            }
-        }
-        let has = |subnets: &[Subnet], six: bool| {
-            let mut subnets = subnets.iter();
-            subnets.any(|one| one.subnet.addr().is_ipv6() == six)
-        };
-        let chosen = |subnet: IpNet| Subnet {
-            subnet,
-            gateway: first_host(subnet),
-            range: None,
-        };
-        // Only addresses of IPv6 are what somebody asked for who named only those.
-        if subnets.is_empty() {
-            let free = pool().find(is_free).ok_or(NetworkError::NoSubnet)?;
-            subnets.push(chosen(free));
-        }
-        if new.ipv6 && !has(&subnets, true) {
-            subnets.push(chosen(local_subnet(random)));
-        }
-        Ok(subnets)
-    }
-
     /// Removes a network that nobody uses: its device, its rules, its record.
     ///
     /// # Errors
@@ -363,54 +313,6 @@ impl Networks {
         Ok(Network { record, endpoints })
     }
 
-    /// Takes back what containers had that are gone. The lock must be held.
-    pub(crate) fn reap(&self, record: &NetworkRecord) -> Result<(), NetworkError> {
-        let folder = self.named.folder(record.name.as_str())?;
-        for container in folder.names()? {
-            if !self.members.is_held(&container)? {
-                let endpoint = folder.read::<Endpoint>(&container)?;
-                if let Some(endpoint) = endpoint {
-                    self.unplug(&endpoint)?;
-                    self.set_aside(endpoint)?;
-                }
-                folder.remove(&container)?;
-            }
-        }
-        self.sweep(MANY)?;
-        for container in self.members.held_names()? {
-            if let Some(_held) = self.members.hold(&container)? {
-                self.members.remove(&container)?;
-                self.members.forget(&container)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes back what one container had, in all networks. The lock must be held, and the container by the caller.
-    pub(crate) fn take_back(&self, container: &str) -> Result<(), NetworkError> {
-        let member: Option<Member> = self.members.read(container)?;
-        let is_shared = member.is_some_and(|member| member.shared);
-        for name in self.named.names()? {
-            let folder = self.named.folder(&name)?;
-            if let Some(endpoint) = folder.read::<Endpoint>(container)? {
-                if is_shared {
-                    self.unplug(&endpoint)?;
-                }
-                self.set_aside(endpoint)?;
-                folder.remove(container)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes a container's cable, if it has not ended with its network: others may be in that.
-    fn unplug(&self, endpoint: &Endpoint) -> Result<(), NetworkError> {
-        if !self.outside.exists() {
-            return Ok(());
-        }
-        self.outside.run(|| Links::open()?.remove(&endpoint.device))
-    }
-
     /// Notes that other containers are in the network of this one, too. Nothing happens if it has none of its own.
     ///
     /// # Errors
@@ -444,53 +346,6 @@ impl Networks {
             .flat_map(|(record, _)| &record.subnets);
         let gateway = subnets.map(|subnet| subnet.gateway).next();
         Ok((addresses.map(IpNet::addr).collect(), gateway))
-    }
-
-    /// Takes an endpoint out of a network. Its ports lead nowhere from now on. What else the rules say of it is about a
-    /// cable that there is no more, and whose name nobody gets again: that is [swept](Self::sweep) later.
-    ///
-    /// Whoever removes something from rules waits, when it closes its socket at the latest, until every processor has
-    /// seen that: some 15 ms, for which the caller of each `kiln run --rm` would have to wait, or a process aside.
-    pub(crate) fn set_aside(&self, mut endpoint: Endpoint) -> Result<(), NetworkError> {
-        if !self.outside.exists() {
-            return Ok(());
-        }
-        if !endpoint.ports.is_empty() {
-            let table = self.table()?;
-            self.outside.run(|| {
-                let closed = Firewall::open(table).and_then(|rules| rules.close(&endpoint));
-                if_there_is_a_firewall(closed)
-            })?;
-            endpoint.ports.clear();
-        }
-        let mut left = self.left()?;
-        left.push(endpoint);
-        Ok(self.folder.write(LEFT, &left)?)
-    }
-
-    fn left(&self) -> Result<Vec<Endpoint>, NetworkError> {
-        Ok(self.folder.read(LEFT)?.unwrap_or_default())
-    }
-
-    /// Addresses that somebody had lately, whom others may still take for their owner.
-    pub(crate) fn left_addresses(&self) -> Result<Vec<IpAddr>, NetworkError> {
-        let left = self.left()?;
-        let addresses = left.iter().flat_map(|one| &one.addresses);
-        Ok(addresses.map(IpNet::addr).collect())
-    }
-
-    /// Takes what was [set aside](Self::set_aside) out of the rules, if it is at least so much. The lock must be held.
-    pub(crate) fn sweep(&self, at_least: usize) -> Result<(), NetworkError> {
-        let left = self.left()?;
-        if left.len() < at_least || !self.outside.exists() {
-            return Ok(());
-        }
-        let table = self.table()?;
-        self.outside.run(|| {
-            let dismissed = Firewall::open(table).and_then(|rules| rules.dismiss(&left));
-            if_there_is_a_firewall(dismissed)
-        })?;
-        Ok(self.folder.remove(LEFT)?)
     }
 
     /// What each container that is alive has in its networks, by container. Nothing is locked: this is for listings.
@@ -538,30 +393,8 @@ pub(crate) fn if_there_is_a_firewall(
     }
 }
 
-/// The record of what is to be swept.
-const LEFT: &str = "left";
-/// So many containers that are gone are taken out of the rules together.
-const MANY: usize = 64;
-
 /// The fewest digits that stand for an id.
 const MIN_ID_DIGITS: usize = 4;
-
-/// What kiln chooses from for IPv4: private addresses that few others choose.
-fn pool() -> impl Iterator<Item = IpNet> {
-    let subnet = |number: u16| {
-        let [high, low] = number.to_be_bytes();
-        let address = std::net::Ipv4Addr::new(10, 90 + high, low, 0);
-        IpNet::V4(Ipv4Net::new_assert(address, 24))
-    };
-    (0..0x400).map(subnet)
-}
-
-/// A subnet of IPv6 that nobody else has: local addresses with 40 random bits (RFC 4193).
-fn local_subnet(random: [u8; 8]) -> IpNet {
-    let [a, b, c, d, e, ..] = random;
-    let octets = [0xfd, a, b, c, d, e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    IpNet::V6(Ipv6Net::new_assert(octets.into(), 64))
-}
 
 /// Random bytes.
 pub(crate) fn random() -> Result<[u8; 8], NetworkError> {
