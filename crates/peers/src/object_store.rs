@@ -139,6 +139,8 @@ impl ObjectStore {
             .stderr(log)
             .current_dir(folder)
             .env("HOME", folder)
+            // It writes more logs there, and leaves them.
+            .env("TMPDIR", folder)
             .spawn()
             .map_err(started)?;
         let sockets = ports.named().map(|(part, [_, rpc])| {
