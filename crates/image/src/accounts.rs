@@ -109,6 +109,16 @@ fn groups(group: &str) -> impl Iterator<Item = Group<'_>> {
     })
 }
 
+/// Lists the names of users, in the order of the database.
+pub fn user_names(passwd: &str) -> Vec<&str> {
+    users(passwd).map(|user| user.name).collect()
+}
+
+/// Lists the names of groups, in the order of the database.
+pub fn group_names(group: &str) -> Vec<&str> {
+    groups(group).map(|group| group.name).collect()
+}
+
 /// Reads a decimal id; 4294967295 is the kernel's "no id" and refused.
 fn number(text: &str) -> Option<u32> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 use kiln_graph::{FileEntry, FileKind, url_file_name};
-use kiln_image::accounts::{self, Databases, NewAccount};
+use kiln_image::accounts::{self, AccountError, Databases, NewAccount};
 use kiln_layer::{
     Attributes, ContentHash, CopyOverrides, Decoder, Devices, Draft, DraftError, DraftOptions,
     EndMark, FileCopy, KnownFile, KnownKind, LowerStack, TreePath, UnpackError, UnpackOptions,
@@ -298,7 +298,7 @@ impl FileWork<'_> {
         };
         let before = self.databases()?;
         let after = accounts::add(&new, &before)
-            .map_err(|error| Problem::new(self.workspace, name.span, error.to_string()).user())?;
+            .map_err(|error| self.account_failure(name.span, &error, &before))?;
         for (path, before, after) in [
             ("etc/passwd", Some(&before.passwd), Some(&after.passwd)),
             ("etc/group", Some(&before.group), Some(&after.group)),
@@ -362,15 +362,34 @@ impl FileWork<'_> {
         let databases = self.databases()?;
         let text = owner.value.to_string();
         let found = accounts::resolve(&text, &databases.passwd, &databases.group);
-        let found = found.map_err(|error| {
-            Problem::new(self.workspace, owner.span, error.to_string())
-                .help("name an account of the base, add one with an `account` step, or use numbers")
-                .user()
-        })?;
+        let found = found.map_err(|error| self.account_failure(owner.span, &error, &databases))?;
         // What is owned by a number without an account belongs to the group of the same number.
         let is_number = owner.value.group.is_none() && found.is_unnamed;
         let gid = if is_number { found.uid } else { found.gid };
         Ok(Some((found.uid, gid)))
+    }
+
+    /// Says what is wrong with an account, and of one that is not there which ones are.
+    fn account_failure(&self, at: Span, error: &AccountError, databases: &Databases) -> Failure {
+        let problem = Problem::new(self.workspace, at, error.to_string());
+        let (name, known) = match error {
+            AccountError::UnknownUser(name) => (name, accounts::user_names(&databases.passwd)),
+            AccountError::UnknownGroup(name) => (name, accounts::group_names(&databases.group)),
+            AccountError::Malformed(_)
+            | AccountError::Differs { .. }
+            | AccountError::Taken { .. } => return problem.user(),
+        };
+        let help = match kiln_manifest::nearest(name, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if known.is_empty() => {
+                "it has none: add one by an `account` step, or use numbers".to_owned()
+            }
+            None => format!(
+                "it has `{}`; add others by an `account` step, or use numbers",
+                known.join("`, `")
+            ),
+        };
+        problem.help(help).user()
     }
 
     fn attributes(

@@ -129,6 +129,15 @@ fn a_step_that_cannot_be_started_says_why() {
         .assert_says("which has `root`")
         .assert_says("kiln.toml:9")
         .assert_says("add it by an `account` step");
+    let owned = |owner: &str| {
+        let copy = format!("[{{ files = [\"kiln.toml\"], to = \"/x\", owner = \"{owner}\" }}]");
+        failed(&format!("copy = {copy}"), 1).1
+    };
+    owned("ghost")
+        .assert_says("user `ghost` is not in the image")
+        .assert_says("it has `root`")
+        .assert_says("kiln.toml:8");
+    owned("root:rot").assert_says("did you mean `root`?");
     let (_space, run) = failed("run = \"true\"\nuser = \"rot\"", 1);
     run.assert_says("did you mean `root`?");
     rewrite_busybox_project(&space, "[service.web]\nimage = \"app\"\nuser = \"ghost\"\n");
