@@ -78,14 +78,24 @@ pub(crate) fn file(
         let mut file = BufWriter::new(file);
         let out = &mut file;
         write(&mut Stoppable { out, stopped })
-            .and_then(|()| file.flush().map_err(Unwritten::Write))
-            .and_then(|()| fs::rename(&draft, path).map_err(Unwritten::Write))
+            .and_then(|()| replace(file, &draft, path).map_err(Unwritten::Write))
             .map_err(|unwritten| unwritten.at(path))
     });
     if written.is_err() && fs::remove_file(&draft).is_err() {
         // The failure itself is what the user has to know.
     }
     written
+}
+
+/// Puts the draft that was written to `file` at `path`. Who may read what was there may read it, and nobody else.
+fn replace(mut file: BufWriter<File>, draft: &Path, path: &Path) -> io::Result<()> {
+    file.flush()?;
+    match fs::metadata(path) {
+        Ok(before) => file.get_ref().set_permissions(before.permissions())?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    fs::rename(draft, path)
 }
 
 /// Writes to a device, a pipe or a socket.
@@ -203,6 +213,8 @@ pub(crate) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -224,6 +236,12 @@ mod tests {
         assert_eq!(fs::read(at("file")).unwrap(), b"image");
         write(&at("new")).unwrap();
         assert_eq!(fs::read(at("new")).unwrap(), b"image");
+        fs::set_permissions(at("new"), PermissionsExt::from_mode(0o600)).unwrap();
+        write(&at("new")).unwrap();
+        assert_eq!(
+            fs::metadata(at("new")).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert!(write(&at("no/file")).is_err());
         let failed = file(Some(&at("file")), &mut |out| {
             out.write_all(b"half").map_err(Unwritten::Write)?;
