@@ -283,7 +283,7 @@ pub enum RedirectProblem {
 pub enum TlsProblem {
     /// The certificate's issuer is not trusted.
     #[error(
-        "its certificate is from an unknown issuer; if you trust it, add the issuer's certificate to the system's store or as certificate authority of this host in the settings"
+        "its certificate is from an unknown issuer; if you trust it, add the issuer's certificate to the system's store, or to the `authorities` of this host in the settings"
     )]
     UnknownIssuer,
     /// The certificate is not valid now.
@@ -292,6 +292,11 @@ pub enum TlsProblem {
     /// The certificate is for another host.
     #[error("its certificate is for another name")]
     WrongName,
+    /// The certificate is an authority's own, as `openssl req -x509` makes it without more options.
+    #[error(
+        "its certificate is a certificate authority's own, which must not stand for a server; make one that is not: openssl req -x509 -addext basicConstraints=critical,CA:FALSE …"
+    )]
+    Authority,
     /// The server does not speak TLS.
     #[error("it does not speak TLS")]
     NotTls,

@@ -169,6 +169,8 @@ pub(crate) fn problem(error: &rustls::Error) -> TlsProblem {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 TlsProblem::WrongName
             }
+            // The library that checks certificates has this error to itself.
+            other if other.to_string().contains("CaUsedAsEndEntity") => TlsProblem::Authority,
             other => TlsProblem::Other(format!("its certificate is not valid: {other}")),
         },
         rustls::Error::InvalidMessage(_) => TlsProblem::NotTls,

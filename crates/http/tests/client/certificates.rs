@@ -49,6 +49,16 @@ impl Authority {
         self.folder.path().join("authority.pem")
     }
 
+    /// The authority's own certificate and its key.
+    pub(crate) fn own(&self) -> Pair {
+        let key = self.folder.path().join("authority.key");
+        std::fs::write(&key, self.issuer.key().serialize_pem()).unwrap();
+        Pair {
+            certificate: self.path(),
+            key,
+        }
+    }
+
     /// Issues a certificate for `name`, valid until the end of `year`.
     pub(crate) fn issue(&self, name: &str, year: i32) -> Pair {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();

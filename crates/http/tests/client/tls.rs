@@ -93,6 +93,11 @@ fn wrong_names_dates_and_protocols_are_told_apart() {
         problem(get(trusting(&authority), &expired)),
         TlsProblem::Date("expired")
     );
+    let own = authority.serve(&authority.own(), false, |_| Answer::ok(""));
+    assert_eq!(
+        problem(get(trusting(&authority), &own)),
+        TlsProblem::Authority
+    );
     let raw = Some(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
     let plain = Server::start_wrapped(
         |mut stream| {
