@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let wanted = WantedFiles {
         sets: vec![&set],
-        files: Vec::new(),
+        ..WantedFiles::default()
     };
     let source = SourceText::new(miette::NamedSource::new("kiln.toml", String::new()));
     let cache = StatCache::at(folder.join("cache"));

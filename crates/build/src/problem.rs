@@ -85,6 +85,7 @@ impl From<ProjectError> for Failure {
             ProjectError::Io { .. } => FailureKind::Environment,
             ProjectError::NoMatch { .. }
             | ProjectError::Missing { .. }
+            | ProjectError::NotAFile { .. }
             | ProjectError::Unreadable { .. }
             | ProjectError::Changed { .. }
             | ProjectError::TooMany { .. } => FailureKind::User,

@@ -112,6 +112,24 @@ pub enum ProjectError {
         #[label("no such file")]
         at: SourceSpan,
     },
+    /// A path of the manifest is there, and nothing that can be read as a file.
+    #[error("`{path}` is not a file")]
+    #[diagnostic(
+        code(build::not_a_file),
+        help(
+            "a root file system is a tar; an image layout, which is a folder, is `from = {{ oci = \"…\" }}`"
+        )
+    )]
+    NotAFile {
+        /// The path as written.
+        path: String,
+        /// The manifest.
+        #[source_code]
+        source_code: SourceText,
+        /// Where the path stands.
+        #[label("no file")]
+        at: SourceSpan,
+    },
     /// Files that are wanted, or folders that may have some, cannot be read.
     #[error("cannot read {what}")]
     #[diagnostic(
@@ -184,7 +202,9 @@ impl ProjectError {
     /// Where in the manifest it stands, if it is about a place in there.
     fn place(&self) -> Option<usize> {
         match self {
-            Self::NoMatch { at, .. } | Self::Missing { at, .. } => Some(at.offset()),
+            Self::NoMatch { at, .. } | Self::Missing { at, .. } | Self::NotAFile { at, .. } => {
+                Some(at.offset())
+            }
             Self::Unreadable { at, .. } => at.first().map(LabeledSpan::offset),
             Self::Changed { .. } | Self::TooMany { .. } | Self::Io { .. } => None,
         }

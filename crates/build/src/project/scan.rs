@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use kiln_graph::{
@@ -11,6 +12,7 @@ use kiln_manifest::model::{Action, CopySource, FileSet};
 use kiln_manifest::value::{Glob, ProjectPath};
 use kiln_manifest::{SourceText, Spanned};
 use rayon::prelude::*;
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::select::{Selector, literal_start, selects_one};
@@ -26,6 +28,8 @@ pub struct WantedFiles<'a> {
     pub sets: Vec<&'a FileSet>,
     /// Single files.
     pub files: Vec<&'a Spanned<ProjectPath>>,
+    /// Files or folders that are read by whoever wants them.
+    pub places: Vec<&'a Spanned<ProjectPath>>,
 }
 
 impl<'a> WantedFiles<'a> {
@@ -35,7 +39,8 @@ impl<'a> WantedFiles<'a> {
         for (_, node) in graph.nodes().iter() {
             match &node.work {
                 Work::Base(BaseWork::Rootfs(path)) => wanted.files.push(path),
-                Work::Base(BaseWork::Registry(_) | BaseWork::Debian(_) | BaseWork::Oci(_)) => {}
+                Work::Base(BaseWork::Oci(oci)) => wanted.places.push(&oci.path),
+                Work::Base(BaseWork::Registry(_) | BaseWork::Debian(_)) => {}
                 Work::Step(step) => {
                     match &step.action.value {
                         Action::Run(run) => wanted.sets.extend(run.files.as_ref()),
@@ -80,6 +85,7 @@ pub struct SelectedFiles {
 pub struct ProjectFiles {
     sets: BTreeMap<SetKey, Result<SelectedFiles, Vec<ProjectError>>>,
     files: BTreeMap<String, Result<ContentDigest, ProjectError>>,
+    places: BTreeMap<String, Result<(), ProjectError>>,
     /// What did not work and changes no result: the stat cache could not be written.
     pub warnings: Vec<String>,
     /// How many files were selected, and how many of them had to be read.
@@ -218,18 +224,26 @@ impl ProjectFiles {
                 };
                 match unread.or_else(folder) {
                     Some(unread) => unreadable::of_file(source, file, unread),
-                    None => ProjectError::Missing {
-                        path: path.to_owned(),
-                        source_code: source.clone(),
-                        at: file.span.into(),
+                    None => match place(project, source, file) {
+                        Ok(()) => ProjectError::NotAFile {
+                            path: path.to_owned(),
+                            source_code: source.clone(),
+                            at: file.span.into(),
+                        },
+                        Err(missing) => missing,
                     },
                 }
             };
             let digest = at.and_then(|at| contents.digests[at]);
             (path.to_owned(), digest.ok_or_else(problem))
         };
+        let at_place = |path: &&Spanned<ProjectPath>| {
+            let name = path.value.as_str().to_owned();
+            (name, place(project, source, path))
+        };
         Ok(Self {
             files: wanted.files.iter().map(single).collect(),
+            places: wanted.places.iter().map(at_place).collect(),
             sets: on_all_cores(&sets, selected)?.into_iter().collect(),
             warnings: contents.warnings,
             counts: contents.counts,
@@ -250,7 +264,11 @@ impl ProjectFiles {
             .files
             .values()
             .filter_map(|result| result.as_ref().err());
-        let mut parts: Vec<ProjectError> = sets.chain(files).cloned().collect();
+        let places = self
+            .places
+            .values()
+            .filter_map(|result| result.as_ref().err());
+        let mut parts: Vec<ProjectError> = sets.chain(files).chain(places).cloned().collect();
         if parts.is_empty() {
             return Ok(());
         }
@@ -289,6 +307,50 @@ impl ProjectFiles {
             .get(path.as_str())
             .expect("every file of the graph was scanned");
         result.clone()
+    }
+
+    /// Checks that something is at a place.
+    ///
+    /// # Errors
+    /// [`ProjectError::Missing`] if it is not there, or behind a link.
+    ///
+    /// # Panics
+    /// If the place was not among those scanned, which is a mistake of the caller.
+    pub fn place(&self, path: &ProjectPath) -> Result<(), ProjectError> {
+        let result = self
+            .places
+            .get(path.as_str())
+            .expect("every place of the graph was scanned");
+        result.clone()
+    }
+}
+
+/// Checks that there is something at a path of the project, links not followed.
+fn place(
+    project: &Project,
+    source: &SourceText,
+    path: &Spanned<ProjectPath>,
+) -> Result<(), ProjectError> {
+    let missing = || ProjectError::Missing {
+        path: path.value.as_str().to_owned(),
+        source_code: source.clone(),
+        at: path.span.into(),
+    };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    let name = Path::new(path.value.as_str());
+    let opened = kiln_sys::confined::open_beneath(project.root(), name, flags, Mode::empty());
+    match opened.and_then(|file| rustix::fs::fstat(&file)) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => Err(missing()),
+        Ok(_) => Ok(()),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(missing()),
+        Err(error) => {
+            let unreadable = Unreadable {
+                path: path.value.as_str().into(),
+                is_folder: true,
+                error,
+            };
+            Err(unreadable::of_file(source, path, &unreadable))
+        }
     }
 }
 

@@ -75,7 +75,7 @@ impl Space {
     fn scan_set(&self, set: &FileSet) -> Result<SelectedFiles, ProjectError> {
         self.scan(&WantedFiles {
             sets: vec![set],
-            files: Vec::new(),
+            ..WantedFiles::default()
         })
         .set(set)
         .cloned()
@@ -170,6 +170,7 @@ fn one_walk_serves_sets_that_leave_out_what_others_take() {
     let files = space.scan(&WantedFiles {
         sets: sets.iter().collect(),
         files: vec![&single],
+        ..WantedFiles::default()
     });
     let paths = |set: &FileSet| -> Vec<String> {
         let tree = &files.set(set).unwrap().tree;
@@ -238,8 +239,8 @@ fn links_are_recorded_and_never_followed() {
     }
     let outside = spanned(ProjectPath::parse("out/passwd").unwrap());
     let files = space.scan(&WantedFiles {
-        sets: Vec::new(),
         files: vec![&outside],
+        ..WantedFiles::default()
     });
     assert!(matches!(
         files.file(&outside.value),
@@ -288,7 +289,7 @@ fn the_store_is_left_out_wherever_it_is() {
     let all = set(".", &["**"]);
     let wanted = WantedFiles {
         sets: vec![&all],
-        files: Vec::new(),
+        ..WantedFiles::default()
     };
     let files = ProjectFiles::scan(&project, &source, &wanted, &StatCache::none()).unwrap();
     assert_eq!(files.set(&all).unwrap().tree.entries().len(), 1);
@@ -302,8 +303,8 @@ fn pipes_and_sockets_are_passed_over() {
     assert_eq!(space.selected(".", &["**"]), "file");
     let pipe = spanned(ProjectPath::parse("pipe").unwrap());
     let files = space.scan(&WantedFiles {
-        sets: Vec::new(),
         files: vec![&pipe],
+        ..WantedFiles::default()
     });
     assert!(files.file(&pipe.value).is_err());
 }
@@ -336,7 +337,7 @@ fn a_pattern_without_a_match_is_shown_in_the_manifest() {
     let (bad, good) = (set(".", &["nothing"]), set(".", &["a"]));
     let files = space.scan(&WantedFiles {
         sets: vec![&bad, &good],
-        files: Vec::new(),
+        ..WantedFiles::default()
     });
     assert!(files.set(&bad).is_err() && files.set(&good).is_ok());
 }
@@ -374,7 +375,7 @@ fn files_that_did_not_change_are_not_read_again() {
         space
             .scan(&WantedFiles {
                 sets: vec![set],
-                files: Vec::new(),
+                ..WantedFiles::default()
             })
             .counts
     };
@@ -469,7 +470,7 @@ fn a_cache_that_cannot_be_written_is_a_warning() {
     let all = set(".", &["**"]);
     let wanted = WantedFiles {
         sets: vec![&all],
-        files: Vec::new(),
+        ..WantedFiles::default()
     };
     let source = SourceText::new(miette::NamedSource::new("kiln.toml", String::new()));
     let files = ProjectFiles::scan(&space.project(), &source, &wanted, &cache).unwrap();

@@ -49,6 +49,7 @@ pub(crate) fn describe(
             ))
         }
         BaseWork::Oci(oci) => {
+            files.place(&oci.path.value)?;
             let manifest = layout::manifest(workspace, task, oci)?;
             Ok((
                 BaseInputs::Image { manifest },

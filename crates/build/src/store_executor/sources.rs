@@ -44,7 +44,7 @@ pub(crate) fn materialise_folder(workspace: &Workspace, folder: &Path) -> Result
     };
     let wanted = WantedFiles {
         sets: vec![&everything],
-        files: Vec::new(),
+        ..WantedFiles::default()
     };
     let source = &workspace.manifest.source;
     let scan = ProjectFiles::scan(&files, source, &wanted, &StatCache::none())?;

@@ -421,3 +421,36 @@ fn all_files_that_are_missing_are_told_before_anything_runs() {
         .assert_says("app.slow | ran")
         .assert_says("`no/**`, `none` match");
 }
+
+#[test]
+fn bases_that_are_not_in_the_project_are_all_told_before_anything_runs() {
+    let space = busybox_project(
+        r#"
+[image.app.step.one]
+run = "echo ran"
+[image.gone]
+from = { oci = "gone.tar" }
+[image.folder]
+from = { rootfs = "folder" }
+[image.link]
+from = { oci = "link" }
+"#,
+    );
+    fs::create_dir(space.project().join("folder")).expect("a folder");
+    // What it leads to is an image, and not in the project.
+    space.kiln_ok(["build", "app", "-o", "type=layout,dest=../outside"]);
+    std::os::unix::fs::symlink("../outside", space.project().join("link")).expect("a link");
+    let run = space.kiln(["build", "--all", "--no-cache"]);
+    run.assert_code(1)
+        .assert_says("`gone.tar` does not exist in the project")
+        .assert_says("`folder` is not a file")
+        .assert_says("`link` does not exist in the project")
+        .assert_says("kiln.toml:11")
+        .assert_says("kiln.toml:13")
+        .assert_says("kiln.toml:15");
+    assert!(!run.stderr.contains("ran"), "{}", run.shown());
+    space
+        .kiln(["build", "link", "--keep-going"])
+        .assert_code(1)
+        .assert_says("links are not followed");
+}
