@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use kiln_runtime::{
@@ -199,10 +200,14 @@ pub(crate) fn secrets(
                 let value = value.map(|value| value.as_encoded_bytes().to_vec());
                 (value, format!("the variable `{variable}` is not set"))
             }
-            SecretSource::File(path) => (
-                crate::workbench::read_secret(path)?,
-                format!("there is no file `{}`", path.display()),
-            ),
+            SecretSource::File(path) => {
+                let project = config.project.as_deref().unwrap_or(Path::new("/"));
+                let inside = path.strip_prefix(project).unwrap_or(path);
+                (
+                    crate::workbench::read_secret(project, inside)?,
+                    format!("there is no file `{}`", path.display()),
+                )
+            }
         };
         let missing = || {
             let message = format!("the secret `{name}` is missing: {looked}");

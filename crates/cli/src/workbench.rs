@@ -5,7 +5,8 @@
 //! before any thread starts; signals are watched last.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once};
 
 use kiln_build::{
@@ -20,6 +21,8 @@ use kiln_network::Outside;
 use kiln_oci::Platform;
 use kiln_sandbox::Host;
 use kiln_store::{Session, Timestamp};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
@@ -176,10 +179,11 @@ fn secrets(settings: &Settings, project: &Project) -> Outcome<BTreeMap<Name, Sec
                 )
             }
             SecretSource::File(path) => {
-                let path = project.folder.join(path.value.as_str());
+                let path = Path::new(path.value.as_str());
+                let shown = project.folder.join(path);
                 (
-                    read_secret(&path)?,
-                    format!("there is no file `{}`", path.display()),
+                    read_secret(&project.folder, path)?,
+                    format!("there is no file `{}`", shown.display()),
                 )
             }
         };
@@ -193,22 +197,47 @@ fn secrets(settings: &Settings, project: &Project) -> Outcome<BTreeMap<Name, Sec
     Ok(values)
 }
 
-pub(crate) fn read_secret(path: &PathBuf) -> Outcome<Option<Vec<u8>>> {
+/// Reads a secret of the project in the folder `project`; `None` if there is no such file. A link that leads out of the
+/// project is an error: a step or a container can put one there that writes to the project, and would be given what it
+/// leads to.
+///
+/// # Errors
+/// The file is too large, cannot be read, or is not in the project.
+pub(crate) fn read_secret(project: &Path, path: &Path) -> Outcome<Option<Vec<u8>>> {
     use std::io::Read;
+    let shown = project.join(path);
+    let shown = shown.display();
     let mut value = Vec::new();
-    let read = std::fs::File::open(path)
-        .and_then(|file| file.take(SECRET_LIMIT_BYTES + 1).read_to_end(&mut value));
+    // Not blocking, so that a pipe does not hold kiln.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = kiln_sys::confined::open_directory(project)
+        .and_then(|folder| kiln_sys::confined::open_inside(&folder, path, flags));
+    let read = match opened {
+        Ok(file) => File::from(file)
+            .take(SECRET_LIMIT_BYTES + 1)
+            .read_to_end(&mut value),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::XDEV) => {
+            return Err(Failure::message(
+                Class::User,
+                format!("the secret `{shown}` leads out of the project"),
+                Some(
+                    "put it into the project, or give it by a variable: env = \"NAME\"".to_owned(),
+                ),
+            ));
+        }
+        Err(error) => Err(error.into()),
+    };
     match read {
         Ok(_) if value.len() as u64 > SECRET_LIMIT_BYTES => Err(Failure::message(
             Class::User,
-            format!("the secret `{}` is larger than 1 MiB", path.display()),
+            format!("the secret `{shown}` is larger than 1 MiB"),
             None,
         )),
         Ok(_) => Ok(Some(value)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Failure::message(
             Class::Environment,
-            format!("the secret `{}` cannot be read: {error}", path.display()),
+            format!("the secret `{shown}` cannot be read: {error}"),
             None,
         )),
     }

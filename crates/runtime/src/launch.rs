@@ -386,7 +386,7 @@ fn in_project(
     let target = target.to_owned();
     let root = kiln_sys::confined::open_directory(project)
         .map_err(|error| failed("open", project, error.into()))?;
-    match kiln_sys::confined::open_inside(&root, Path::new(path)) {
+    match kiln_sys::confined::open_inside(&root, Path::new(path), rustix::fs::OFlags::PATH) {
         Ok(opened) => Ok(opened),
         Err(Errno::NOENT) => Err(LaunchError::MissingSource {
             path: shown,

@@ -82,16 +82,19 @@ pub fn open_beneath(
     )
 }
 
-/// Opens `path`, relative and below `directory`, for mounting and looking at (`O_PATH`); links are followed as
-/// long as they stay below.
+/// Opens `path`, relative and below `directory`; links are followed as long as they stay below.
 ///
 /// # Errors
 /// `XDEV` if the path or a link in it leads out of `directory`, else what `openat2(2)` says.
-pub fn open_inside(directory: impl AsFd, path: impl AsRef<Path>) -> Result<OwnedFd, Errno> {
+pub fn open_inside(
+    directory: impl AsFd,
+    path: impl AsRef<Path>,
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
     open(
         directory.as_fd(),
         path.as_ref(),
-        OFlags::PATH,
+        flags,
         Mode::empty(),
         ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
     )

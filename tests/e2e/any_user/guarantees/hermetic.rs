@@ -261,3 +261,43 @@ run = "echo changed > in; touch junk /tmp/kept /dev/shm/gone; echo x > /kept"
     found.sort_unstable();
     assert_eq!(found, ["/kept", "/tmp/kept"], "{}", run.shown());
 }
+
+#[test]
+fn a_secret_behind_a_link_out_of_the_project_is_not_read() {
+    let space = busybox_project(
+        r#"
+[secret.key]
+file = "key"
+[image.app.step.use]
+secrets = ["key"]
+run = "cat /run/secrets/key | wc -c > /length"
+[service.web]
+image = "app"
+secrets = ["key"]
+"#,
+    );
+    let key = space.project().join("key");
+    let point_to = |target: &Path| {
+        let link = space.project().join("new");
+        std::os::unix::fs::symlink(target, &link).expect("a link");
+        fs::rename(link, &key).expect("in its place");
+    };
+    point_to(Path::new("/etc/hostname"));
+    space
+        .kiln(["build"])
+        .assert_code(1)
+        .assert_says("leads out of the project");
+    // One that stays in the project is followed.
+    space.write("real", "1234");
+    point_to(Path::new("real"));
+    space.kiln_ok(["run", "-d", "--name", "box", "web", "sleep", "1000"]);
+    let length = space.kiln_ok(["exec", "box", "cat", "/length"]).stdout;
+    assert_eq!(length, "4\n");
+    // A container may write to the project, and is started again.
+    space.kiln_ok(["stop", "-t", "0", "box"]);
+    point_to(Path::new("/etc/hostname"));
+    let started = space.kiln(["start", "box"]);
+    assert_ne!(started.code, Some(0), "{}", started.shown());
+    started.assert_says("leads out of the project");
+    space.kiln_ok(["rm", "-f", "box"]);
+}
