@@ -238,14 +238,17 @@ fn enter_users_of(store: &Store, name: &str) -> Outcome<Host> {
 /// # Errors
 /// There is no such container.
 pub(crate) fn reach_of(store: &Store, names: &[String]) -> Outcome<Reach> {
+    let mut reach = Reach::None;
     for name in names {
         match containers::find(store, name)?.config.plan.network {
             PlannedNetwork::Bridges(_) => return Ok(Reach::Container),
-            PlannedNetwork::Container(other) => return Ok(Reach::Of(other.to_string())),
-            PlannedNetwork::None | PlannedNetwork::Host => {}
+            PlannedNetwork::Container(other) if reach == Reach::None => {
+                reach = Reach::Of(other.to_string());
+            }
+            PlannedNetwork::Container(_) | PlannedNetwork::None | PlannedNetwork::Host => {}
         }
     }
-    Ok(Reach::None)
+    Ok(reach)
 }
 
 /// This program, to keep the network that containers of this user share.

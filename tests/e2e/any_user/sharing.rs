@@ -1,6 +1,9 @@
 //! `--network container:NAME`: a container in the network of another one.
 
+use std::process::Command;
+
 use crate::fixtures::ContainerSpace;
+use crate::space::host;
 
 /// A server that only its own network can reach.
 const SERVE: &str =
@@ -127,6 +130,23 @@ fn what_does_not_go_with_a_shared_network_is_refused() {
         .kiln(["start", "-a", "second"])
         .assert_code(125)
         .assert_says("it has been removed");
+}
+
+/// After the machine was off, one that shares a network is started after the other one.
+#[test]
+fn whoever_shares_a_network_is_started_after_the_other() {
+    let space = ContainerSpace::new("");
+    space.background("web", &["--restart", "always"], SERVE);
+    let flags = ["--restart", "always", "--network", "container:web"];
+    space.background("second", &flags, "exec sleep 1000");
+    for name in ["second", "web"] {
+        let monitor = space.inspect(name)["Monitor"].to_string();
+        host(Command::new("kill").args(["-KILL", &monitor]));
+    }
+    space.wait_for_status("web", "Exited");
+    space.wait_for_status("second", "Exited");
+    assert_eq!(space.kiln_ok(["start", "--all"]).stdout, "web\nsecond\n");
+    crate::fixtures::wait_until("a page", || space.inside("second", ASK).stdout == "page\n");
 }
 
 /// Whoever shares a network keeps it when the other ends, and gets the new one with its own next start.

@@ -140,5 +140,6 @@ fn interrupted(containers: &[StoredContainer]) -> Vec<String> {
                 RestartPolicy::No | RestartPolicy::OnFailure { .. } => false,
             }
     });
-    wanted.map(StoredContainer::display_name).collect()
+    // The oldest first: a container in the network of another one is younger than that.
+    wanted.rev().map(StoredContainer::display_name).collect()
 }
