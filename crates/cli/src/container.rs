@@ -58,7 +58,7 @@ pub(crate) struct ContainerArgs {
     hostname: Option<String>,
 
     /// Mount a volume, or a file or folder of this machine; without a source, a new volume
-    #[arg(short, long, value_name = "[SOURCE:]PATH[:ro]")]
+    #[arg(short, long, value_name = "[SOURCE:]PATH[:ro,nocopy]")]
     volume: Vec<String>,
 
     /// Mount a volume, something of this machine, or memory, as type=bind,source=PATH,target=PATH,readonly
@@ -292,6 +292,7 @@ fn devices(texts: &[String], folders: &[PathBuf], overrides: &mut Overrides) -> 
             let mount = PlannedMount {
                 source: PlannedSource::Device(source),
                 read_only: false,
+                stays_empty: false,
             };
             let target = target.display().to_string();
             overrides.mounts.insert(target, mount);

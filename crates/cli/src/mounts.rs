@@ -11,26 +11,38 @@ use crate::errors::Outcome;
 use crate::measures::size;
 use crate::names;
 
-/// `NAME:/path[:ro]` for a volume, `./path:/path[:ro]` or `/path:/path[:ro]` for something of this machine; `/path` for
-/// a new volume, whose name is added to `made_up`.
+/// `NAME:/path[:ro,nocopy]` for a volume, `./path:/path[:ro]` or `/path:/path[:ro]` for something of this machine; `/path`
+/// for a new volume, whose name is added to `made_up`.
 pub(crate) fn volume(
     text: &str,
     folder: &Path,
     made_up: &mut Vec<Name>,
 ) -> Outcome<(String, PlannedMount)> {
-    let help =
-        "write NAME:/path for a volume, ./path:/path for a folder, and :ro behind it for read-only";
+    let help = "write NAME:/path for a volume, ./path:/path for a folder, and :ro behind it for read-only; :nocopy leaves \
+                a new volume empty";
     let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, read_only) = match parts.as_slice() {
+    let (source, target, options) = match parts.as_slice() {
         [target] if target.starts_with('/') => {
-            let source = PlannedSource::Volume(new_volume(made_up)?);
-            let read_only = false;
-            return Ok(((*target).to_owned(), PlannedMount { source, read_only }));
+            let mount = PlannedMount {
+                source: PlannedSource::Volume(new_volume(made_up)?),
+                read_only: false,
+                stays_empty: false,
+            };
+            return Ok(((*target).to_owned(), mount));
         }
-        [source, target] | [source, target, "rw"] => (*source, *target, false),
-        [source, target, "ro"] => (*source, *target, true),
+        [source, target] => (*source, *target, "rw"),
+        [source, target, options] => (*source, *target, *options),
         _ => return Err(wrong(format!("`{text}` is not a mount"), help)),
     };
+    let (mut read_only, mut stays_empty) = (false, false);
+    for option in options.split(',') {
+        match option {
+            "ro" => read_only = true,
+            "rw" => read_only = false,
+            "nocopy" => stays_empty = true,
+            _ => return Err(wrong(format!("`{text}` is not a mount"), help)),
+        }
+    }
     if !target.starts_with('/') {
         return Err(wrong(
             format!("the mount `{text}` does not end in an absolute path"),
@@ -38,6 +50,9 @@ pub(crate) fn volume(
         ));
     }
     let is_path = source.starts_with('/') || source.starts_with('.');
+    if is_path && stays_empty {
+        return Err(wrong(format!("in `{text}`, {NOT_FILLED}"), help));
+    }
     let source = if is_path {
         PlannedSource::Host(folder.join(source))
     } else {
@@ -46,8 +61,16 @@ pub(crate) fn volume(
         }
         PlannedSource::Volume(Name::new(source)?)
     };
-    Ok((target.to_owned(), PlannedMount { source, read_only }))
+    let mount = PlannedMount {
+        source,
+        read_only,
+        stays_empty,
+    };
+    Ok((target.to_owned(), mount))
 }
+
+/// What is wrong with leaving something else than a volume empty.
+const NOT_FILLED: &str = "only a volume would be filled from the image";
 
 fn new_volume(made_up: &mut Vec<Name>) -> Outcome<Name> {
     let name = names::of_volume()?;
@@ -92,8 +115,12 @@ pub(crate) fn tmpfs(text: &str) -> Outcome<(String, PlannedMount)> {
             _ => return Err(refuse("is not understood".to_owned())),
         }
     }
-    let source = PlannedSource::Tmpfs(memory);
-    Ok((target.to_owned(), PlannedMount { source, read_only }))
+    let mount = PlannedMount {
+        source: PlannedSource::Tmpfs(memory),
+        read_only,
+        stays_empty: false,
+    };
+    Ok((target.to_owned(), mount))
 }
 
 /// As docker has it unless something else is said.
@@ -124,7 +151,7 @@ pub(crate) fn described(
                 tmpfs-size=64MB,tmpfs-mode=1777; and readonly";
     let refuse = |what: String| wrong(format!("the mount `{text}` {what}"), help);
     let (mut kind, mut source, mut target) = ("volume", None, None);
-    let (mut memory, mut read_only) = (MEMORY, false);
+    let (mut memory, mut read_only, mut stays_empty) = (MEMORY, false, false);
     for part in text.split(',') {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
         match (key, value) {
@@ -133,6 +160,8 @@ pub(crate) fn described(
             ("target" | "dst" | "destination", value) => target = Some(value),
             ("readonly" | "ro", "" | "true" | "1") => read_only = true,
             ("readonly" | "ro", "false" | "0") => read_only = false,
+            ("volume-nocopy", "" | "true" | "1") => stays_empty = true,
+            ("volume-nocopy", "false" | "0") => stays_empty = false,
             ("tmpfs-size", value) => {
                 let bytes =
                     size(value).map_err(|error| refuse(format!("has a wrong size: {error}")))?;
@@ -151,6 +180,9 @@ pub(crate) fn described(
         target.ok_or_else(|| refuse("has no target that is an absolute path".to_owned()))?;
     if memory != MEMORY && kind != "tmpfs" {
         return Err(refuse("has a size or mode and is no tmpfs".to_owned()));
+    }
+    if stays_empty && kind != "volume" {
+        return Err(refuse(format!("is left empty, but {NOT_FILLED}")));
     }
     let named = || source.filter(|source| !source.is_empty());
     let source = match kind {
@@ -174,7 +206,12 @@ pub(crate) fn described(
             }
         }),
     };
-    Ok((target.to_owned(), PlannedMount { source, read_only }))
+    let mount = PlannedMount {
+        source,
+        read_only,
+        stays_empty,
+    };
+    Ok((target.to_owned(), mount))
 }
 
 #[cfg(test)]
@@ -195,7 +232,17 @@ mod tests {
             mount.source,
             PlannedSource::Host(PathBuf::from("/here/./src"))
         );
-        for text in ["data", "data:relative", "a:/b:c", "Not A Name:/x"] {
+        let (_, mount) = read("data:/d:nocopy,ro").expect("a volume");
+        assert!(mount.stays_empty && mount.read_only);
+        for text in [
+            "data",
+            "data:relative",
+            "a:/b:c",
+            "a:/b:",
+            "a:/b:ro,",
+            "./a:/b:nocopy",
+            "Not A Name:/x",
+        ] {
             assert!(read(text).is_err(), "{text}");
         }
         let (target, mount) = read("/data").expect("a new volume");
@@ -281,11 +328,13 @@ mod tests {
             "source=a,target=/b,tmpfs-size=1",
             "source=a,target=/b,tmpfs-mode=700",
             "type=tmpfs,target=/b,tmpfs-mode=8",
+            "type=bind,source=a,target=/b,volume-nocopy",
             "source=a,target=/b,bind-propagation=shared",
         ] {
             assert_eq!(read(text), None, "{text}");
         }
-        assert!(read("type=volume,target=/b").is_some());
+        let (_, mount) = read("type=volume,target=/b,volume-nocopy").expect("a volume");
+        assert!(mount.stays_empty);
         assert_eq!(made_up.len(), 1);
     }
 }

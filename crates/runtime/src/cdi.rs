@@ -187,6 +187,7 @@ impl DeviceEdits {
             let mount = PlannedMount {
                 source: PlannedSource::Device(source),
                 read_only: false,
+                stays_empty: false,
             };
             self.mounts.insert(path.display().to_string(), mount);
         }
@@ -194,6 +195,7 @@ impl DeviceEdits {
             let planned = PlannedMount {
                 source: PlannedSource::Host(mount.host_path.clone()),
                 read_only: mount.options.iter().any(|option| option == "ro"),
+                stays_empty: false,
             };
             let target = mount.container_path.display().to_string();
             self.mounts.insert(target, planned);

@@ -320,7 +320,9 @@ fn planned(
         PlannedSource::Volume(name) => {
             let store = launch.session.store();
             let volume = store.volumes().open(launch.session, name, launch.labels)?;
-            volume.seed(|data| copy_up(launch, target, data))?;
+            if !mount.stays_empty {
+                volume.seed(|data| copy_up(launch, target, data))?;
+            }
             let path = volume.path().to_owned();
             volumes.push(volume);
             MountSource::Bind {

@@ -81,6 +81,17 @@ fn a_new_volume_has_what_the_image_has_there() {
     assert_eq!(shown("fresh"), "mine\n700\n", "only once");
     space.kiln_ok(["volume", "create", "made"]);
     assert_eq!(shown("made"), "image\n700\n");
+    for flags in [
+        ["-v", "empty:/srv/data:nocopy"],
+        [
+            "--mount",
+            "type=volume,source=bare,target=/srv/data,volume-nocopy",
+        ],
+    ] {
+        let run = ["run", "--rm"].iter().chain(&flags);
+        let run = run.chain(&["app", "sh", "-c", "ls -A /srv/data"]);
+        assert_eq!(space.kiln_ok(run).stdout, "");
+    }
     // What is in the image stays as it is.
     let run = space.kiln_ok(["run", "--rm", "app", "cat", "/srv/data/sub/file"]);
     assert_eq!(run.stdout, "image\n");

@@ -16,6 +16,9 @@ pub struct PlannedMount {
     pub source: PlannedSource,
     /// Whether it cannot be changed.
     pub read_only: bool,
+    /// Whether a volume that is new gets nothing of the image.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stays_empty: bool,
 }
 
 /// What a mount shows.
@@ -75,6 +78,7 @@ impl Plan {
         let mount = PlannedMount {
             source: PlannedSource::Volume(name.clone()),
             read_only: false,
+            stays_empty: false,
         };
         self.mounts.insert(target, mount);
         self.own_volumes.push(name);
@@ -111,5 +115,6 @@ pub(super) fn planned(project: &str, mount: &model::Mount) -> Result<PlannedMoun
     Ok(PlannedMount {
         source,
         read_only: mount.read_only,
+        stays_empty: false,
     })
 }

@@ -146,6 +146,7 @@ fn an_images_volumes_are_those_that_nothing_is_mounted_at() {
         let memory = PlannedMount {
             source: PlannedSource::Tmpfs(PlannedTmpfs::default()),
             read_only: false,
+            stays_empty: false,
         };
         overrides.mounts.insert("/cache/".to_owned(), memory);
         let plan = Plan::new(&config, None, &overrides).unwrap();
