@@ -94,6 +94,8 @@ impl Refusal {
                     | "BadDigest"
                     | "XAmzContentSHA256Mismatch"
                     | "IncompleteBody"
+                    // What we send is well-formed; something happened to it.
+                    | "MalformedXML"
             )
     }
 

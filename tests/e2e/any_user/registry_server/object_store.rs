@@ -445,6 +445,22 @@ fn a_store_that_cannot_be_used_is_told_at_the_start() {
 }
 
 #[test]
+fn a_registry_starts_whatever_happens_on_the_way_to_the_store() {
+    let space = TestSpace::new();
+    let store = ObjectStore::start(&space);
+    let faults = Faults::start(&store.host());
+    let mut registry = OwnRegistry::start(&space, &store.settings_by(&faults.host(), ""));
+    registry.image("a", "v1", b"layer");
+    assert!(registry.stop());
+    faults.set(100);
+    // Whoever has the command opens it each time, and tries out the store before that.
+    for _ in 0..25 {
+        registry.admin(&space, &["gc"]).assert_code(0);
+    }
+    assert!(faults.met().1 > 20, "{:?}", faults.met());
+}
+
+#[test]
 fn nothing_is_lost_or_wrong_whatever_happens_on_the_way_to_the_store() {
     let space = TestSpace::new();
     let store = ObjectStore::start(&space);
