@@ -297,8 +297,11 @@ impl FileWork<'_> {
             groups: groups.iter().map(|group| group.value.clone()).collect(),
         };
         let before = self.databases()?;
-        let after = accounts::add(&new, &before)
-            .map_err(|error| self.account_failure(name.span, &error, &before))?;
+        let after = accounts::add(&new, &before).map_err(|error| {
+            let is_wrong = |group: &&Spanned<String>| matches!(&error, AccountError::UnknownGroup(wrong) if *wrong == group.value);
+            let at = groups.iter().find(is_wrong).map_or(name.span, |group| group.span);
+            self.account_failure(at, &error, &before, "let a `run` step make it before")
+        })?;
         for (path, before, after) in [
             ("etc/passwd", Some(&before.passwd), Some(&after.passwd)),
             ("etc/group", Some(&before.group), Some(&after.group)),
@@ -362,7 +365,14 @@ impl FileWork<'_> {
         let databases = self.databases()?;
         let text = owner.value.to_string();
         let found = accounts::resolve(&text, &databases.passwd, &databases.group);
-        let found = found.map_err(|error| self.account_failure(owner.span, &error, &databases))?;
+        let found = found.map_err(|error| {
+            self.account_failure(
+                owner.span,
+                &error,
+                &databases,
+                "add it by an `account` step, or use numbers",
+            )
+        })?;
         // What is owned by a number without an account belongs to the group of the same number.
         let is_number = owner.value.group.is_none() && found.is_unnamed;
         let gid = if is_number { found.uid } else { found.gid };
@@ -370,7 +380,13 @@ impl FileWork<'_> {
     }
 
     /// Says what is wrong with an account, and of one that is not there which ones are.
-    fn account_failure(&self, at: Span, error: &AccountError, databases: &Databases) -> Failure {
+    fn account_failure(
+        &self,
+        at: Span,
+        error: &AccountError,
+        databases: &Databases,
+        advice: &str,
+    ) -> Failure {
         let problem = Problem::new(self.workspace, at, error.to_string());
         let (name, known) = match error {
             AccountError::UnknownUser(name) => (name, accounts::user_names(&databases.passwd)),
@@ -381,11 +397,9 @@ impl FileWork<'_> {
         };
         let help = match kiln_manifest::nearest(name, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
-            None if known.is_empty() => {
-                "it has none: add one by an `account` step, or use numbers".to_owned()
-            }
+            None if known.is_empty() => format!("it has none: {advice}"),
             None => format!(
-                "it has `{}`; add others by an `account` step, or use numbers",
+                "it has `{}`: name one of these, or {advice}",
                 known.join("`, `")
             ),
         };

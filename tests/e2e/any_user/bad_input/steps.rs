@@ -138,6 +138,11 @@ fn a_step_that_cannot_be_started_says_why() {
         .assert_says("it has `root`")
         .assert_says("kiln.toml:8");
     owned("root:rot").assert_says("did you mean `root`?");
+    let account = "account.name = \"app\"\naccount.uid = 7\naccount.groups = [\"wheel\"]";
+    let (_space, run) = failed(account, 1);
+    run.assert_says("group `wheel` is not in the image")
+        .assert_says("kiln.toml:10")
+        .assert_says("let a `run` step make it before");
     let (_space, run) = failed("run = \"true\"\nuser = \"rot\"", 1);
     run.assert_says("did you mean `root`?");
     rewrite_busybox_project(&space, "[service.web]\nimage = \"app\"\nuser = \"ghost\"\n");
