@@ -9,7 +9,7 @@ use std::thread::{Builder, Scope};
 
 use kiln_graph::{BuildGraph, ImageBase, ImageKey, ImageName, ImagePlan, StepId, Work};
 use kiln_image::{Assembly, ConfigChanges, Image, ImageError, NewLayer, assemble, assemble_index};
-use kiln_oci::{Descriptor, DiffId, Reference};
+use kiln_oci::{Descriptor, DiffId, MAX_LAYERS, Reference};
 use kiln_store::{Store, StoreError, Timestamp};
 
 use crate::config;
@@ -73,6 +73,17 @@ pub enum BuildError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Files(#[from] MissingFiles),
+    /// An image has more steps, each of which makes a layer, than there can be layers. Nothing was built.
+    #[error(
+        "the image `{image}` would have more layers than the {MAX_LAYERS} that any tool reads: {layers}"
+    )]
+    #[diagnostic(help("each step makes one: do in one step what belongs together"))]
+    TooManySteps {
+        /// The image.
+        image: String,
+        /// As many as are known of beforehand.
+        layers: usize,
+    },
     /// Layers that a cache has could not be brought into the store.
     #[error("cannot bring layers of a cache: {0}")]
     Layers(#[source] Failure),
@@ -122,6 +133,13 @@ pub fn build(
     if !options.keep_going {
         // It cannot come to a good end, and who has to correct it wants to know all of it, and soon.
         files.all_there()?;
+    }
+    for plan in graph.images().values() {
+        let layers = plan.stack.len();
+        if layers > MAX_LAYERS {
+            let image = graph.image_title(&plan.key);
+            return Err(BuildError::TooManySteps { image, layers });
+        }
     }
     workspace.lock.ready_for(graph)?;
     let executor = StoreExecutor::new(workspace, &files, Reach::Everything)?;

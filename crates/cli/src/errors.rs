@@ -82,7 +82,7 @@ impl Failure {
     /// A build that could not be done at all.
     pub(crate) fn of_build(error: BuildError) -> Self {
         match error {
-            BuildError::Files(_) => Self::user(error),
+            BuildError::Files(_) | BuildError::TooManySteps { .. } => Self::user(error),
             BuildError::Store(_)
             | BuildError::Image(_)
             | BuildError::Lock(_)
