@@ -50,6 +50,9 @@ pub enum ReferenceFault {
     /// Nothing there.
     #[error("it is empty")]
     Empty,
+    /// It begins as an address of the web, or as skopeo writes it.
+    #[error("a reference begins with its registry or repository: leave out `{0}`")]
+    Scheme(String),
     /// The part before the first `/` is no host.
     #[error("`{0}` is not a host name with an optional port")]
     Registry(String),
@@ -179,6 +182,9 @@ impl FromStr for Reference {
 fn read(text: &str) -> Result<Reference, ReferenceFault> {
     if text.is_empty() {
         return Err(ReferenceFault::Empty);
+    }
+    if let Some(end) = text.find("://") {
+        return Err(ReferenceFault::Scheme(text[..end + 3].to_owned()));
     }
     let (named, digest) = match text.split_once('@') {
         Some((named, digest)) => {
@@ -433,6 +439,8 @@ mod tests {
             ("a/b___c", "must consist of"),
             ("a/-b", "must consist of"),
             ("../../etc/passwd", "not a host name"),
+            ("https://example.com/b", "leave out `https://`"),
+            ("docker://example.com/b@sha256:00", "leave out `docker://`"),
             ("a/../b", "must consist of"),
             ("a b", "must consist of"),
             ("a\nb", "must consist of"),
