@@ -4,17 +4,19 @@
 //! Everything a sandbox always has (`/proc`, `/dev`, `/sys`, namespaces, masks, clean signals and descriptors)
 //! is not said here: there is no way to switch it off.
 
+mod limits;
+mod mount;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use kiln_sys::network::NetworkNamespace;
 
 use crate::capability::CapabilitySet;
-use crate::cgroup::{Controller, NumberList};
+pub use limits::{ANY_SWAP, Accounting, Demand, Limits, PidsLimit, Rlimit, RlimitResource};
+pub use mount::{Access, BindSource, FileContent, FileOwner, Mount, MountSource, Tmpfs};
 
 /// What programs take a sandbox's terminal for; docker's.
 pub const DEFAULT_TERM: &str = "xterm";
@@ -161,165 +163,6 @@ pub enum Durability {
     Kept,
 }
 
-/// Something mounted at a place in the container.
-#[derive(Debug, Clone)]
-pub struct Mount {
-    /// Absolute path in the container. Links in it are followed inside the container. Made if it is missing,
-    /// without leaving a trace in the upper directory. Not `/`, and not inside `/proc` or `/sys`.
-    pub target: PathBuf,
-    /// What is there.
-    pub source: MountSource,
-}
-
-/// What a [`Mount`] puts there. Device nodes do not work in any of these but [`MountSource::Device`].
-#[derive(Debug, Clone)]
-pub enum MountSource {
-    /// A directory, file or socket of the host, with what is mounted below it.
-    Bind {
-        /// What is bound.
-        source: BindSource,
-        /// Whether it can be changed.
-        access: Access,
-    },
-    /// A device node of the host, by a trusted path; one that works.
-    Device(PathBuf),
-    /// An empty tree in memory that goes away with the sandbox.
-    Tmpfs(Tmpfs),
-    /// A directory of which the container sees a writable copy, as a build step sees its `files`.
-    Overlay {
-        /// What is seen, the topmost first.
-        lower: Vec<PathBuf>,
-        /// Where changes go.
-        upper: UpperDirectory,
-    },
-    /// A file with this content, in memory only: a secret, or `/etc/hosts`. The container cannot change it.
-    File {
-        /// What is in it.
-        content: FileContent,
-        /// Permission bits.
-        mode: u32,
-        /// Whose it is.
-        owner: FileOwner,
-    },
-}
-
-/// A tree in memory. Devices and set-user-id bits never work in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tmpfs {
-    /// Its limit; half of the machine's memory if there is none.
-    pub size_bytes: Option<u64>,
-    /// Permissions of its top directory.
-    pub mode: u32,
-    /// User and group that own that.
-    pub owner: (u32, u32),
-    /// Whether it can be written to.
-    pub access: Access,
-    /// Whether programs in it can be executed.
-    pub executable: bool,
-}
-
-impl Default for Tmpfs {
-    /// One that everybody may write to.
-    fn default() -> Self {
-        Self {
-            size_bytes: None,
-            mode: 0o1777,
-            owner: (0, 0),
-            access: Access::ReadWrite,
-            executable: true,
-        }
-    }
-}
-
-/// Bytes of a generated file; they never show in `Debug`, since they may be a secret.
-#[derive(Clone, PartialEq, Eq)]
-pub struct FileContent(pub Vec<u8>);
-
-impl fmt::Debug for FileContent {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} bytes", self.0.len())
-    }
-}
-
-impl Mount {
-    /// Binds a path of the host.
-    pub fn bind(source: impl Into<PathBuf>, target: impl Into<PathBuf>, access: Access) -> Self {
-        let source = MountSource::Bind {
-            source: BindSource::Path(source.into()),
-            access,
-        };
-        Self {
-            target: target.into(),
-            source,
-        }
-    }
-
-    /// A tmpfs that everybody in the container may write to.
-    pub fn tmpfs(target: impl Into<PathBuf>, size_bytes: Option<u64>) -> Self {
-        Self {
-            target: target.into(),
-            source: MountSource::Tmpfs(Tmpfs {
-                size_bytes,
-                ..Tmpfs::default()
-            }),
-        }
-    }
-
-    /// A secret: a file that only the sandbox's user can read.
-    pub fn secret(target: impl Into<PathBuf>, content: Vec<u8>) -> Self {
-        let content = FileContent(content);
-        Self {
-            target: target.into(),
-            source: MountSource::File {
-                content,
-                mode: 0o400,
-                owner: FileOwner::User,
-            },
-        }
-    }
-
-    /// A file that everybody can read, such as `/etc/resolv.conf`.
-    pub fn text(target: impl Into<PathBuf>, content: impl Into<Vec<u8>>) -> Self {
-        let content = FileContent(content.into());
-        Self {
-            target: target.into(),
-            source: MountSource::File {
-                content,
-                mode: 0o444,
-                owner: FileOwner::Root,
-            },
-        }
-    }
-}
-
-/// What a bind mount shows.
-#[derive(Debug, Clone)]
-pub enum BindSource {
-    /// A path of the host, which must be trusted as a whole: links in it are followed.
-    Path(PathBuf),
-    /// Something already opened (`O_PATH` will do), for instance confined to a volume or another root file
-    /// system. It must be on a mount that kiln's process sees.
-    Opened(Arc<OwnedFd>),
-}
-
-/// Whether a bind mount can be changed from inside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Not even by root, and not below either.
-    ReadOnly,
-    /// As the permissions of the files say.
-    ReadWrite,
-}
-
-/// The owner of a generated file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileOwner {
-    /// User and group 0 of the container.
-    Root,
-    /// The user and group the process runs as.
-    User,
-}
-
 /// Who a process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum User {
@@ -374,125 +217,6 @@ pub struct WindowSize {
     pub rows: u16,
     /// Characters in a line.
     pub columns: u16,
-}
-
-/// What a sandbox may use up. A limit that is set must be enforced: if the host cannot, the sandbox does not
-/// start. [`Host::enforceable`](crate::Host::enforceable) tells which ones it can.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Memory, page cache included.
-    pub memory_bytes: Option<u64>,
-    /// Swap, beyond `memory_bytes`; [`ANY_SWAP`] for as much as there is. With a memory limit and without this: none.
-    pub swap_bytes: Option<u64>,
-    /// Memory that is left to it when the machine runs short, as long as others have more to give.
-    pub memory_reservation_bytes: Option<u64>,
-    /// Processor time, in thousandths of one processor: 1500 is one and a half.
-    pub cpu_thousandths: Option<u32>,
-    /// Share of processor time against others that want it, 2 to 262144; 1024 is usual.
-    pub cpu_shares: Option<u32>,
-    /// Processors that it runs on.
-    pub processors: Option<NumberList>,
-    /// Memory nodes that its memory is on.
-    pub memory_nodes: Option<NumberList>,
-    /// Number of processes and threads.
-    pub pids: PidsLimit,
-    /// Share of disk bandwidth against others, 1 to 10000; 100 is usual. Cgroup v2 only.
-    pub io_weight: Option<u16>,
-}
-
-/// The number of bytes that stands for swap without a limit.
-pub const ANY_SWAP: u64 = u64::MAX;
-
-impl Limits {
-    /// Takes back what `controller` would enforce.
-    pub(crate) fn lift(&mut self, controller: Controller) {
-        match controller {
-            Controller::Memory => {
-                self.memory_bytes = None;
-                self.swap_bytes = None;
-                self.memory_reservation_bytes = None;
-            }
-            Controller::Cpu => {
-                self.cpu_thousandths = None;
-                self.cpu_shares = None;
-            }
-            Controller::Cpuset => {
-                self.processors = None;
-                self.memory_nodes = None;
-            }
-            Controller::Pids => self.pids = PidsLimit::Default,
-            Controller::Io => self.io_weight = None,
-            // They limit nothing.
-            Controller::Freezer | Controller::CpuAccounting => {}
-        }
-    }
-}
-
-/// Which cgroups a sandbox has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Accounting {
-    /// Those that its limits need.
-    #[default]
-    Limits,
-    /// All that can be had, so that it can be frozen, measured and limited later.
-    Everything,
-}
-
-/// How many processes and threads a sandbox may have.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum PidsLimit {
-    /// 2048 where the host can enforce it, else no limit.
-    #[default]
-    Default,
-    /// This many, enforced.
-    AtMost(u32),
-    /// No limit.
-    Unlimited,
-}
-
-/// A resource limit of the process, as `setrlimit(2)` knows them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rlimit {
-    /// Which one.
-    pub resource: RlimitResource,
-    /// The limit that is in force; `None` for no limit.
-    pub soft: Option<u64>,
-    /// How far the process may raise it; `None` for no limit.
-    pub hard: Option<u64>,
-    /// A limit that somebody asked for must be granted; one of kiln's own making is lowered to what the host
-    /// allows.
-    pub demand: Demand,
-}
-
-/// Whether something must be granted as it was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Demand {
-    /// Fail if it cannot be granted.
-    Required,
-    /// Come as close as possible.
-    Preferred,
-}
-
-/// The resources of `setrlimit(2)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names are those of setrlimit(2)")]
-pub enum RlimitResource {
-    As,
-    Core,
-    Cpu,
-    Data,
-    Fsize,
-    Locks,
-    Memlock,
-    Msgqueue,
-    Nice,
-    Nofile,
-    Nproc,
-    Rss,
-    Rtprio,
-    Rttime,
-    Sigpending,
-    Stack,
 }
 
 /// What the process may do.
