@@ -231,6 +231,10 @@ fn an_export_that_cannot_be_made_leaves_the_file_as_it_was() {
         .assert_code(1)
         .assert_says("no volume `none`");
     space.kiln_ok(["volume", "create", "full"]);
+    for arguments in [&["inspect", "ful"][..], &["rm", "ful"], &["export", "ful"]] {
+        let run = space.kiln(["volume"].iter().chain(arguments));
+        run.assert_code(1).assert_says("did you mean `full`?");
+    }
     // Half of it is written when what cannot be archived is met.
     let script =
         "cd /d; echo x > a; n=0; while [ $n -lt 300 ]; do mkdir d; cd d; n=$((n + 1)); done";

@@ -19,6 +19,7 @@ use crate::life::parse_labels;
 use crate::names;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::suggest;
 use crate::text;
 use crate::verbs::Format;
 use crate::verbs::diff::open;
@@ -156,7 +157,8 @@ impl Look {
     }
 
     fn new(store: &Store, name: Name) -> Outcome<Self> {
-        let record = store.volumes().record(&name)?;
+        let record = store.volumes().record(&name);
+        let record = record.map_err(|error| named_wrong(store, &name, error))?;
         Ok(Self {
             in_use: store.containers().with_volume(&name)?.is_some(),
             labels: record.labels,
@@ -185,6 +187,19 @@ impl Look {
             None => self.labels.contains_key(text),
         }
     }
+}
+
+/// Tells of a volume that is not there which one may be meant; of anything else, what it is.
+fn named_wrong(store: &Store, name: &Name, error: StoreError) -> Failure {
+    let StoreError::Missing { .. } = error else {
+        return error.into();
+    };
+    let known = store.volumes().list().unwrap_or_default();
+    let known = known.iter().map(Name::to_string);
+    let help = suggest::help(name.as_str(), known, || {
+        "these volumes are there: kiln volume ls".to_owned()
+    });
+    Failure::message(Class::User, error.to_string(), Some(help))
 }
 
 /// Reads `KEY=VALUE` filters, and leaves those for which they hold.
@@ -240,9 +255,10 @@ fn remove(force: bool, names: &[String], settings: &Settings, printer: &mut Prin
     let entered = workbench::enter(settings)?;
     let store = entered.session.store().clone();
     let removed = each(names, printer, |name, _| {
-        match store.volumes().remove(&Name::new(name)?) {
+        let name = Name::new(name)?;
+        match store.volumes().remove(&name) {
             Err(StoreError::Missing { .. }) if force => Ok(()),
-            removed => Ok(removed?),
+            removed => removed.map_err(|error| named_wrong(&store, &name, error)),
         }
     });
     store.tidy()?;
@@ -348,6 +364,7 @@ fn import(name: &str, file: Option<&PathBuf>, settings: &Settings) -> Outcome {
 fn existing(entered: &workbench::Entered, name: &str) -> Outcome<kiln_store::VolumeUse> {
     let volumes = entered.session.store().volumes();
     let name = Name::new(name)?;
-    volumes.record(&name)?;
+    let record = volumes.record(&name);
+    record.map_err(|error| named_wrong(entered.session.store(), &name, error))?;
     Ok(volumes.open(&entered.session, &name, &BTreeMap::new())?)
 }
