@@ -235,12 +235,16 @@ impl<'a> Lowering<'a> {
         let ImageName::Image(name) = image else {
             return Vec::new();
         };
-        let step = |(at, step): (usize, &Name)| {
-            let vertex = Vertex::Step(name.clone(), step.clone());
-            Some((at, self.id(&self.within(&vertex, slot))?))
-        };
-        let names = &self.files.of(slot).orders[name].names;
-        names.iter().enumerate().filter_map(step).collect()
+        let names = self.files.of(slot).orders[name].names.iter().enumerate();
+        names
+            .filter_map(|(at, step)| Some((at, self.own_step(name, step, slot)?)))
+            .collect()
+    }
+
+    /// Returns a step of `image`, if it is reached.
+    fn own_step(&self, image: &Name, step: &Name, slot: &Slot) -> Option<StepId> {
+        let vertex = Vertex::Step(image.clone(), step.clone());
+        self.id(&self.within(&vertex, slot))
     }
 
     fn image_stack(&self, image: &ImageName, slot: &Slot) -> Vec<StepId> {
@@ -254,11 +258,10 @@ impl<'a> Lowering<'a> {
         let order = &self.files.of(slot).orders[image];
         let at = order.names.iter().position(|name| name == step);
         let seen = &order.seen[at.expect("a step of the image")];
-        let image = ImageName::Image(image.clone());
-        let siblings = self.own_steps(&image, slot).into_iter();
-        let siblings = siblings.filter(|(sibling, _)| seen.contains(sibling));
-        let mut stack = self.base_stack(&image, slot);
-        stack.extend(siblings.map(|(_, sibling)| sibling));
+        let siblings = seen.iter().map(|&sibling| &order.names[sibling]);
+        let siblings = siblings.filter_map(|sibling| self.own_step(image, sibling, slot));
+        let mut stack = self.base_stack(&ImageName::Image(image.clone()), slot);
+        stack.extend(siblings);
         stack
     }
 
