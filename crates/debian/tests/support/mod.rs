@@ -54,6 +54,9 @@ impl World {
             .args([
                 "--silent",
                 "--location",
+                "--retry",
+                "3",
+                "--retry-all-errors",
                 "--max-time",
                 "120",
                 "--write-out",
