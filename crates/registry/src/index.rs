@@ -42,7 +42,7 @@ pub(crate) use read::{BlobRow, ManifestRow, Totals};
 pub(crate) use records::Records;
 pub(crate) use refill::Copy;
 pub(crate) use remove::{DeleteBlob, DeleteManifest};
-pub(crate) use sweep::Policy;
+pub(crate) use sweep::{Policy, Suspect};
 pub(crate) use uploads::Claim;
 
 use crate::name::RepoName;

@@ -43,6 +43,13 @@ pub(crate) struct Doomed {
     pub(crate) size: u64,
 }
 
+/// A blob that may be garbage: for a repository, or, for repository 0, at all.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Suspect {
+    pub(crate) digest: String,
+    pub(crate) repo: i64,
+}
+
 /// What a collection would do now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Overview {
@@ -83,16 +90,35 @@ impl Index {
         self.write_blocking(SweepTrash { policy, most })
     }
 
-    /// Looks at no more than so many blobs that may have become garbage; returns how many were looked at, and marks
-    /// the copies nobody needs as deleting. Forgets copies that are not on disk any more.
+    /// Some blobs that may have become garbage, in the order of their digests.
+    pub(crate) fn suspects(&self, policy: Policy, most: usize) -> Result<Vec<Suspect>, IndexError> {
+        let rows = wait(self.reading().rows(
+            "SELECT digest, repo FROM review WHERE at <= ?1 ORDER BY at LIMIT ?2",
+            values![policy.due(), limit(most)],
+        ))?;
+        let suspects = rows.into_iter().map(|mut row| {
+            Ok(Suspect {
+                digest: row.text(0)?,
+                repo: row.int(1)?,
+            })
+        });
+        let mut suspects = suspects.collect::<Result<Vec<_>, IndexError>>()?;
+        suspects.sort();
+        Ok(suspects)
+    }
+
+    /// Looks at blobs, and marks the copies nobody needs as deleting. Forgets copies that are not on disk any more.
     pub(crate) fn sweep_blobs(
         &self,
         policy: Policy,
-        most: usize,
+        suspects: Vec<Suspect>,
         gone: Vec<String>,
-    ) -> Result<usize, IndexError> {
-        let most = limit(most);
-        self.write_blocking(SweepBlobs { policy, most, gone })
+    ) -> Result<(), IndexError> {
+        self.write_blocking(SweepBlobs {
+            policy,
+            suspects,
+            gone,
+        })
     }
 
     /// Some of the copies that are to be removed from disk, and no more than so many.
@@ -249,45 +275,32 @@ impl Job for SweepTrash {
 
 struct SweepBlobs {
     policy: Policy,
-    most: i64,
+    suspects: Vec<Suspect>,
     gone: Vec<String>,
 }
 
 impl Job for SweepBlobs {
-    type Output = usize;
+    type Output = ();
 
-    async fn run(&self, batch: &mut Batch<'_>) -> Result<usize, IndexError> {
+    async fn run(&self, batch: &mut Batch<'_>) -> Result<(), IndexError> {
         let (db, due) = (batch.db, self.policy.due());
         let burials = self.gone.iter().map(async |key| {
             let sql = "DELETE FROM blob WHERE key = ?1 AND deleting = 1";
             db.execute(sql, values![key]).await
         });
         together(burials).await?;
-        let rows = db
-            .rows(
-                "SELECT digest, repo FROM review WHERE at <= ?1 ORDER BY at LIMIT ?2",
-                values![due, self.most],
-            )
-            .await?;
-        let mut suggested: Vec<(String, i64)> = rows
-            .into_iter()
-            .map(|mut row| Ok((row.text(0)?, row.int(1)?)))
-            .collect::<Result<_, IndexError>>()?;
-        suggested.sort();
-        let mut digests: Vec<&str> = suggested
-            .iter()
-            .map(|(digest, _)| digest.as_str())
-            .collect();
+        let suspects = self.suspects.iter();
+        let mut digests: Vec<&str> = suspects.map(|suspect| suspect.digest.as_str()).collect();
+        digests.sort_unstable();
         digests.dedup();
         together(digests.into_iter().map(|digest| own_blob(batch, digest))).await?;
-        let reviews = suggested
-            .iter()
-            .map(|(digest, repo)| review(db, *repo, digest, due));
+        let suspects = self.suspects.iter();
+        let reviews = suspects.map(|suspect| review(db, suspect.repo, &suspect.digest, due));
         let collected = together(reviews).await?;
         if collected.contains(&true) {
             batch.collects();
         }
-        Ok(suggested.len())
+        Ok(())
     }
 }
 
@@ -391,11 +404,16 @@ impl Job for Undelete {
 /// Decides about one blob of one repository, or, for repository 0, about the copy, which the
 /// transaction has for itself; says whether a repository lost it.
 async fn review(db: Db<'_>, repo: i64, digest: &str, due: Seconds) -> Result<bool, IndexError> {
-    db.execute(
-        "DELETE FROM review WHERE repo = ?1 AND digest = ?2",
-        values![repo, digest],
-    )
-    .await?;
+    let taken = db
+        .execute(
+            "DELETE FROM review WHERE repo = ?1 AND digest = ?2 AND at <= ?3",
+            values![repo, digest, due],
+        )
+        .await?;
+    if taken == 0 {
+        // Somebody relies on it since it was suspected, and it is up for review later.
+        return Ok(false);
+    }
     if repo != 0 {
         let loose = db
             .execute(

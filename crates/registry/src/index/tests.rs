@@ -125,6 +125,14 @@ struct World {
     leases: BTreeMap<(usize, String), Seconds>,
 }
 
+/// Looks at what may be garbage; says how much that was.
+fn sweep_blobs(index: &Index, policy: Policy) -> usize {
+    let suspects = index.suspects(policy, 500).unwrap();
+    let count = suspects.len();
+    index.sweep_blobs(policy, suspects, Vec::new()).unwrap();
+    count
+}
+
 fn repo(number: usize) -> RepoName {
     format!("repo{number}").parse().unwrap()
 }
@@ -279,9 +287,7 @@ impl World {
                 self.index().sweep_trash(self.policy(), 500).unwrap();
             }
             Step::SweepBlobs => {
-                self.index()
-                    .sweep_blobs(self.policy(), 500, Vec::new())
-                    .unwrap();
+                sweep_blobs(self.index(), self.policy());
             }
             Step::Remove => {
                 let doomed = self.index().doomed(500).unwrap();
@@ -296,7 +302,9 @@ impl World {
                 for key in &keys {
                     self.files.remove(key);
                 }
-                self.index().sweep_blobs(self.policy(), 0, keys).unwrap();
+                self.index()
+                    .sweep_blobs(self.policy(), Vec::new(), keys)
+                    .unwrap();
             }
             Step::Wait(seconds) => self.now += seconds,
             Step::Restart => {
@@ -376,7 +384,7 @@ impl World {
         self.now += GRACE + TRASH + 2;
         let policy = self.policy();
         while self.index().sweep_trash(policy, 500).unwrap() > 0 {}
-        while self.index().sweep_blobs(policy, 500, Vec::new()).unwrap() > 0 {}
+        while sweep_blobs(self.index(), policy) > 0 {}
         self.step(Step::Remove);
         self.step(Step::Bury);
         self.check();

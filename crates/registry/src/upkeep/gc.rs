@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::blobs::Blobs;
 use crate::blobs::bucket::Bucket;
-use crate::index::{Collector, Index, IndexError, Policy, Seconds};
+use crate::index::{Collector, Index, IndexError, Policy, Seconds, Suspect};
 use crate::objects::Unfinished;
 use crate::registry::{Registry, RegistryError};
 
@@ -23,6 +23,8 @@ const LEAST_AGE: i64 = 3600;
 /// Rows that a transaction looks at, at least and at most.
 const LEAST_ROWS: usize = 8;
 const MOST_ROWS: usize = 500;
+/// Rows that are read at once. Those that a transaction looks at are neighbours, as are the pages that it changes.
+const MOST_SUSPECTS: usize = 50_000;
 /// What a transaction takes for each row that the next one looks at: twenty times what a row does.
 const MICROSECONDS_PER_ROW: u128 = 500;
 /// Between the beginnings of two transactions.
@@ -149,15 +151,20 @@ fn collect_blobs(
     policy: Policy,
     report: &mut Collected,
 ) -> Result<(), RegistryError> {
-    let mut pace = Pace::beside(&registry.index);
-    let mut gone = Vec::new();
+    let index = &registry.index;
+    let mut pace = Pace::beside(index);
+    let (mut suspects, mut gone) = (Vec::new(), Vec::new());
     loop {
+        if suspects.is_empty() {
+            suspects = index.suspects(policy, MOST_SUSPECTS)?;
+        }
         let begun = Instant::now();
-        let removed = gone.len();
-        let looked_at = registry.index.sweep_blobs(policy, pace.rows, gone)?;
+        let some: Vec<Suspect> = suspects.split_off(suspects.len().saturating_sub(pace.rows));
+        let is_last = some.is_empty() && gone.is_empty();
+        index.sweep_blobs(policy, some, gone)?;
         pace.judge(begun.elapsed());
-        let doomed = registry.index.doomed(pace.rows)?;
-        if looked_at + removed + doomed.len() == 0 {
+        let doomed = index.doomed(pace.rows)?;
+        if is_last && doomed.is_empty() {
             return Ok(());
         }
         report.blobs += doomed.len() as u64;

@@ -295,13 +295,13 @@ impl Shared {
     fn collect(&self, index: &Index) {
         let policy = self.policy();
         index.sweep_trash(policy, 500).unwrap();
-        index.sweep_blobs(policy, 500, Vec::new()).unwrap();
+        sweep_blobs(index, policy);
         let doomed = index.doomed(500).unwrap();
         for copy in &doomed {
             self.files.lock().unwrap().remove(&copy.key);
         }
         let keys = doomed.into_iter().map(|copy| copy.key).collect();
-        index.sweep_blobs(policy, 0, keys).unwrap();
+        index.sweep_blobs(policy, Vec::new(), keys).unwrap();
         index.sweep_repositories(policy).unwrap();
     }
 
@@ -360,11 +360,7 @@ fn storm(server: &Server, time: Duration, disturb: impl Fn(&AtomicBool) + Sync) 
     // In the end there is no garbage either.
     shared.now.fetch_add(100 * PACE, Ordering::Relaxed);
     while replicas[0].sweep_trash(shared.policy(), 500).unwrap() > 0 {}
-    while replicas[0]
-        .sweep_blobs(shared.policy(), 500, Vec::new())
-        .unwrap()
-        > 0
-    {}
+    while sweep_blobs(&replicas[0], shared.policy()) > 0 {}
     shared.collect(&replicas[1]);
     shared.check(&replicas[1]);
     let promised = shared.promised.lock().unwrap();
