@@ -480,6 +480,32 @@ fn review_on_two_accounts(mut world: World) {
 }
 
 #[test]
+fn what_is_relied_on_after_it_was_suspected_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = Index::open(folder.path()).unwrap();
+    let (name, digest) = (repo(0), blob(0));
+    let push = index.commit_blob(&name, &digest, 1, "key".to_owned(), None, 0);
+    wait(push).unwrap();
+    let at = |now| Policy {
+        now,
+        grace: GRACE,
+        trash: TRASH,
+        untagged: None,
+    };
+    let suspects = index.suspects(at(2 * GRACE), 10).unwrap();
+    assert_eq!(suspects.len(), 1);
+    assert!(wait(index.link_blob(&name, &digest, 2 * GRACE)).unwrap());
+    index
+        .sweep_blobs(at(2 * GRACE), suspects, Vec::new())
+        .unwrap();
+    assert_eq!(index.doomed(10).unwrap(), []);
+    // It is looked at again when that is long ago.
+    assert_eq!(index.suspects(at(2 * GRACE), 10).unwrap(), []);
+    assert_eq!(sweep_blobs(&index, at(4 * GRACE)), 1);
+    assert_eq!(index.doomed(10).unwrap().len(), 1);
+}
+
+#[test]
 fn an_index_of_another_format_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     drop(Index::open(folder.path()).unwrap());

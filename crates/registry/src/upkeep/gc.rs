@@ -309,6 +309,18 @@ mod tests {
     }
 
     #[test]
+    fn the_longer_others_take_the_more_is_done_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = Index::open(folder.path()).unwrap();
+        let mut pace = Pace::beside(&index);
+        assert_eq!(pace.rows, LEAST_ROWS);
+        for (took, rows) in [(10, 20), (0, LEAST_ROWS), (100, 200), (10_000, MOST_ROWS)] {
+            pace.judge(Duration::from_millis(took));
+            assert_eq!(pace.rows, rows, "{took} ms");
+        }
+    }
+
+    #[test]
     fn objects_in_parts_that_no_upload_names_are_given_up() {
         let space = tempfile::tempdir().unwrap();
         let store = ObjectStore::start(&space.path().join("store")).unwrap();
