@@ -24,6 +24,7 @@ mod manifests;
 mod object_store;
 mod object_store_replicas;
 mod object_store_slow;
+mod object_store_start;
 mod object_store_tls;
 mod operations;
 mod programs;
