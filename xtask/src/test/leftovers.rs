@@ -75,7 +75,7 @@ fn add_processes(folder: &Path, found: &mut BTreeSet<String>) -> Outcome {
 /// Control groups that kiln names after itself and something still runs in.
 ///
 /// An empty one belongs to a kiln that was killed, as tests do on purpose; the next kiln would
-/// remove it, so it is removed here.
+/// remove it, so it is removed here. One of a kiln that runs, beside the tests, may be empty for a moment, too.
 fn add_cgroups(folder: &Path, found: &mut BTreeSet<String>) {
     let Ok(listing) = fs::read_dir(folder) else {
         return;
@@ -85,7 +85,16 @@ fn add_cgroups(folder: &Path, found: &mut BTreeSet<String>) {
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     for entry in folders {
         let path: PathBuf = entry.path();
-        if entry.file_name().to_string_lossy().starts_with("kiln") {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("kiln") {
+            let is_in_use = |group: PathBuf| {
+                fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|it| !it.is_empty())
+            };
+            let nobody_in_it = !is_in_use(path.clone()) && !is_in_use(path.join("sandbox"));
+            if nobody_in_it && is_of_running_process(&name) {
+                continue;
+            }
             // With cgroups of version 2 there is a second group in it.
             fs::remove_dir(path.join("sandbox")).ok();
             if fs::remove_dir(&path).is_ok() || !path.exists() {
@@ -96,6 +105,13 @@ fn add_cgroups(folder: &Path, found: &mut BTreeSet<String>) {
             add_cgroups(&path, found);
         }
     }
+}
+
+/// Whether the process that a group's name begins with, as `kiln-<pid>-…`, is there.
+fn is_of_running_process(name: &str) -> bool {
+    let process = name.split('-').nth(1);
+    let process = process.and_then(|text| text.parse::<u32>().ok());
+    process.is_some_and(|process| Path::new("/proc").join(process.to_string()).exists())
 }
 
 /// Files below the folders that tests use as `TMPDIR`.
@@ -111,4 +127,18 @@ fn add_files(folder: &Path, found: &mut BTreeSet<String>) -> Outcome {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_of_the_process_in_its_name() {
+        let own = std::process::id();
+        assert!(is_of_running_process(&format!("kiln-{own}-5-0")));
+        for name in ["kiln", "kiln-", "kiln-x-5-0", "kiln-4294967295-5-0"] {
+            assert!(!is_of_running_process(name), "{name}");
+        }
+    }
 }
