@@ -103,6 +103,9 @@ fn what_init_writes_fits_the_smallest_project_of_each_kind() {
         let run = space.kiln(["build", step]);
         if kind == "go" {
             run.assert_code(1).assert_says("go: not found");
+            // It counts its runs, by date, where the user's settings are: no two layers would be the same.
+            let is_in_cache = |line: &String| line.contains("XDG_CONFIG_HOME = \"/var/cache/go/");
+            assert!(lines.iter().any(is_in_cache), "{lines:?}");
         } else {
             run.assert_code(0);
             let main = format!("cmd        = [\"{}\"]", files[1]);
