@@ -31,6 +31,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use context::{Context, Identity};
+use kiln_sys::signal::{Signal, restore_default};
 
 /// A case: its name, the identities it is for, and what it does once they have entered.
 pub(crate) struct Case {
@@ -66,6 +67,10 @@ fn main() -> ExitCode {
             .find(|case| case.name == name)
             .expect("the parent names a case");
         let identity = Identity::by_name(identity);
+        // In the background of a script they are ignored, and what is ignored is not passed on.
+        for signal in [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM] {
+            restore_default(signal);
+        }
         (case.run)(&mut Context::enter(identity, Path::new(directory)));
         return ExitCode::SUCCESS;
     }
