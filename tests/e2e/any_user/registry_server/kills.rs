@@ -22,7 +22,17 @@ struct Walk<'a> {
     kills: usize,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(space: &'a TestSpace, registry: OwnRegistry, steps: &'a Steps) -> Self {
+        Self {
+            space,
+            registry,
+            steps,
+            known: Known::default(),
+            kills: 0,
+        }
+    }
+
     /// Has clients do everything, again and again, and ends the registry at a step of each request; until there are no
     /// steps left at which it was not ended.
     fn go(&mut self, layer: Layer, collect: &(dyn Fn(&OwnRegistry) -> bool + Sync)) {
@@ -96,13 +106,7 @@ fn a_registry_that_is_killed_at_any_step_loses_nothing() {
     assert!(registry.stop());
     let steps = Steps::new(&registry.data(), &[]);
     steps.start(|| registry.run(&space));
-    let mut walk = Walk {
-        space: &space,
-        registry,
-        steps: &steps,
-        known: Known::default(),
-        kills: 0,
-    };
+    let mut walk = Walk::new(&space, registry, &steps);
     let layer = Layer {
         length: 6000,
         pieces: [2000, 3000],
@@ -134,13 +138,7 @@ fn replicas_that_are_killed_at_any_step_lose_nothing() {
     registry.kill();
     let steps = Steps::new(&registry.data(), &ports);
     steps.start(|| registry.run(&space));
-    let mut walk = Walk {
-        space: &space,
-        registry,
-        steps: &steps,
-        known: Known::default(),
-        kills: 0,
-    };
+    let mut walk = Walk::new(&space, registry, &steps);
     // More than a part.
     let layer = Layer {
         length: 8_500_002,
