@@ -75,7 +75,7 @@ pub enum BuildError {
     Files(#[from] MissingFiles),
     /// An image has more steps, each of which makes a layer, than there can be layers. Nothing was built.
     #[error(
-        "the image `{image}` would have more layers than the {MAX_LAYERS} that any tool reads: {layers}"
+        "the image `{image}` would have more layers than the {MAX_LAYERS} that can be stacked: {layers}"
     )]
     #[diagnostic(help("each step makes one: do in one step what belongs together"))]
     TooManySteps {

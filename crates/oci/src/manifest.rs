@@ -12,8 +12,9 @@ use crate::{Descriptor, MediaKind, MediaType, Platform, canonical, tolerant};
 
 /// The most bytes a manifest, index or config may have.
 pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
-/// The most layers an image may have.
-pub const MAX_LAYERS: usize = 512;
+/// The most layers an image may have: so many can be stacked below a container, where the kernel's own limit is 500
+/// (`OVL_MAX_STACK`). What has more could be built and sent, and never run.
+pub const MAX_LAYERS: usize = 480;
 /// The most entries an index may have.
 pub const MAX_INDEX_ENTRIES: usize = 4096;
 
