@@ -19,6 +19,7 @@
 //!
 //! Knows nothing of steps and layers.
 
+mod contents;
 mod scan;
 mod select;
 mod stat_cache;
