@@ -313,6 +313,6 @@ mod tests {
         let mut assembly = assembly(None);
         assembly.layers = (0..=MAX_LAYERS).map(|it| layer(&it.to_string())).collect();
         let error = documents(&assembly).unwrap_err().to_string();
-        assert!(error.contains("513 layers"), "{error}");
+        assert!(error.contains("481 layers"), "{error}");
     }
 }
