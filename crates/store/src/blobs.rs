@@ -204,7 +204,7 @@ impl Blobs<'_> {
     /// # Errors
     /// What the system says.
     pub fn writer(&self, session: &Session) -> Result<BlobWriter, StoreError> {
-        let path = session.draft_path("blob")?;
+        let path = session.draft_path("blob");
         Ok(BlobWriter {
             session: session.clone(),
             file: Some(Hasher::new(disk::create_new(&path, 0o600)?)),

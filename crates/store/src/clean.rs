@@ -12,7 +12,7 @@ use crate::disk;
 use crate::error::{At, StoreError, found};
 use crate::layers::OnDisk;
 use crate::lock::{Sharing, is_free, lock_file};
-use crate::session::{boot_id, discard};
+use crate::session::{DRAFTS, boot_id, discard, session_of_draft};
 use crate::store::Store;
 
 /// Areas whose things have a record with the marker they were published under.
@@ -32,8 +32,16 @@ impl Store {
     /// # Errors
     /// What the system says. What could not be removed is tried again by the next process.
     pub fn tidy(&self) -> Result<(), StoreError> {
-        crate::gc::unless_running(self, || self.sweep_sessions())?;
+        self.discard_dead()?;
         self.empty_trash()
+    }
+
+    /// Throws away what killed processes left behind, the quick part of [`Store::tidy`].
+    ///
+    /// # Errors
+    /// As [`Store::tidy`].
+    pub fn discard_dead(&self) -> Result<(), StoreError> {
+        crate::gc::unless_running(self, || self.sweep_sessions())
     }
 
     /// Takes away the remains of sessions whose process is gone.
@@ -62,14 +70,18 @@ impl Store {
             }
             disk::sync_directory(&self.at("unsynced"))?;
         }
+        for draft in disk::names(&self.at(DRAFTS))? {
+            if dead.contains(session_of_draft(&draft)) {
+                discard(self, &self.at(DRAFTS).join(draft))?;
+            }
+        }
         for id in dead {
-            discard(self, &self.at(&format!("tmp/{id}")))?;
             found(disk::remove_file(&self.at(&format!("sessions/{id}"))))?;
         }
         Ok(())
     }
 
-    /// Lists sessions, by file or by folder, that no process holds. The gate must be closed.
+    /// Lists sessions, by file or by draft, that no process holds. The gate must be closed.
     fn dead_sessions(&self) -> Result<BTreeSet<String>, StoreError> {
         let mut dead = BTreeSet::new();
         let known = disk::names(&self.at("sessions"))?;
@@ -81,10 +93,11 @@ impl Store {
                 dead.insert(id.clone());
             }
         }
-        // A session's file goes last, so a folder without one is a leftover.
-        for id in disk::names(&self.at("tmp"))? {
-            if !known.contains(&id) {
-                dead.insert(id);
+        // A session's file goes last, so a draft without one is a leftover.
+        for draft in disk::names(&self.at(DRAFTS))? {
+            let id = session_of_draft(&draft);
+            if !known.iter().any(|known| known == id) {
+                dead.insert(id.to_owned());
             }
         }
         Ok(dead)

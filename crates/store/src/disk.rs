@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -222,10 +222,9 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), StoreError> {
         top: parent_fd.as_fd(),
         lifted: 0,
         prefix: name.to_string_lossy().into_owned(),
+        waiting: vec![name.as_encoded_bytes().to_vec()],
     };
-    remover
-        .remove(parent_fd.as_fd(), name.as_encoded_bytes(), 0)
-        .at("remove", path)
+    remover.run().at("remove", path)
 }
 
 /// The state of one [`remove_tree`].
@@ -235,16 +234,33 @@ struct Remover<'a> {
     /// How many deep folders have been moved up into `top`.
     lifted: u64,
     prefix: String,
+    /// What is in `top` and still to be removed.
+    waiting: Vec<Vec<u8>>,
 }
 
 impl Remover<'_> {
+    fn run(&mut self) -> Result<(), Errno> {
+        while let Some(name) = self.waiting.pop() {
+            self.remove(self.top, &name, 0)?;
+        }
+        Ok(())
+    }
+
     fn remove(&mut self, parent: BorrowedFd<'_>, name: &[u8], depth: usize) -> Result<(), Errno> {
         match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
             // EPERM is what POSIX says for a folder, EISDIR what Linux says.
-            Err(Errno::ISDIR | Errno::PERM) => {}
-            Err(error) => return Err(error),
+            Err(Errno::ISDIR | Errno::PERM) => self.remove_folder(parent, name, depth),
+            Err(error) => Err(error),
         }
+    }
+
+    fn remove_folder(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &[u8],
+        depth: usize,
+    ) -> Result<(), Errno> {
         match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ACCESS) => {}
@@ -258,7 +274,6 @@ impl Remover<'_> {
         };
         let mut buffer = Vec::with_capacity(8192);
         loop {
-            let mut found = false;
             let mut entries =
                 rustix::fs::RawDir::new(directory.as_fd(), buffer.spare_capacity_mut());
             while let Some(entry) = entries.next() {
@@ -268,24 +283,26 @@ impl Remover<'_> {
                     entry => entry?,
                 };
                 let child = entry.file_name().to_bytes();
-                if child != b"." && child != b".." {
-                    found = true;
+                if child == b"." || child == b".." {
+                    continue;
+                }
+                if entry.file_type() == FileType::Directory {
+                    self.remove_folder(directory.as_fd(), child, depth + 1)?;
+                } else {
                     self.remove(directory.as_fd(), child, depth + 1)?;
                 }
             }
-            if !found {
-                break;
+            match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => return Ok(()),
+                // Removing while listing may skip entries: list again.
+                Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+                Err(error) => return Err(error),
             }
-            // Removing while listing may skip entries: list again until nothing is found.
             rustix::fs::seek(&directory, rustix::fs::SeekFrom::Start(0))?;
-        }
-        match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error),
         }
     }
 
-    /// Moves a deep folder to the top and removes it from there.
+    /// Moves a deep folder to the top, to be removed from there.
     fn lift(&mut self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
         // Its own permissions must let `..` change.
         if open_to_empty(parent, name)?.is_none() {
@@ -307,7 +324,8 @@ impl Remover<'_> {
                 Err(error) => return Err(error),
             }
         };
-        self.remove(self.top, lifted.as_bytes(), 0)
+        self.waiting.push(lifted.into_bytes());
+        Ok(())
     }
 }
 

@@ -240,12 +240,12 @@ impl Layers<'_> {
 }
 
 fn make_folders(session: &Session) -> Result<LayerFolders, StoreError> {
-    let draft = session.draft_path("layer")?;
+    let draft = session.draft_path("layer");
     disk::make_new_directory(&draft, 0o700)?;
     disk::make_new_directory(&draft.join("fs"), 0o755)?;
     // Beside the draft, so that publishing need not wait for its removal: it goes with the
-    // session's folder.
-    let work = session.draft_path("work")?;
+    // session.
+    let work = session.draft_path("work");
     disk::make_new_directory(&work, 0o700)?;
     Ok(LayerFolders { draft, work })
 }
@@ -260,7 +260,7 @@ pub(crate) struct Draft {
 
 impl Draft {
     pub(crate) fn new(session: &Session, what: &str) -> Result<Self, StoreError> {
-        let path = session.draft_path(what)?;
+        let path = session.draft_path(what);
         disk::make_new_directory(&path, 0o700)?;
         Ok(Self {
             session: session.clone(),

@@ -93,10 +93,7 @@ impl Pool {
             Ok(_) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }
-        let spare = self
-            .session
-            .draft_path("link")
-            .map_err(|error| io::Error::other(error.to_string()))?;
+        let spare = self.session.draft_path("link");
         match rustix::fs::linkat(folder, &place, CWD, &spare, AtFlags::empty()) {
             Ok(()) => {
                 // The two are different inodes, so the rename replaces.

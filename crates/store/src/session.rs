@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sessions/<id>        locked by its process; one line for each thing it relies on
-//! tmp/<id>/<n>-<what>  drafts of that process; worthless once it is gone
+//! tmp/<id>.<n>-<what>  drafts of that process; worthless once it is gone
 //! unsynced/<boot>.<id>.<n>   things were published that a loss of power could still damage
 //! ```
 //!
@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use kiln_oci::{DiffId, Digest};
 
@@ -31,6 +31,9 @@ use crate::key::{StackKey, StepKey, TreeHash};
 use crate::lock::{Locked, Sharing, Taken, Wait, lock};
 use crate::store::{Store, random_hex};
 use crate::timestamp::Timestamp;
+
+/// Where drafts are made.
+pub(crate) const DRAFTS: &str = "tmp";
 
 /// Something in the store that a session relies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,13 +129,11 @@ struct Shared {
     /// The session file, locked.
     file: Locked,
     drafts: AtomicU64,
-    /// Made with the first draft.
-    folder: OnceLock<PathBuf>,
     /// The name of the marker that is now on disk. Held for reading while something is published
     /// under it.
     marker: RwLock<Option<String>>,
     markers: AtomicU64,
-    /// The folders of a layer that somebody will make; goes with `folder` if nobody does.
+    /// The folders of a layer that somebody will make; they go with the session if nobody does.
     spare: Mutex<Option<LayerFolders>>,
 }
 
@@ -183,7 +184,6 @@ impl Session {
                 now,
                 file,
                 drafts: AtomicU64::new(0),
-                folder: OnceLock::new(),
                 marker: RwLock::new(None),
                 markers: AtomicU64::new(0),
                 spare: Mutex::new(None),
@@ -239,18 +239,11 @@ impl Session {
             .at(&format!("sessions/{}", self.shared.id))
     }
 
-    /// Returns a path in this session's folder that does not exist yet.
-    pub(crate) fn draft_path(&self, what: &str) -> Result<PathBuf, StoreError> {
-        let folder = match self.shared.folder.get() {
-            Some(folder) => folder,
-            None => {
-                let folder = self.shared.store.at(&format!("tmp/{}", self.shared.id));
-                disk::make_directory(&folder, 0o700)?;
-                self.shared.folder.get_or_init(|| folder)
-            }
-        };
+    /// Returns the path of a draft that does not exist yet.
+    pub(crate) fn draft_path(&self, what: &str) -> PathBuf {
         let number = self.shared.drafts.fetch_add(1, Ordering::Relaxed);
-        Ok(folder.join(format!("{number}-{what}")))
+        let draft = format!("{DRAFTS}/{}.{number}-{what}", self.shared.id);
+        self.shared.store.at(&draft)
     }
 
     pub(crate) fn spare(&self) -> MutexGuard<'_, Option<LayerFolders>> {
@@ -339,9 +332,9 @@ impl Session {
         disk::rename(&temporary, to)
     }
 
-    /// Writes a file in the session's folder.
+    /// Writes a file that is a draft.
     pub(crate) fn write_draft(&self, what: &str, bytes: &[u8]) -> Result<PathBuf, StoreError> {
-        let temporary = self.draft_path(what)?;
+        let temporary = self.draft_path(what);
         let file = disk::create_new(&temporary, 0o644)?;
         disk::write_all(&file, &temporary, bytes)?;
         Ok(temporary)
@@ -390,17 +383,31 @@ impl Drop for Shared {
     /// Leaves as little behind as it can without waiting; [`Store::tidy`] sees to the rest.
     fn drop(&mut self) {
         // What is large has gone to the trash by itself; these are folders that an overlay worked in.
-        let folder = match self.folder.get() {
-            Some(folder) => disk::remove_tree(folder),
-            None => Ok(()),
+        let drafts = match self.drafts.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            _ => remove_drafts(&self.store, &self.id),
         };
         let session = crate::gc::unless_running(&self.store, || {
             disk::remove_file(&self.store.at(&format!("sessions/{}", self.id)))
         });
-        for error in [folder.err(), session.err()].into_iter().flatten() {
+        for error in [drafts.err(), session.err()].into_iter().flatten() {
             tracing::warn!("a session's remains stay until the next `kiln gc`: {error}");
         }
     }
+}
+
+fn remove_drafts(store: &Store, session: &str) -> Result<(), StoreError> {
+    for draft in disk::names(&store.at(DRAFTS))? {
+        if session_of_draft(&draft) == session {
+            disk::remove_tree(&store.at(DRAFTS).join(draft))?;
+        }
+    }
+    Ok(())
+}
+
+/// The id of the session whose draft this is. In earlier versions a session had a folder by that name.
+pub(crate) fn session_of_draft(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(session, _)| session)
 }
 
 /// Throws something away: one rename now, the work of removing it later. It may be gone already.
