@@ -135,12 +135,26 @@ fn parse(arguments: &[OsString]) -> Result<(Cli, bool), clap::Error> {
         let own_codes = found.subcommand_name().is_some_and(keeps_container_codes);
         Cli::from_arg_matches(&found).map(|cli| (cli, own_codes))
     };
-    read(Cli::command()).or_else(|error| {
+    read(named_verb_alone(arguments)).or_else(|error| {
         if error.kind() == ErrorKind::DisplayVersion {
             return Err(error);
         }
         read(command())
     })
+}
+
+/// The command line with one verb, the first that a word of `arguments` names.
+///
+/// Every flag for all verbs is copied for each verb that clap knows of, which takes longer than all else that it does.
+/// What this reads has the same meaning in the whole; if the word was not meant as a verb, this does not read it.
+fn named_verb_alone(arguments: &[OsString]) -> clap::Command {
+    let whole = Cli::command();
+    let mut words = arguments.iter().skip(1);
+    let verb = words.find_map(|word| whole.find_subcommand(word));
+    let alone = clap::Command::new("kiln").version(env!("CARGO_PKG_VERSION"));
+    GlobalArgs::augment_args(alone)
+        .subcommand_required(true)
+        .subcommands(verb.cloned())
 }
 
 /// Whether the exit codes of the verb belong to a container, as far as a wrong command line tells.
