@@ -145,6 +145,9 @@ impl Ready {
         };
         let exit = Foreground::start(&launch, claim, config, name.as_str(), tasks::clock)
             .and_then(|container| {
+                // What killed ones left goes while there is nothing else to do: at the end somebody waits.
+                self.host.sweep();
+                self.clear_away(Store::discard_dead, printer);
                 if let Some(unenforced) = container.unenforced() {
                     printer.warning(unenforced.to_string());
                 }
@@ -158,16 +161,21 @@ impl Ready {
                     matches!(error, LaunchError::Sandbox(SandboxError::Account { .. }));
                 launch_failure_with(error, is_about_user.then(|| self.whose_user(overrides)))
             });
-        // Its writable layer may be large, and nobody else may come to clear it away for long; the same holds for
-        // what killed ones left.
-        self.host.sweep();
-        if let Err(error) = self.session.store().tidy() {
-            printer.warning(format!(
-                "what the container left cannot be removed: {error}"
-            ));
-        }
+        // Its writable layer may be large, and nobody else may come to clear it away for long.
+        self.clear_away(Store::empty_trash, printer);
         let exit = exit?;
         exit_code(exit.code(), exit.out_of_memory)
+    }
+
+    fn clear_away(
+        &self,
+        clear: impl FnOnce(&Store) -> Result<(), StoreError>,
+        printer: &mut Printer,
+    ) {
+        if let Err(error) = clear(self.session.store()) {
+            let what = "what containers left cannot be removed";
+            printer.warning(format!("{what}: {error}"));
+        }
     }
 
     /// Makes a container that has a life of its own.
