@@ -171,3 +171,53 @@ pub(crate) fn command() -> clap::Command {
     command.build();
     command
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn a_verb_alone_is_read_as_in_the_whole() {
+        for line in [
+            "kiln ps --all",
+            "kiln -C run ps",
+            "kiln --set a=run --quiet run --rm image ps",
+            "kiln run --progress plain -C ps image",
+            "kiln volume ls --profile run",
+            "kiln exec -i run build",
+            "kiln images --progress json",
+            "kiln oci-runtime --root /run/here state one",
+        ] {
+            let arguments = words(line);
+            let of_whole = command().try_get_matches_from(&arguments).unwrap();
+            let of_whole = Cli::from_arg_matches(&of_whole).unwrap();
+            let (read, own_codes) = parse(&arguments).unwrap();
+            assert_eq!(format!("{read:?}"), format!("{of_whole:?}"), "{line}");
+            let is_run = matches!(read.verb, Verb::Run(_) | Verb::Exec(_));
+            assert_eq!(own_codes, is_run, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_by_the_whole() {
+        for (line, kind) in [
+            ("kiln", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+            ("kiln --version", ErrorKind::DisplayVersion),
+            ("kiln --help", ErrorKind::DisplayHelp),
+            ("kiln rnu", ErrorKind::InvalidSubcommand),
+            ("kiln rnu run", ErrorKind::InvalidSubcommand),
+            ("kiln ps --nosuch", ErrorKind::UnknownArgument),
+            ("kiln --nosuch run", ErrorKind::UnknownArgument),
+            ("kiln volume sl", ErrorKind::InvalidSubcommand),
+        ] {
+            let error = parse(&words(line)).unwrap_err();
+            let of_whole = command().try_get_matches_from(words(line)).unwrap_err();
+            assert_eq!(error.kind(), kind, "{line}");
+            assert_eq!(error.to_string(), of_whole.to_string(), "{line}");
+        }
+    }
+}
