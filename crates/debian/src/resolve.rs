@@ -16,6 +16,7 @@ use crate::lock::{LockedPackage, PackageVersion};
 use crate::relation::{self, RelationError};
 
 mod explain;
+mod node;
 mod order;
 mod solver;
 

@@ -1,7 +1,8 @@
 //! Why a choice is impossible, told from the request down to what is missing.
 
 use super::ResolveError;
-use super::solver::{Goal, NodeId, Solver};
+use super::node::NodeId;
+use super::solver::{Goal, Solver};
 use crate::relation::{self, Relation};
 
 /// What kept a goal from being met.

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::solver::{Node, NodeId, Solver};
+use super::node::{Node, NodeId};
+use super::solver::Solver;
 use crate::lock::LockedPackage;
 use crate::relation::Relation;
 

@@ -9,43 +9,23 @@
 //! A goal that the view meets already costs nothing. Otherwise its options are tried in order of
 //! preference; if none fits, the last decision with an option left is taken back.
 
+mod options;
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ResolveError;
 use super::explain::Failure;
+use super::node::{Node, NodeId};
 use crate::catalog::Catalog;
 use crate::index::Package;
 use crate::installed::Installed;
 use crate::lock::PackageVersion;
-use crate::relation::{self, Alternatives, Relation, RelationError};
+use crate::relation::RelationError;
 use crate::version;
 
 /// Decisions taken back before it is given up.
 const MAX_BACKTRACKS: usize = 20_000;
-
-/// Index of a [`Node`].
-pub(super) type NodeId = usize;
-
-/// One version of one package, with its relations read.
-#[derive(Debug)]
-pub(super) struct Node<'a> {
-    pub(super) name: &'a str,
-    pub(super) version: &'a str,
-    /// Where to get it; `None` for what is installed.
-    pub(super) package: Option<Package<'a>>,
-    pub(super) needs: Vec<Need>,
-    pub(super) conflicts: Vec<Relation>,
-    provides: Vec<Relation>,
-    /// Why it was chosen last.
-    pub(super) cause: Option<Goal>,
-}
-
-/// One relation that must hold for a node.
-#[derive(Debug)]
-pub(super) struct Need {
-    pub(super) is_pre: bool,
-    pub(super) alternatives: Alternatives,
-}
 
 /// Something that must come true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,33 +101,11 @@ impl<'a> Solver<'a> {
 
     pub(super) fn add_installed(&mut self, installed: &'a Installed) -> Result<(), ResolveError> {
         for (name, package) in installed.packages() {
-            let read = || -> Result<Node<'a>, RelationError> {
-                let mut conflicts = relation::parse_flat(&package.conflicts)?;
-                conflicts.extend(relation::parse_flat(&package.breaks)?);
-                Ok(Node {
-                    name,
-                    version: &package.version,
-                    package: None,
-                    needs: needs(
-                        relation::parse(&package.pre_depends)?,
-                        relation::parse(&package.depends)?,
-                    ),
-                    conflicts,
-                    provides: relation::parse_flat(&package.provides)?,
-                    cause: None,
-                })
-            };
-            let node = read().map_err(broken_relation(name))?;
+            let node = Node::installed(name, package).map_err(broken_relation(name))?;
             self.nodes.push(node);
             self.insert(self.nodes.len() - 1);
         }
         Ok(())
-    }
-
-    pub(super) fn has_installed(&self, name: &str, version: Option<&str>) -> bool {
-        self.view
-            .get(name)
-            .is_some_and(|id| version.is_none_or(|version| self.nodes[*id].version == version))
     }
 
     /// Finds a view in which all roots are present and everything fits.
@@ -288,18 +246,8 @@ impl<'a> Solver<'a> {
                 clash(other, node, other)?;
             }
         }
-        let names =
-            std::iter::once(new.name).chain(new.provides.iter().map(|one| one.name.as_str()));
-        for enemy in names.filter_map(|name| self.enemies.get(name)).flatten() {
-            let other = &self.nodes[*enemy];
-            let fights = other.name != new.name
-                && other
-                    .conflicts
-                    .iter()
-                    .any(|conflict| is_meant(conflict, new, self.native()));
-            if fights {
-                clash(*enemy, *enemy, node)?;
-            }
+        for enemy in self.enemies(new) {
+            clash(enemy, enemy, node)?;
         }
         Ok(strangers.into_iter().collect())
     }
@@ -310,47 +258,6 @@ impl<'a> Solver<'a> {
 
     fn native(&self) -> &'static str {
         self.catalog.architecture().name()
-    }
-
-    /// Returns the nodes of the view that a relation means, but for `except`.
-    fn matching<'s>(
-        &'s self,
-        relation: &'s Relation,
-        except: &'s str,
-    ) -> impl Iterator<Item = NodeId> + use<'s, 'a> {
-        let named = self.view.get(relation.name.as_str()).into_iter();
-        let providing = self.providers.get(&relation.name).into_iter().flatten();
-        named.chain(providing).copied().filter(move |id| {
-            let node = &self.nodes[*id];
-            node.name != except && is_meant(relation, node, self.native())
-        })
-    }
-
-    fn is_satisfied(&self, alternatives: &[Relation]) -> bool {
-        alternatives
-            .iter()
-            .any(|relation| self.matching(relation, "").next().is_some())
-    }
-
-    /// Whether all needs of a node of the view are met and nothing in the view conflicts with it.
-    fn is_content(&self, id: NodeId) -> bool {
-        let node = &self.nodes[id];
-        let met = |need: &Need| self.is_satisfied(&need.alternatives);
-        let fights = |conflict: &Relation| self.matching(conflict, node.name).next().is_some();
-        let names =
-            std::iter::once(node.name).chain(node.provides.iter().map(|one| one.name.as_str()));
-        let hated = names
-            .filter_map(|name| self.enemies.get(name))
-            .flatten()
-            .any(|enemy| {
-                let other = &self.nodes[*enemy];
-                other.name != node.name
-                    && other
-                        .conflicts
-                        .iter()
-                        .any(|one| is_meant(one, node, self.native()))
-            });
-        node.needs.iter().all(met) && !node.conflicts.iter().any(fights) && !hated
     }
 
     fn is_met(&self, goal: Goal) -> bool {
@@ -370,193 +277,22 @@ impl<'a> Solver<'a> {
         }
     }
 
-    /// Returns what could be chosen to meet a goal, the preferred first.
-    fn options(&mut self, goal: Goal) -> Result<Vec<NodeId>, ResolveError> {
-        let catalog = self.catalog;
-        let mut packages: Vec<Package<'a>> = Vec::new();
-        match goal {
-            Goal::Root(root) => {
-                let root = &self.roots[root];
-                packages.extend(self.preferred(&root.name).into_iter().filter(|package| {
-                    root.version
-                        .as_deref()
-                        .is_none_or(|version| package.version() == version)
-                }));
-            }
-            Goal::Fit(node) => {
-                let node = &self.nodes[node];
-                packages.extend(
-                    self.preferred(node.name).into_iter().filter(|package| {
-                        version::compare(package.version(), node.version).is_gt()
-                    }),
-                );
-            }
-            Goal::Need(node, need) => {
-                let alternatives = &self.nodes[node].needs[need].alternatives;
-                let mut last_resort = Vec::new();
-                for relation in alternatives {
-                    if !is_native(relation, self.native()) {
-                        continue;
-                    }
-                    let mut fitting = self
-                        .preferred(&relation.name)
-                        .into_iter()
-                        .filter(|package| relation.allows(package.version()));
-                    packages.extend(fitting.next());
-                    last_resort.extend(fitting);
-                    let mut providers: Vec<Package<'a>> = catalog
-                        .providers(&relation.name)
-                        .into_iter()
-                        .filter(|(_, version)| relation.allows_provided(*version))
-                        .map(|(package, _)| package)
-                        .collect();
-                    providers.sort_by_key(|package| {
-                        (
-                            !self.is_pinned(package),
-                            rank(package.priority()),
-                            package.name(),
-                        )
-                    });
-                    packages.extend(providers);
-                }
-                packages.extend(last_resort);
-            }
-        }
-        let mut options = Vec::new();
-        for package in packages {
-            let id = self.node(package)?;
-            if !options.contains(&id) {
-                options.push(id);
-            }
-        }
-        Ok(options)
-    }
-
-    /// Returns the versions of a package: pinned ones, then the others, newest first.
-    fn preferred(&self, name: &str) -> Vec<Package<'a>> {
-        let mut versions = self.catalog.versions(name);
-        versions.sort_by_key(|package| !self.is_pinned(package));
-        versions
-    }
-
-    fn is_pinned(&self, package: &Package<'_>) -> bool {
-        !self.pins.is_empty()
-            && self.pins.contains(&PackageVersion {
-                name: package.name().to_owned(),
-                version: package.version().to_owned(),
-            })
-    }
-
     /// Returns the node of a package, read once.
     fn node(&mut self, package: Package<'a>) -> Result<NodeId, ResolveError> {
         let key = (package.name(), package.version());
         if let Some(id) = self.ids.get(&key) {
             return Ok(*id);
         }
-        let read = || -> Result<Node<'a>, RelationError> {
-            Ok(Node {
-                name: package.name(),
-                version: package.version(),
-                package: Some(package),
-                needs: needs(package.pre_depends()?, package.depends()?),
-                conflicts: package.conflicts()?,
-                provides: package.provides()?,
-                cause: None,
-            })
-        };
-        self.nodes
-            .push(read().map_err(broken_relation(package.name()))?);
+        let node = Node::available(package).map_err(broken_relation(package.name()))?;
+        self.nodes.push(node);
         self.ids.insert(key, self.nodes.len() - 1);
         Ok(self.nodes.len() - 1)
     }
-
-    fn insert(&mut self, id: NodeId) {
-        let node = &self.nodes[id];
-        self.view.insert(node.name, id);
-        for provided in &node.provides {
-            self.providers
-                .entry(provided.name.clone())
-                .or_default()
-                .insert(id);
-        }
-        for conflict in &node.conflicts {
-            self.enemies
-                .entry(conflict.name.clone())
-                .or_default()
-                .insert(id);
-        }
-    }
-
-    fn remove(&mut self, id: NodeId) {
-        let node = &self.nodes[id];
-        self.view.remove(node.name);
-        for (map, relations) in [
-            (&mut self.providers, &node.provides),
-            (&mut self.enemies, &node.conflicts),
-        ] {
-            for relation in relations {
-                if let Some(ids) = map.get_mut(&relation.name) {
-                    ids.remove(&id);
-                }
-            }
-        }
-    }
-
-    fn restore(&mut self, view: BTreeMap<&'a str, NodeId>) {
-        self.view.clear();
-        self.providers.clear();
-        self.enemies.clear();
-        for id in view.into_values() {
-            self.insert(id);
-        }
-    }
-}
-
-fn needs(pre_depends: Vec<Alternatives>, depends: Vec<Alternatives>) -> Vec<Need> {
-    let need = |is_pre| {
-        move |alternatives| Need {
-            is_pre,
-            alternatives,
-        }
-    };
-    let pre = pre_depends.into_iter().map(need(true));
-    pre.chain(depends.into_iter().map(need(false))).collect()
 }
 
 fn broken_relation(name: &str) -> impl FnOnce(RelationError) -> ResolveError {
     move |source| ResolveError::Relation {
         package: name.to_owned(),
         source,
-    }
-}
-
-/// Whether a relation is about the architecture that is installed.
-fn is_native(relation: &Relation, native: &str) -> bool {
-    relation
-        .qualifier
-        .as_deref()
-        .is_none_or(|qualifier| qualifier == "any" || qualifier == "native" || qualifier == native)
-}
-
-/// Whether a relation is about this node, by its name or by what it provides.
-fn is_meant(relation: &Relation, node: &Node<'_>, native: &str) -> bool {
-    let named = relation.name == node.name && relation.allows(node.version);
-    let provided = || {
-        node.provides.iter().any(|provided| {
-            let version = provided.constraint.as_ref().map(|one| one.version.as_str());
-            provided.name == relation.name && relation.allows_provided(version)
-        })
-    };
-    is_native(relation, native) && (named || provided())
-}
-
-/// Returns the place of a priority; who provides a virtual package is chosen by it.
-fn rank(priority: &str) -> u8 {
-    match priority {
-        "required" => 0,
-        "important" => 1,
-        "standard" => 2,
-        "optional" => 3,
-        _ => 4,
     }
 }
