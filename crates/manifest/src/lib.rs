@@ -15,6 +15,7 @@
 
 mod check;
 mod decode;
+mod errors;
 pub mod lock;
 pub mod model;
 mod outline;
@@ -29,10 +30,11 @@ pub mod value;
 mod variables;
 mod written;
 
+pub use errors::ManifestErrors;
 pub use model::BuildManifest;
 pub use outline::{Outline, OutlineKind, OutlinePart, OutlineReference};
 pub use parse::Overrides;
-pub use problem::{ManifestErrors, Problem};
+pub use problem::Problem;
 pub use reference::reference;
 pub use schema::schema;
 pub use span::{SourceText, Span, Spanned};

@@ -9,9 +9,10 @@ use toml::de::DeTable;
 
 use crate::check;
 use crate::decode::{Decode, Decoder, Map, OrString};
+use crate::errors::ManifestErrors;
 use crate::model::{Arg, BuildManifest, Image};
 use crate::outline::Outline;
-use crate::problem::{ManifestErrors, Problem};
+use crate::problem::Problem;
 use crate::span::{SourceText, Span};
 use crate::suggest;
 use crate::tree::{self, Node, Table, Value};
