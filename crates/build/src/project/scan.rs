@@ -1,82 +1,23 @@
 //! All project files that a build needs, found and read at once.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+mod taken;
+mod wanted;
 
-use kiln_graph::{
-    BaseWork, BuildGraph, ContentDigest, FileEntry, FileKind, FileTree, TreeDigest, Work,
-};
-use kiln_manifest::model::{Action, CopySource, FileSet};
+use std::collections::BTreeMap;
+
+use kiln_graph::ContentDigest;
+use kiln_manifest::model::FileSet;
 use kiln_manifest::value::{Glob, ProjectPath};
 use kiln_manifest::{SourceText, Spanned};
-use rustix::fs::{FileType, Mode, OFlags};
-use rustix::io::Errno;
 
 use super::contents::Contents;
-use super::select::{Selector, literal_start, selects_one};
-use super::unreadable::{self, Unreadable};
-use super::walk::{Found, FoundKind, Walked, walk};
+use super::select::{Selector, literal_start};
+use super::walk::{Walked, walk};
 use super::{MissingFiles, Project, ProjectError, StatCache, joined, on_all_cores};
 
-/// What a build wants of its project.
-#[derive(Clone, Debug, Default)]
-pub struct WantedFiles<'a> {
-    /// Sets of files, by patterns.
-    pub sets: Vec<&'a FileSet>,
-    /// Single files.
-    pub files: Vec<&'a Spanned<ProjectPath>>,
-    /// Files or folders that are read by whoever wants them.
-    pub places: Vec<&'a Spanned<ProjectPath>>,
-}
-
-impl<'a> WantedFiles<'a> {
-    /// Returns what the nodes of `graph` want: `files` of `run`, project files of `copy`, `rootfs` bases.
-    pub fn of_graph(graph: &'a BuildGraph) -> Self {
-        let mut wanted = Self::default();
-        for (_, node) in graph.nodes().iter() {
-            match &node.work {
-                Work::Base(BaseWork::Rootfs(path)) => wanted.files.push(path),
-                Work::Base(BaseWork::Oci(oci)) => wanted.places.push(&oci.path),
-                Work::Base(BaseWork::Registry(_) | BaseWork::Debian(_)) => {}
-                Work::Step(step) => {
-                    match &step.action.value {
-                        Action::Run(run) => wanted.sets.extend(run.files.as_ref()),
-                        Action::Copy(copies) => wanted.sets.extend(copies.iter().filter_map(
-                            |copy| match &copy.source {
-                                CopySource::Files(files) => Some(files),
-                                CopySource::Produced { .. } => None,
-                            },
-                        )),
-                        Action::Packages(_)
-                        | Action::Fetch(_)
-                        | Action::Git(_)
-                        | Action::Write(_)
-                        | Action::Remove(_)
-                        | Action::Mkdir(_)
-                        | Action::Link(_)
-                        | Action::Account(_) => {}
-                    }
-                }
-            }
-        }
-        wanted
-    }
-}
-
-/// The files that one set selects.
-#[derive(Clone, Debug)]
-pub struct SelectedFiles {
-    /// The folder that the paths of `tree` are relative to, itself relative to the project; empty for the
-    /// project.
-    pub base: Vec<u8>,
-    /// The files, by paths relative to `base`.
-    pub tree: Arc<FileTree>,
-    /// Length in bytes of each entry of `tree`; 0 for links.
-    pub sizes_bytes: Arc<[u64]>,
-    /// Names the tree.
-    pub digest: TreeDigest,
-}
+pub use taken::SelectedFiles;
+use taken::{Taken, place};
+pub use wanted::WantedFiles;
 
 /// The project files of a build, as they were when it began.
 #[derive(Debug)]
@@ -174,66 +115,21 @@ impl ProjectFiles {
         all.for_each(|&at| is_selected[at] = true);
 
         let contents = Contents::get(project, &found, &is_selected, &roots, cache)?;
+        let taken = Taken {
+            project,
+            source,
+            found,
+            unreadable,
+            contents,
+        };
         let sets: Vec<_> = sets.into_iter().zip(selections).collect();
         type Selected<'a> = ((SetKey, (&'a FileSet, Selector)), Vec<usize>);
         let selected = |((key, (set, selector)), positions): &Selected<'_>| {
-            let files = positions
-                .iter()
-                .filter_map(|at| contents.unreadable.get(at));
-            let folders = unreadable.iter().filter(|folder| {
-                let mut globs = set.include.iter();
-                let is_left_out = selector.leaves_out(&folder.path);
-                !is_left_out && globs.any(|glob| folder.is_wanted_by(selector, &glob.value))
-            });
-            let mut unreadable: Vec<&Unreadable> = folders.chain(files).collect();
-            unreadable.sort_by(|one, other| one.path.cmp(&other.path));
-            let mut problems = Vec::new();
-            let empty = empty_patterns(set, selector, positions, &found);
-            let is_known = |glob: &&Spanned<Glob>| {
-                let mut unreadable = unreadable.iter();
-                !unreadable.any(|it| it.is_wanted_by(selector, &glob.value))
-            };
-            let empty: Vec<_> = empty.into_iter().filter(is_known).collect();
-            if !empty.is_empty() {
-                problems.push(no_match(project, source, set, &empty));
-            }
-            if !unreadable.is_empty() {
-                problems.push(unreadable::of_set(source, set, selector, &unreadable));
-            }
-            let result = match problems.is_empty() {
-                true => Ok(selected_files(
-                    selector,
-                    positions,
-                    &found,
-                    &contents.digests,
-                )),
-                false => Err(problems),
-            };
-            Ok((key.clone(), result))
+            Ok((key.clone(), taken.set(set, selector, positions)))
         };
         let single = |file: &&Spanned<ProjectPath>| {
             let path = file.value.as_str();
-            let at = singles[path];
-            let problem = || {
-                let unread = at.and_then(|at| contents.unreadable.get(&at));
-                let folder = || {
-                    let mut folders = unreadable.iter();
-                    folders.find(|folder| is_at_or_below(path.as_bytes(), &folder.path))
-                };
-                match unread.or_else(folder) {
-                    Some(unread) => unreadable::of_file(source, file, unread),
-                    None => match place(project, source, file) {
-                        Ok(()) => ProjectError::NotAFile {
-                            path: path.to_owned(),
-                            source_code: source.clone(),
-                            at: file.span.into(),
-                        },
-                        Err(missing) => missing,
-                    },
-                }
-            };
-            let digest = at.and_then(|at| contents.digests[at]);
-            (path.to_owned(), digest.ok_or_else(problem))
+            (path.to_owned(), taken.file(file, singles[path]))
         };
         let at_place = |path: &&Spanned<ProjectPath>| {
             let name = path.value.as_str().to_owned();
@@ -243,8 +139,8 @@ impl ProjectFiles {
             files: wanted.files.iter().map(single).collect(),
             places: wanted.places.iter().map(at_place).collect(),
             sets: on_all_cores(&sets, selected)?.into_iter().collect(),
-            warnings: contents.warnings,
-            counts: contents.counts,
+            warnings: taken.contents.warnings,
+            counts: taken.contents.counts,
         })
     }
 
@@ -323,35 +219,6 @@ impl ProjectFiles {
     }
 }
 
-/// Checks that there is something at a path of the project, links not followed.
-fn place(
-    project: &Project,
-    source: &SourceText,
-    path: &Spanned<ProjectPath>,
-) -> Result<(), ProjectError> {
-    let missing = || ProjectError::Missing {
-        path: path.value.as_str().to_owned(),
-        source_code: source.clone(),
-        at: path.span.into(),
-    };
-    let flags = OFlags::PATH | OFlags::NOFOLLOW;
-    let name = Path::new(path.value.as_str());
-    let opened = kiln_sys::confined::open_beneath(project.root(), name, flags, Mode::empty());
-    match opened.and_then(|file| rustix::fs::fstat(&file)) {
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => Err(missing()),
-        Ok(_) => Ok(()),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(missing()),
-        Err(error) => {
-            let unreadable = Unreadable {
-                path: path.value.as_str().into(),
-                is_folder: true,
-                error,
-            };
-            Err(unreadable::of_file(source, path, &unreadable))
-        }
-    }
-}
-
 /// Returns the literal starts of all patterns, sorted.
 fn roots(
     sets: &BTreeMap<SetKey, (&FileSet, Selector)>,
@@ -392,100 +259,4 @@ pub(super) fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
         || path
             .strip_prefix(above)
             .is_some_and(|rest| rest.first().is_none_or(|byte| *byte == b'/'))
-}
-
-/// Returns the patterns of a set that select nothing.
-fn empty_patterns<'a>(
-    set: &'a FileSet,
-    selector: &Selector,
-    positions: &[usize],
-    found: &[Found],
-) -> Vec<&'a Spanned<Glob>> {
-    let start = start_below(selector);
-    let paths: Vec<&[u8]> = positions
-        .iter()
-        .map(|&at| &found[at].path[start..])
-        .collect();
-    let globs = set.include.iter();
-    globs
-        .filter(|glob| !selects_one(&glob.value, &paths))
-        .collect()
-}
-
-/// Where in paths of the project those begin that are relative to the set's base.
-fn start_below(selector: &Selector) -> usize {
-    match selector.base.len() {
-        0 => 0,
-        length => length + 1,
-    }
-}
-
-/// Puts together what a set selects, all of which was read.
-fn selected_files(
-    selector: &Selector,
-    positions: &[usize],
-    found: &[Found],
-    digests: &[Option<ContentDigest>],
-) -> SelectedFiles {
-    let start = start_below(selector);
-    let entry = |&at: &usize| {
-        let kind = match &found[at].kind {
-            FoundKind::File { executable, .. } => FileKind::File {
-                content: digests[at].expect("what is selected was read"),
-                executable: *executable,
-            },
-            FoundKind::Link { target } => FileKind::Link {
-                target: target.clone(),
-            },
-        };
-        FileEntry {
-            path: found[at].path[start..].to_vec(),
-            kind,
-        }
-    };
-    let size_bytes = |&at: &usize| match &found[at].kind {
-        FoundKind::File { stamp, .. } => stamp.size_bytes,
-        FoundKind::Link { .. } => 0,
-    };
-    // What was found is sorted, so the tree keeps its order.
-    let tree = FileTree::new(positions.iter().map(entry).collect());
-    let digest = tree.digest();
-    SelectedFiles {
-        base: selector.base.clone(),
-        tree: Arc::new(tree),
-        sizes_bytes: positions.iter().map(size_bytes).collect(),
-        digest,
-    }
-}
-
-fn no_match(
-    project: &Project,
-    source: &SourceText,
-    set: &FileSet,
-    patterns: &[&Spanned<Glob>],
-) -> ProjectError {
-    // A bare `.` says nothing to who stands in another folder.
-    let base = match set.base.value.as_str() {
-        "." => project.path().to_owned(),
-        base => project.path().join(base),
-    };
-    ProjectError::NoMatch {
-        patterns: patterns.iter().map(|glob| glob.value.to_string()).collect(),
-        source_code: source.clone(),
-        at: patterns[0].span.into(),
-        others: patterns[1..].iter().map(|glob| glob.span.into()).collect(),
-        base: base.display().to_string(),
-        help: no_match_help(set),
-    }
-}
-
-fn no_match_help(set: &FileSet) -> String {
-    let mut help = String::from(
-        "only regular files and links are selected, links are not followed, and `.git`, `kiln.toml` and \
-         `kiln.lock` have to be spelled out",
-    );
-    if !set.exclude.is_empty() {
-        help.push_str("; the `!` patterns may leave out all of it");
-    }
-    help
 }
