@@ -1,5 +1,7 @@
 //! Makes a container: everything but the start of its program.
 
+mod undo;
+
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -8,21 +10,22 @@ use std::sync::Arc;
 use kiln_sys::Errno;
 use kiln_sys::namespace::Cloned;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use crate::cgroup::{Group, Host};
 use crate::channel::{Channel, Message};
 use crate::container::Container;
-use crate::error::{BundleError, best_effort};
+use crate::error::BundleError;
 use crate::hook;
 use crate::init::{self, First};
 use crate::namespaces::Namespaces;
-use crate::seccomp;
+use crate::seccomp::{self, Filter};
 use crate::setup::mounts::Planned;
 use crate::setup::{console, id_map, rights, root};
-use crate::spec::{NamespaceKind, Spec};
+use crate::spec::{Linux, NamespaceKind, Spec};
 use crate::state::{self, Folder, Record, Status};
 use crate::validate;
+
+use undo::Undo;
 
 /// Longest `config.json` that is read.
 const LONGEST_CONFIG_BYTES: u64 = 16 << 20;
@@ -94,40 +97,6 @@ fn read_spec(bundle: &Path) -> Result<Spec, BundleError> {
         .map_err(|error| BundleError::invalid(format!("`{}`: {error}", path.display())))
 }
 
-/// What is taken back if a container cannot be made.
-struct Undo<'a> {
-    folder: Option<&'a Folder>,
-    group: Group,
-    first: Option<Cloned>,
-}
-
-impl Undo<'_> {
-    fn keep(mut self) {
-        self.folder = None;
-    }
-}
-
-impl Drop for Undo<'_> {
-    fn drop(&mut self) {
-        let Some(folder) = self.folder else {
-            return;
-        };
-        if let Some(first) = &self.first {
-            match rustix::process::pidfd_send_signal(&first.pidfd, Signal::KILL) {
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(errno) => best_effort("killing the first process", Err::<(), _>(errno)),
-            }
-            let exited = WaitIdOptions::EXITED;
-            best_effort(
-                "waiting for the first process",
-                rustix::process::waitid(WaitId::PidFd(first.pidfd.as_fd()), exited),
-            );
-        }
-        best_effort("removing the cgroup", self.group.remove());
-        best_effort("removing the state", folder.remove());
-    }
-}
-
 fn create_in(
     folder: &Folder,
     spec: &Spec,
@@ -140,78 +109,25 @@ fn create_in(
     let namespaces = Namespaces::new(&linux)?;
     validate::check(spec, &namespaces)?;
     let bundle = &options.bundle;
-    let rootfs = spec
-        .root
-        .as_ref()
-        .map_or(PathBuf::new(), |root| bundle.join(&root.path));
-    if !rootfs.is_dir() {
-        let problem = format!("root.path: `{}` is not a directory", rootfs.display());
-        return Err(BundleError::Invalid { problem });
-    }
+    let rootfs = find_root(spec, bundle)?;
     let terminal = spec
         .process
         .as_ref()
         .is_some_and(|process| process.terminal);
     check_console(terminal, options.console.is_some())?;
-    let filter = match &linux.seccomp {
-        Some(seccomp) => seccomp::filter(seccomp)?,
-        None => None,
-    };
-    let listener = match (&filter, &linux.seccomp) {
-        (Some(filter), Some(seccomp)) if filter.notifies => {
-            Some(console::connect(Path::new(&seccomp.listener_path))?)
-        }
-        _ => None,
-    };
+    let (filter, listener) = filter(&linux)?;
     if let Some(process) = &spec.process {
         rights::warn_of(process, namespaces.has(NamespaceKind::User))?;
     }
     folder.save_spec(spec)?;
 
     let host = Host::discover()?;
-    let group_path = group_path(&linux.cgroups_path, options)?;
-    let lenient = !rustix::process::geteuid().is_root() || namespaces_of_others();
-    let group = Group::make(&host, &group_path, lenient)?;
-    if group.is_frozen() {
-        return Err(BundleError::invalid(
-            "linux.cgroupsPath: container's cgroup unexpectedly frozen, so nothing in it could run; thaw it",
-        ));
-    }
-    if !group.processes()?.is_empty() {
-        warnings.push(format!(
-            "container's cgroup is not empty: others are in `{}` too",
-            group_path.display()
-        ));
-    }
-    undo.group = group;
+    undo.group = make_group(&host, &linux, options, warnings)?;
     if let Some(resources) = &linux.resources {
         undo.group.limit(resources)?;
     }
-    let private_mounts = namespaces.has(NamespaceKind::Mount);
-    let mut mounts = Vec::new();
-    for mount in &spec.mounts {
-        let mut planned = Planned::new(mount, bundle)?;
-        if planned.options.id_map.is_some() {
-            let own = !mount.uid_mappings.is_empty();
-            let (uids, gids) = if own {
-                (&mount.uid_mappings, &mount.gid_mappings)
-            } else {
-                (&linux.uid_mappings, &linux.gid_mappings)
-            };
-            planned.id_map = Some(id_map::namespace(uids, gids)?);
-        }
-        mounts.push(planned);
-    }
-    let root = match root::clone_root(&rootfs) {
-        Ok(root) if private_mounts => Some(root),
-        Ok(_) | Err(Errno::PERM) => None,
-        Err(errno) => {
-            return Err(BundleError::kernel(format!(
-                "opening the root `{}`",
-                rootfs.display()
-            ))(errno));
-        }
-    };
+    let mounts = plan_mounts(spec, &linux, bundle)?;
+    let root = clone_root(&rootfs, namespaces.has(NamespaceKind::Mount))?;
     let start = listen(folder)?;
     let mut record = Record {
         id: options.id.clone(),
@@ -246,14 +162,7 @@ fn create_in(
     record_first(&mut record, cloned, undo)?;
     folder.save(&record)?;
     undo.group.follow(&unified, record.pid)?;
-    if let Some(score) = spec
-        .process
-        .as_ref()
-        .and_then(|process| process.oom_score_adj)
-    {
-        let path = PathBuf::from(format!("/proc/{}/oom_score_adj", record.pid));
-        fs::write(&path, score.to_string()).map_err(BundleError::file("write", &path))?;
-    }
+    set_out_of_memory_score(spec, record.pid)?;
     ours.send(&Message::Go)?;
     converse(&ours, spec, &record)?;
     if let Some(path) = &options.pid_file {
@@ -263,6 +172,96 @@ fn create_in(
     // It lives on without this process only when it says so.
     ours.expect(&Message::Ready)?;
     Ok(record)
+}
+
+/// Finds the folder that becomes the root.
+fn find_root(spec: &Spec, bundle: &Path) -> Result<PathBuf, BundleError> {
+    let root = spec.root.as_ref();
+    let rootfs = root.map_or(PathBuf::new(), |root| bundle.join(&root.path));
+    if rootfs.is_dir() {
+        return Ok(rootfs);
+    }
+    let problem = format!("root.path: `{}` is not a directory", rootfs.display());
+    Err(BundleError::Invalid { problem })
+}
+
+/// Assembles the filter of system calls, and connects to who is asked by it.
+fn filter(linux: &Linux) -> Result<(Option<Filter>, Option<OwnedFd>), BundleError> {
+    let Some(seccomp) = &linux.seccomp else {
+        return Ok((None, None));
+    };
+    let filter = seccomp::filter(seccomp)?;
+    let listener = match &filter {
+        Some(filter) if filter.notifies => {
+            Some(console::connect(Path::new(&seccomp.listener_path))?)
+        }
+        _ => None,
+    };
+    Ok((filter, listener))
+}
+
+/// Makes the cgroup, or takes the one that is there if something can run in it.
+fn make_group(
+    host: &Host,
+    linux: &Linux,
+    options: &CreateOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Group, BundleError> {
+    let path = group_path(&linux.cgroups_path, options)?;
+    let lenient = !rustix::process::geteuid().is_root() || namespaces_of_others();
+    let group = Group::make(host, &path, lenient)?;
+    if group.is_frozen() {
+        return Err(BundleError::invalid(
+            "linux.cgroupsPath: container's cgroup unexpectedly frozen, so nothing in it could run; thaw it",
+        ));
+    }
+    if !group.processes()?.is_empty() {
+        warnings.push(format!(
+            "container's cgroup is not empty: others are in `{}` too",
+            path.display()
+        ));
+    }
+    Ok(group)
+}
+
+/// Reads the mounts, and makes the user namespaces that map their ids.
+fn plan_mounts(spec: &Spec, linux: &Linux, bundle: &Path) -> Result<Vec<Planned>, BundleError> {
+    let mut mounts = Vec::new();
+    for mount in &spec.mounts {
+        let mut planned = Planned::new(mount, bundle)?;
+        if planned.options.id_map.is_some() {
+            let own = !mount.uid_mappings.is_empty();
+            let (uids, gids) = if own {
+                (&mount.uid_mappings, &mount.gid_mappings)
+            } else {
+                (&linux.uid_mappings, &linux.gid_mappings)
+            };
+            planned.id_map = Some(id_map::namespace(uids, gids)?);
+        }
+        mounts.push(planned);
+    }
+    Ok(mounts)
+}
+
+/// Clones the root; `None` where the runtime may not, or mounts are not the container's own.
+fn clone_root(rootfs: &Path, private_mounts: bool) -> Result<Option<OwnedFd>, BundleError> {
+    match root::clone_root(rootfs) {
+        Ok(root) if private_mounts => Ok(Some(root)),
+        Ok(_) | Err(Errno::PERM) => Ok(None),
+        Err(errno) => {
+            let doing = format!("opening the root `{}`", rootfs.display());
+            Err(BundleError::kernel(doing)(errno))
+        }
+    }
+}
+
+fn set_out_of_memory_score(spec: &Spec, pid: i32) -> Result<(), BundleError> {
+    let process = spec.process.as_ref();
+    let Some(score) = process.and_then(|process| process.oom_score_adj) else {
+        return Ok(());
+    };
+    let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
+    fs::write(&path, score.to_string()).map_err(BundleError::file("write", &path))
 }
 
 /// Answers the first process until it is ready.
