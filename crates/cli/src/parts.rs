@@ -1,10 +1,10 @@
 //! The parts of an image: what its files say is in it.
 
 use kiln_attest::{Distribution, Inventory, SbomFormat, Source, Subject, fits_file_name};
-use kiln_image::{Image, ImageError, ImageTree, rfc3339};
+use kiln_image::{Image, ImageError, ImageTree};
 use kiln_layer::{ResolveError, TreePath};
-use kiln_oci::{Digest, Reference};
-use kiln_store::{Store, Timestamp};
+use kiln_oci::{Digest, Reference, rfc3339};
+use kiln_store::Store;
 
 use crate::errors::Outcome;
 use crate::recipe::{self, LOCK_FILE_LIMIT_BYTES, Recalled};
@@ -94,7 +94,7 @@ pub(crate) fn subject(
         id: image.id(),
         pushed,
         architecture: image.config.platform.architecture.clone(),
-        created: rfc3339(Timestamp::from_seconds(created(settings, image))),
+        created: rfc3339(created(settings, image)),
     }
 }
 

@@ -27,7 +27,7 @@ mod unpack;
 mod validate;
 
 pub use archive::{Archive, ArchiveImage};
-pub use assemble::{Assembly, ConfigChanges, NewLayer, assemble, rfc3339};
+pub use assemble::{Assembly, ConfigChanges, NewLayer, assemble};
 pub use directories::{LowerDirectories, lower_directories};
 pub use error::ImageError;
 pub use export::{

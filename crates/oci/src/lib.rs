@@ -16,6 +16,7 @@ mod manifest;
 mod media_type;
 mod platform;
 mod reference;
+mod time;
 mod tolerant;
 
 pub use config::{Empty, Healthcheck, HistoryEntry, ImageConfig, MAX_HISTORY, RootFs, RunConfig};
@@ -29,3 +30,4 @@ pub use manifest::{
 pub use media_type::{Compression, MediaKind, MediaType};
 pub use platform::{Platform, PlatformError};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference, ReferenceError, ReferenceFault};
+pub use time::rfc3339;

@@ -92,45 +92,6 @@ impl Drop for Log {
 
 /// A time as `2026-01-31T12:00:00Z`.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
-    let seconds = time
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Howard Hinnant's days to civil: years begin in March, eras have 146,097 days.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        second / 3600,
-        second / 60 % 60,
-        second % 60
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn times_read_as_people_write_them() {
-        let text = |seconds| rfc3339(UNIX_EPOCH + Duration::from_secs(seconds));
-        assert_eq!(text(0), "1970-01-01T00:00:00Z");
-        assert_eq!(text(951_782_399), "2000-02-28T23:59:59Z");
-        assert_eq!(text(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(text(1_735_689_599), "2024-12-31T23:59:59Z");
-    }
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    kiln_oci::rfc3339(since.as_secs())
 }
