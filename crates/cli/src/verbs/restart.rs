@@ -1,8 +1,6 @@
 //! `kiln restart`: stops containers and starts them again.
 
-use std::time::Duration;
-
-use crate::containers::{each, find, stop};
+use crate::containers::{each, find};
 use crate::errors::Outcome;
 use crate::local;
 use crate::monitors;
@@ -10,6 +8,7 @@ use crate::networking::{self, Reach};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::verbs::start::start;
+use crate::verbs::stop::Asking;
 
 /// Stop containers and start them again
 #[derive(clap::Args, Debug)]
@@ -21,13 +20,8 @@ pub(crate) struct Args {
     #[arg(required = true)]
     containers: Vec<String>,
 
-    /// Kill it after so many seconds
-    #[arg(short = 't', long = "timeout", alias = "time", value_name = "SECONDS")]
-    seconds: Option<u64>,
-
-    /// Ask it with this signal
-    #[arg(short, long, value_name = "SIGNAL", value_parser = crate::container::signal)]
-    signal: Option<i32>,
+    #[command(flatten)]
+    asking: Asking,
 }
 
 /// Restarts them, one after the other.
@@ -36,10 +30,9 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     // Those that are not there are told one by one.
     let reach = networking::reach_of(&store, &args.containers).unwrap_or(Reach::None);
     let (host, _outside) = networking::enter(&store, reach)?;
-    let timeout = args.seconds.map(Duration::from_secs);
     each(&args.containers, printer, |name, printer| {
         let container = find(&store, name)?;
-        stop(&store, &container, args.signal, timeout)?;
+        args.asking.stop(&store, &container)?;
         // As it is now.
         let container = find(&store, container.id().as_str())?;
         start(&store, &host, &container, settings, printer)?;

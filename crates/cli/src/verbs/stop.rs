@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use kiln_runtime::StoredContainer;
+use kiln_store::Store;
+
 use crate::containers::{each_at_once, find, stop};
 use crate::errors::Outcome;
 use crate::local;
@@ -21,6 +24,13 @@ pub(crate) struct Args {
     #[arg(required = true)]
     containers: Vec<String>,
 
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// How a container is asked to end.
+#[derive(clap::Args, Debug)]
+pub(super) struct Asking {
     /// Kill it after so many seconds
     #[arg(short = 't', long = "timeout", alias = "time", value_name = "SECONDS")]
     seconds: Option<u64>,
@@ -30,11 +40,18 @@ pub(crate) struct Args {
     signal: Option<i32>,
 }
 
+impl Asking {
+    /// Stops a container so.
+    pub(super) fn stop(&self, store: &Store, container: &StoredContainer) -> Outcome {
+        let timeout = self.seconds.map(Duration::from_secs);
+        stop(store, container, self.signal, timeout)
+    }
+}
+
 /// Stops them, many at once.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let store = local::open(settings)?;
-    let timeout = args.seconds.map(Duration::from_secs);
     each_at_once(&args.containers, printer, |name| {
-        stop(&store, &find(&store, name)?, args.signal, timeout)
+        args.asking.stop(&store, &find(&store, name)?)
     })
 }
