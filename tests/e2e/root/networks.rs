@@ -74,24 +74,11 @@ impl Net {
     #[track_caller]
     fn is_asked_by_the_world(&self, port: &str) {
         let world = |script: &str| self.machine.outside(script);
-        let found = eventually(|| match self.asked(world, &format!("{MACHINE}:{port}")) {
+        let found = eventually(|| match asked(world, &format!("{MACHINE}:{port}")) {
             who if who == WORLD => Ok(()),
             who => Err(who),
         });
         assert_eq!(found, Ok(()));
-    }
-
-    /// Who the server says has asked, once it answers.
-    #[track_caller]
-    fn asked(&self, ask: impl Fn(&str) -> String, at: &str) -> String {
-        let answer = eventually(|| {
-            let answer = ask(&format!("timeout 3 curl -sS http://{at}/cgi-bin/who"));
-            match answer.strip_prefix("from ") {
-                Some(who) => Ok(plain(who)),
-                None => Err(answer),
-            }
-        });
-        answer.unwrap_or_else(|answer| panic!("{at}: {answer}"))
     }
 }
 
@@ -101,8 +88,21 @@ pub(super) fn greet() -> String {
     format!("busybox mkfifo /open; busybox timeout 3 busybox nc {WORLD} 80 <> /open")
 }
 
+/// Who the server says has asked, once it answers.
+#[track_caller]
+pub(super) fn asked(ask: impl Fn(&str) -> String, at: &str) -> String {
+    let answer = eventually(|| {
+        let answer = ask(&format!("timeout 3 curl -sS http://{at}/cgi-bin/who"));
+        match answer.strip_prefix("from ") {
+            Some(who) => Ok(plain(who)),
+            None => Err(answer),
+        }
+    });
+    answer.unwrap_or_else(|answer| panic!("{at}: {answer}"))
+}
+
 /// An address as it is written without a port; a server for both families writes those of IPv4 as of IPv6.
-pub(super) fn plain(address: &str) -> String {
+fn plain(address: &str) -> String {
     let address = address.trim().trim_start_matches('[').trim_end_matches(']');
     address.trim_start_matches("::ffff:").to_owned()
 }
@@ -178,9 +178,9 @@ fn published_ports_work_from_everywhere() {
         "localhost:8080",
         "127.0.0.1:8081",
     ] {
-        net.asked(here, at);
+        asked(here, at);
     }
-    net.asked(here, &format!("{MACHINE}:8080"));
+    asked(here, &format!("{MACHINE}:8080"));
     let refused = net
         .machine
         .outside(&format!("timeout 3 curl -sS http://{MACHINE}:8081/"));
@@ -278,11 +278,11 @@ fn nothing_is_left_of_what_was_killed() {
     net.kiln(&["network", "create", "back"]).assert_code(0);
     let server = net.serve(&["--network", "back", "-p", "8080:80"]);
     let world = |script: &str| net.machine.outside(script);
-    net.asked(world, &format!("{MACHINE}:8080"));
+    asked(world, &format!("{MACHINE}:8080"));
     server.kill();
     // The address and the port are free at once.
     let again = net.serve(&["--network", "back", "--ip", "10.90.0.2", "-p", "8080:80"]);
-    net.asked(world, &format!("{MACHINE}:8080"));
+    asked(world, &format!("{MACHINE}:8080"));
     again.kill();
     net.kiln(&["network", "rm", "back"]).assert_code(0);
     net.machine.is_clean();

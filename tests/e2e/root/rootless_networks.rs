@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use super::networks::{SERVER, greet, plain};
+use super::networks::{SERVER, asked, greet};
 use super::{OfUser, is_root};
 use crate::fixtures::busybox_project;
 use crate::fixtures::machine::{MACHINE, Machine, eventually};
@@ -47,19 +47,6 @@ impl<'a> Person<'a> {
         let before = ["run", "--rm", "-T", "--dns", "127.0.0.1"];
         let script = &*format!("{script}; exit $?");
         self.kiln(&[&before, flags, &["app", "sh", "-c", script]].concat())
-    }
-
-    /// Who a server says has asked, once it answers.
-    #[track_caller]
-    fn asked(&self, ask: impl Fn(&str) -> String, at: &str) -> String {
-        let answer = eventually(|| {
-            let answer = ask(&format!("timeout 3 curl -sS http://{at}/cgi-bin/who"));
-            match answer.strip_prefix("from ") {
-                Some(who) => Ok(plain(who)),
-                None => Err(answer),
-            }
-        });
-        answer.unwrap_or_else(|answer| panic!("{at}: {answer}"))
     }
 
     /// The programs that speak for the packets of this store's containers, by number.
@@ -117,11 +104,11 @@ fn an_ordinary_users_ports_are_reached_from_everywhere() {
         "127.0.0.1:8081",
         "127.0.0.1:9000",
     ] {
-        person.asked(here, at);
+        asked(here, at);
     }
-    person.asked(here, &format!("{MACHINE}:8080"));
-    person.asked(world, &format!("{MACHINE}:8080"));
-    person.asked(world, &format!("{MACHINE}:9000"));
+    asked(here, &format!("{MACHINE}:8080"));
+    asked(world, &format!("{MACHINE}:8080"));
+    asked(world, &format!("{MACHINE}:9000"));
     let refused = world(&format!("timeout 3 curl -sS http://{MACHINE}:8081/"));
     assert!(refused.contains("curl: (7)"), "{refused}");
     // Another container, by name.
@@ -145,7 +132,7 @@ fn an_ordinary_users_ports_are_reached_from_everywhere() {
     person
         .kiln(&["restart", "-t", "0", "server"])
         .assert_code(0);
-    person.asked(world, &format!("{MACHINE}:8080"));
+    asked(world, &format!("{MACHINE}:8080"));
     person.kiln(&["rm", "-f", "server"]).assert_code(0);
     let refused = world(&format!("timeout 3 curl -sS http://{MACHINE}:8080/"));
     assert!(refused.contains("curl: (7)"), "{refused}");
@@ -277,7 +264,7 @@ fn an_ordinary_users_way_out_comes_back() {
         .kiln(&["run", "-d", "--name", "server", "-p", "8080:80", "app"])
         .assert_code(0);
     let world = |script: &str| person.machine.outside(script);
-    person.asked(world, &format!("{MACHINE}:8080"));
+    asked(world, &format!("{MACHINE}:8080"));
     let ways = person.ways_out();
     assert_eq!(ways.len(), 1);
     host(Command::new("kill").arg("-9").args(&ways));
@@ -291,7 +278,7 @@ fn an_ordinary_users_way_out_comes_back() {
         }
     });
     greeted.unwrap_or_else(|shown| panic!("{shown}"));
-    person.asked(world, &format!("{MACHINE}:8080"));
+    asked(world, &format!("{MACHINE}:8080"));
     person.kiln(&["rm", "-f", "server"]).assert_code(0);
 }
 
@@ -318,7 +305,7 @@ fn an_ordinary_user_shares_networks() {
     ];
     person.kiln(&shared).assert_code(0);
     let world = |script: &str| person.machine.outside(script);
-    person.asked(world, &format!("{MACHINE}:8080"));
+    asked(world, &format!("{MACHINE}:8080"));
     // As a process that nobody keeps in the background, and after both were started again.
     let ask = || {
         let ask = "busybox timeout 3 busybox wget -q -O - http://127.0.0.1/cgi-bin/who";
@@ -338,7 +325,7 @@ fn an_ordinary_user_shares_networks() {
     for name in ["other", "server"] {
         person.kiln(&["restart", "-t", "0", name]).assert_code(0);
     }
-    person.asked(world, &format!("{MACHINE}:8080"));
+    asked(world, &format!("{MACHINE}:8080"));
     person.kiln(&["rm", "-f", "other", "server"]).assert_code(0);
     person.machine.is_clean();
 }

@@ -119,12 +119,7 @@ pub(super) fn an_index_that_is_lost_is_made_again() {
         .assert_code(1)
         .assert_says("is running");
     assert!(registry.stop());
-    for file in ["registry.db", "registry.db-wal", "registry.db-shm"] {
-        let path = registry.data().join(file);
-        if path.exists() {
-            fs::remove_file(path).expect("it can be removed");
-        }
-    }
+    registry.lose_index();
     registry.admin(&space, &["rebuild"]).assert_code(0);
     registry.admin(&space, &["check"]).assert_code(0);
     registry.run(&space);

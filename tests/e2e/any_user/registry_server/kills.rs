@@ -231,9 +231,7 @@ fn an_index_that_is_made_again_is_there_whenever_that_is_cut_short() {
     assert!(!registry.data().join("rebuild").exists());
     // An index that went otherwise is missed.
     registry.kill();
-    for name in ["registry.db", "registry.db-wal", "registry.db-shm"] {
-        drop(std::fs::remove_file(registry.data().join(name)));
-    }
+    registry.lose_index();
     let said = registry.try_run(&space).expect_err("there is no index");
     assert!(said.contains("kiln registry rebuild"), "{said}");
     registry.admin(&space, &["rebuild"]).assert_code(0);

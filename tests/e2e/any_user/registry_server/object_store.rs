@@ -302,12 +302,7 @@ fn the_index_is_made_again_from_the_bucket() {
     registry.image("b/c", "gone", b"third");
     registry.delete("/v2/b/c/manifests/gone").expect(202);
     assert!(registry.stop());
-    for file in ["registry.db", "registry.db-wal", "registry.db-shm"] {
-        let path = registry.data().join(file);
-        if path.exists() {
-            fs::remove_file(path).expect("it can be removed");
-        }
-    }
+    registry.lose_index();
     registry.admin(&space, &["rebuild"]).assert_code(0);
     registry.admin(&space, &["check"]).assert_code(0);
     registry.run(&space);

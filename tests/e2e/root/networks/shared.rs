@@ -1,6 +1,6 @@
 //! Containers in the network of another one, which has addresses, names and ports for both.
 
-use super::{Net, is_root};
+use super::{Net, asked, is_root};
 use crate::fixtures::machine::{MACHINE, eventually};
 
 #[test]
@@ -34,7 +34,7 @@ fn whoever_shares_a_network_is_reached_through_the_other() {
         "app",
     ];
     net.kiln(&shared).assert_code(0);
-    net.asked(
+    asked(
         |script| net.machine.outside(script),
         &format!("{MACHINE}:8080"),
     );
@@ -84,7 +84,7 @@ fn nothing_is_left_of_a_shared_network_whose_owner_was_killed() {
     }
     let net = Net::new();
     let other = net.serve(&["--name", "other", "--network", "bridge", "-p", "8080:80"]);
-    net.asked(
+    asked(
         |script| net.machine.outside(script),
         &format!("{MACHINE}:8080"),
     );
