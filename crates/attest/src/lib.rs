@@ -43,7 +43,7 @@ pub use component::{Algorithm, Component, Kind, Role};
 pub use envelope::{Envelope, EnvelopeError};
 pub use inventory::{Inventory, ReadError, SbomFormat, Subject};
 pub use key::{KeyError, PrivateKey, PublicKey};
-pub use provenance::{BUILD_TYPE, BUILDER_ID, Dependency, PROVENANCE_TYPE, Provenance};
+pub use provenance::{Dependency, PROVENANCE_TYPE, Provenance};
 pub use purl::Purl;
 pub use sealed::{SealError, SealRandom, is_sealed};
 pub use sources::{Distribution, Source, fits_file_name};

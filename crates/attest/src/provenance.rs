@@ -16,9 +16,9 @@ use crate::sources::{vcs_url, without_secrets};
 /// The type of the predicate.
 pub const PROVENANCE_TYPE: &str = "https://slsa.dev/provenance/v1";
 /// The build type: a `kiln.toml`. The host is one that never exists (RFC 2606).
-pub const BUILD_TYPE: &str = "https://kiln.invalid/build/manifest/v1";
+const BUILD_TYPE: &str = "https://kiln.invalid/build/manifest/v1";
 /// The builder: kiln, on a machine that nothing is said about.
-pub const BUILDER_ID: &str = "https://kiln.invalid/builder/local/v1";
+const BUILDER_ID: &str = "https://kiln.invalid/builder/local/v1";
 
 /// Something the build used.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -389,7 +389,7 @@ fn name_images(
 
 /// Returns the names that the image `name` of the manifest has in the store: one of the project,
 /// then its `tags`.
-pub fn references_of(workspace: &Workspace, name: &kiln_manifest::value::Name) -> Vec<Reference> {
+fn references_of(workspace: &Workspace, name: &kiln_manifest::value::Name) -> Vec<Reference> {
     let own = local_reference(
         workspace.manifest.project.name.value.as_str(),
         name.as_str(),
@@ -406,7 +406,7 @@ pub fn references_of(workspace: &Workspace, name: &kiln_manifest::value::Name) -
 }
 
 /// Returns the name under which an image of a project is kept: `localhost/<project>/<image>:latest`.
-pub fn local_reference(project: &str, image: &str) -> Reference {
+fn local_reference(project: &str, image: &str) -> Reference {
     format!("localhost/{project}/{image}:latest")
         .parse()
         .expect("names of projects and images are parts of references")

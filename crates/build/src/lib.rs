@@ -29,7 +29,7 @@ mod store_executor;
 mod verify;
 mod workspace;
 
-pub use builder::{Build, BuildError, NamedImage, build, local_reference, references_of};
+pub use builder::{Build, BuildError, NamedImage, build};
 pub use cancel::Cancel;
 pub use debian_archive::DebianArchive;
 pub use emulation::{NoEmulation, emulate};

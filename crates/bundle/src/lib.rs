@@ -45,4 +45,3 @@ pub use features::features;
 pub use keep::{KeepOrder, keep};
 pub use relay::{Follow, connect_console, follow};
 pub use state::Status;
-pub use validate::check_words;

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use crate::error::BundleError;
 use crate::namespaces::Namespaces;
-use crate::setup::options::Options;
 use crate::setup::{procfs, root};
 use crate::spec::{NamespaceKind, Process, Spec};
 
@@ -84,27 +83,6 @@ pub(crate) fn check(spec: &Spec, namespaces: &Namespaces) -> Result<(), BundleEr
                 ));
             }
         }
-    }
-    Ok(())
-}
-
-/// Refuses a description that cannot be followed, as far as its words tell: nothing is opened or made.
-///
-/// # Errors
-/// What is wrong, and where.
-pub fn check_words(spec: &Spec) -> Result<(), BundleError> {
-    let mut spec = spec.clone();
-    // Those that are there already would have to be opened.
-    for namespace in spec.linux.iter_mut().flat_map(|it| &mut it.namespaces) {
-        namespace.path = None;
-    }
-    let linux = spec.linux();
-    check(&spec, &Namespaces::new(&linux)?)?;
-    if let Some(seccomp) = &linux.seccomp {
-        crate::seccomp::filter(seccomp)?;
-    }
-    for mount in &spec.mounts {
-        Options::parse(mount)?;
     }
     Ok(())
 }

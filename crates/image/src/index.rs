@@ -293,7 +293,7 @@ fn pin(session: &Session, blobs: &[&Descriptor]) -> Result<(), ImageError> {
 ///
 /// # Errors
 /// Those of [`export`] and [`Whole::load`].
-pub fn export_all(
+pub(crate) fn export_all(
     session: &Session,
     descriptor: &Descriptor,
     compression: Compression,

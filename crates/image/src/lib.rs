@@ -36,10 +36,10 @@ pub use export::{
 };
 pub use flatten::flatten;
 pub use image::{Image, ImageLayer, parse_config, parse_manifest, resolve};
-pub use index::{Whole, assemble_index, export_all, is_runnable, load_all, load_for};
+pub use index::{Whole, assemble_index, is_runnable, load_all, load_for};
 pub use listing::{BrokenImage, HistoryLine, ImageSummary, Inspection, history, inspect, list};
 pub use lookup::find;
 pub use save::{SavedImage, save, save_layout};
 pub use tree::ImageTree;
-pub use unpack::{UnpackSettings, for_each_layer, import_tar, unpack_coming, unpack_layer};
+pub use unpack::{UnpackSettings, unpack_coming, unpack_layer};
 pub use validate::{Depth, Problem, validate};

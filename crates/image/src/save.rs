@@ -56,7 +56,8 @@ enum Content {
 /// Writes `images`, each with its names, as one archive. Built layers are compressed as told.
 ///
 /// # Errors
-/// Those of [`export_all`], and [`ImageError::Write`]; part of the archive has then been written.
+/// Those of [`export`](fn@crate::export) and [`Whole::load`], and [`ImageError::Write`]; part of the archive has then
+/// been written.
 pub fn save(
     session: &Session,
     images: &[SavedImage],

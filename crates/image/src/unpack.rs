@@ -81,23 +81,6 @@ fn known(session: &Session, layer: &ImageLayer) -> Result<Option<LayerRecord>, I
     Ok(session.store().layers().get(session, &layer.diff_id)?)
 }
 
-/// Brings a tar, compressed or not, into the store as a layer: for bases that are just an archive.
-///
-/// The tar is kept as a blob, since only its own bytes have its DiffId.
-///
-/// # Errors
-/// [`ImageError::Unpack`], and what the store says.
-pub fn import_tar(
-    session: &Session,
-    tar: impl Read,
-    settings: &UnpackSettings,
-) -> Result<LayerRecord, ImageError> {
-    let descriptor = put_tar(session, tar, settings.limits.tar_bytes)?;
-    let blobs = session.store().blobs();
-    let blob = blobs.open(&descriptor.digest, descriptor.size_bytes)?;
-    unpack(session, &descriptor, blob, None, settings)
-}
-
 /// Stores a tar, compressed or not, as the blob of a layer.
 ///
 /// One that no image can have in it as it is (xz) is stored without its compression.
@@ -185,7 +168,7 @@ pub(crate) fn open_directory(path: &std::path::Path) -> Result<File, ImageError>
 ///
 /// # Errors
 /// The first error of `work`.
-pub fn for_each_layer(
+pub(crate) fn for_each_layer(
     image: &Image,
     work: impl Fn(&ImageLayer) -> Result<(), ImageError> + Sync,
 ) -> Result<(), ImageError> {

@@ -9,7 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use kiln_sys::{Errno, confined, xattr};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 
-use crate::{Metadata, TreePath, Xattrs, xattr_kept};
+use crate::entry::xattr_kept;
+use crate::{Metadata, TreePath, Xattrs};
 
 /// The attribute that makes an overlay directory hide what is below it.
 pub(crate) const OPAQUE: &str = "user.overlay.opaque";

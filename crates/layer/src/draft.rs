@@ -25,10 +25,11 @@ pub use known::{KnownFile, KnownKind, OpenKnown};
 
 use crate::commit::commit_sharing;
 use crate::disk::{self, At};
+use crate::entry::DEFAULT_DIRECTORY_MODE;
 use crate::stack::MergedDirectory;
 use crate::{
-    CommitError, CommitOptions, Committed, DEFAULT_DIRECTORY_MODE, FileError, FilePool, LastLink,
-    LowerStack, Metadata, Ownership, PathError, ResolveError, TreePath,
+    CommitError, CommitOptions, Committed, FileError, FilePool, LastLink, LowerStack, Metadata,
+    Ownership, PathError, ResolveError, TreePath,
 };
 
 /// How a draft is made into a layer.
@@ -155,7 +156,7 @@ struct Place {
 ///
 /// # Errors
 /// [`FileError`] if one cannot be read or the other not be changed.
-pub fn prepare_upper(
+fn prepare_upper(
     upper: BorrowedFd<'_>,
     lower: &LowerStack,
     ownership: Ownership,

@@ -46,17 +46,16 @@ impl fmt::Debug for ContentHash {
 
 /// Extended attributes that belong to a layer, by name.
 ///
-/// Those of the overlay file system and of the host's security labels are never among them; see
-/// [`xattr_kept`].
+/// Those of the overlay file system and of the host's security labels are never among them.
 pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The largest value of an extended attribute that a layer may hold, in bytes (`XATTR_SIZE_MAX`
 /// of Linux).
-pub const MAX_XATTR_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_XATTR_BYTES: usize = 64 * 1024;
 
 /// Whether an extended attribute is part of a layer's content: file capabilities, ACLs and what
 /// users set. Labels of the host (`security.selinux`), `trusted.*` and the overlay's own are not.
-pub fn xattr_kept(name: &[u8]) -> bool {
+pub(crate) fn xattr_kept(name: &[u8]) -> bool {
     (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
         || matches!(
             name,
@@ -105,7 +104,7 @@ impl Metadata {
 }
 
 /// What a directory has of its own when nothing says otherwise: a parent that no layer describes.
-pub const DEFAULT_DIRECTORY_MODE: u32 = 0o755;
+pub(crate) const DEFAULT_DIRECTORY_MODE: u32 = 0o755;
 
 /// What is at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,9 +12,10 @@ use kiln_sys::confined::{self, NewDirectory};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 
 use crate::disk::{self, At};
+use crate::entry::xattr_kept;
 use crate::holes::HoleWriter;
 use crate::tar::{Kind, TarEntry, TarReader};
-use crate::{FileError, PathError, TarError, TreePath, Xattrs, xattr_kept};
+use crate::{FileError, PathError, TarError, TreePath, Xattrs};
 
 const CHUNK_BYTES: usize = 128 * 1024;
 

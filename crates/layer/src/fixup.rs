@@ -15,9 +15,8 @@ use std::rc::Rc;
 use rustix::fs::{Mode, mkdirat};
 
 use crate::disk::{self, At};
-use crate::{
-    DEFAULT_DIRECTORY_MODE, Entry, FileError, Metadata, Node, Ownership, TreeIndex, TreePath,
-};
+use crate::entry::DEFAULT_DIRECTORY_MODE;
+use crate::{Entry, FileError, Metadata, Node, Ownership, TreeIndex, TreePath};
 
 /// A directory as it should look on top of a stack.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -38,12 +38,10 @@ pub use conflict::{Conflict, ConflictKind, conflicts};
 pub use disk::{FileError, remove_tree};
 pub use draft::{
     Attributes, CopyOverrides, Draft, DraftError, DraftOptions, FileCopy, KnownFile, KnownKind,
-    OpenKnown, prepare_upper,
+    OpenKnown,
 };
 pub use encoder::Encoder;
-pub use entry::{
-    ContentHash, DEFAULT_DIRECTORY_MODE, Entry, MAX_XATTR_BYTES, Metadata, Node, Xattrs, xattr_kept,
-};
+pub use entry::{ContentHash, Entry, Metadata, Node, Xattrs};
 pub use extract::{ExtractError, ExtractOwner, extract};
 pub use fixup::{DirectoryFix, fixups, write_fixups};
 pub use holes::fill;

@@ -136,7 +136,7 @@ fn dress(from: &OwnedFd, to: &OwnedFd, stat: &Stat) -> Result<(), Errno> {
     rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     for attribute in xattr::list(from)? {
         let name = attribute.as_encoded_bytes();
-        if !crate::xattr_kept(name) && !name.starts_with(b"user.overlay.") {
+        if !crate::entry::xattr_kept(name) && !name.starts_with(b"user.overlay.") {
             continue;
         }
         if let Some(value) = xattr::get(from, &attribute)? {

@@ -172,7 +172,7 @@ impl LowerStack {
     /// [`FileError`] if it cannot be read.
     pub fn root_metadata(&self) -> Result<Metadata, FileError> {
         let Some(top) = self.root.parts.first() else {
-            return Ok(Metadata::root_owned(crate::DEFAULT_DIRECTORY_MODE));
+            return Ok(Metadata::root_owned(crate::entry::DEFAULT_DIRECTORY_MODE));
         };
         let path = TreePath::root();
         let stat = rustix::fs::fstat(top).at("read", &path)?;

@@ -8,7 +8,7 @@ use crate::manifest::{DocumentError, MAX_LAYERS, bounded, parse};
 use crate::{DiffId, Platform, canonical, tolerant};
 
 /// The most history entries an image may have: layers and as many notes between them.
-pub const MAX_HISTORY: usize = 8 * MAX_LAYERS;
+const MAX_HISTORY: usize = 8 * MAX_LAYERS;
 
 /// The config document of an image.
 ///

@@ -19,14 +19,12 @@ mod reference;
 mod time;
 mod tolerant;
 
-pub use config::{Empty, Healthcheck, HistoryEntry, ImageConfig, MAX_HISTORY, RootFs, RunConfig};
+pub use config::{Empty, Healthcheck, HistoryEntry, ImageConfig, RootFs, RunConfig};
 pub use descriptor::Descriptor;
 pub use digest::{
     ChainId, DiffId, Digest, DigestError, Hasher, ImageId, VerifiedReader, VerifyError,
 };
-pub use manifest::{
-    DocumentError, ImageIndex, ImageManifest, MAX_DOCUMENT_BYTES, MAX_INDEX_ENTRIES, MAX_LAYERS,
-};
+pub use manifest::{DocumentError, ImageIndex, ImageManifest, MAX_DOCUMENT_BYTES, MAX_LAYERS};
 pub use media_type::{Compression, MediaKind, MediaType};
 pub use platform::{Platform, PlatformError};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference, ReferenceError, ReferenceFault};

@@ -16,7 +16,7 @@ pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 /// (`OVL_MAX_STACK`). What has more could be built and sent, and never run.
 pub const MAX_LAYERS: usize = 480;
 /// The most entries an index may have.
-pub const MAX_INDEX_ENTRIES: usize = 4096;
+const MAX_INDEX_ENTRIES: usize = 4096;
 
 /// A document that cannot be used.
 #[derive(Debug, thiserror::Error)]

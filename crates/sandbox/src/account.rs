@@ -32,7 +32,7 @@ pub struct Account {
 /// # Errors
 /// [`SandboxError::Account`] for a name that is not there, [`SandboxError::Spec`] for what is neither a name nor
 /// a number, [`SandboxError::Kernel`] if a file cannot be read.
-pub fn resolve(root: BorrowedFd<'_>, user: &User) -> Result<Account, SandboxError> {
+pub(crate) fn resolve(root: BorrowedFd<'_>, user: &User) -> Result<Account, SandboxError> {
     match user {
         User::Root => Ok(Account {
             ids: Ids {

@@ -39,7 +39,7 @@ mod sysctl;
 mod target;
 mod terminal;
 
-pub use account::{Account, resolve as resolve_account};
+pub use account::Account;
 pub use capability::{Capability, CapabilitySet, UnknownCapability};
 pub use cgroup::{CgroupError, Controller, Group, NumberList, Unenforced, Usage};
 pub use child::{Child, PassedOn, Stop};

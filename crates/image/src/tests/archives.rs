@@ -3,10 +3,9 @@
 use std::fs::File;
 
 use kiln_oci::{Compression, Digest, MediaType, Platform, Reference};
-use kiln_store::Origin;
 
 use crate::testing::{TestStore, settings, tree};
-use crate::{Archive, Depth, Image, export, history, import_tar, inspect, list, save, validate};
+use crate::{Archive, Depth, Image, export, history, inspect, list, save, validate};
 
 fn platform() -> Platform {
     Platform::new("linux", "amd64", None)
@@ -161,29 +160,6 @@ fn layers_are_compressed_once() {
     )
     .unwrap();
     assert!(problems.is_empty(), "{problems:?}");
-}
-
-#[test]
-fn a_tar_becomes_a_layer() {
-    let test = TestStore::new();
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_ustar();
-    header.set_size(2);
-    header.set_mode(0o644);
-    tar.append_data(&mut header, "etc/motd", &b"hi"[..])
-        .unwrap();
-    let tar = tar.into_inner().unwrap();
-    let record = import_tar(&test.session, tar.as_slice(), &settings()).unwrap();
-    assert_eq!(record.diff_id.0, Digest::of(&tar));
-    let Origin::Pulled { descriptor } = &record.origin else {
-        panic!("{record:?}")
-    };
-    assert_eq!(
-        descriptor.media_type,
-        MediaType::OciLayer(Compression::None)
-    );
-    let motd = test.store.layers().path(&record.diff_id).join("etc/motd");
-    assert_eq!(std::fs::read(motd).unwrap(), b"hi");
 }
 
 #[test]

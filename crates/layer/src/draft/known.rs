@@ -173,8 +173,11 @@ impl Draft<'_> {
         let is_new = !self.view.exists(to)?;
         let place = self.directory(to)?;
         if is_new {
-            let metadata =
-                self.copied(&self.known(crate::DEFAULT_DIRECTORY_MODE), overrides, false);
+            let metadata = self.copied(
+                &self.known(crate::entry::DEFAULT_DIRECTORY_MODE),
+                overrides,
+                false,
+            );
             disk::set_metadata(&place.directory, &metadata, self.owner(&metadata))
                 .at("set the metadata of", &place.path)?;
             self.times.insert(place.path.clone(), metadata.mtime);

@@ -10,11 +10,9 @@ use rustix::fs::{self, AtFlags, Mode};
 
 use super::{UnpackError, UnpackOptions};
 use crate::disk::{self, At};
+use crate::entry::{DEFAULT_DIRECTORY_MODE, xattr_kept};
 use crate::tar::{Kind, OPAQUE_NAME, TarEntry, TarReader, WHITEOUT_PREFIX};
-use crate::{
-    DEFAULT_DIRECTORY_MODE, Entry, Metadata, Node, Ownership, TreeIndex, TreePath, Xattrs,
-    xattr_kept,
-};
+use crate::{Entry, Metadata, Node, Ownership, TreeIndex, TreePath, Xattrs};
 
 /// What an entry takes in memory besides its name and attributes.
 const ENTRY_BYTES: usize = size_of::<Entry>() + 32;
