@@ -1,5 +1,7 @@
 //! Which objects nothing names, however many rows there are.
 
+use std::collections::BTreeSet;
+
 use super::replicas::Server;
 use super::*;
 use crate::blobs::key;
