@@ -1,0 +1,97 @@
+//! Blobs from other hosts than the registry: mirrors and redirections.
+
+use super::*;
+
+#[test]
+fn a_redirected_blob_comes_from_the_other_host() {
+    let image = TestImage::new("linux/amd64", &[1000]);
+    let contents = Contents::new().image("app", "latest", &image);
+    let storage = contents.clone().serve();
+    let target = storage.url("");
+    let server = contents.spoiled(move |request, real| {
+        if request.target.contains("/blobs/") {
+            Answer::new(307).header(
+                "location",
+                format!("{target}{}?signature=x", request.target),
+            )
+        } else {
+            real()
+        }
+    });
+    pull_from(&server, "app").unwrap();
+    assert_eq!(storage.received().len(), 2);
+    assert!(
+        storage
+            .received()
+            .iter()
+            .all(|request| request.header("authorization").is_none())
+    );
+}
+
+fn mirrored(upstream: &Server, mirror: &Server) -> Registry {
+    let mut settings = Settings::default();
+    let location = format!("{}/cache/", mirror.address);
+    let mirrors = vec![Mirror { location }];
+    settings
+        .registries
+        .insert(upstream.address.to_string(), RegistrySettings { mirrors });
+    registry(settings)
+}
+
+#[test]
+fn a_mirror_is_asked_first_and_the_registry_for_the_rest() {
+    let image = TestImage::new("linux/amd64", &[1000, 2000]);
+    let upstream = Contents::new()
+        .image("app", "latest", &image)
+        .image("app", "new", &image)
+        .serve();
+    // The mirror has lost a layer and does not know the new tag.
+    let lost = Digest::of(&image.layers[1]).hex();
+    let mirror = Contents::new()
+        .image("cache/app", "latest", &image)
+        .spoiled(move |request, real| {
+            if request.target.ends_with(&lost) {
+                Answer::new(404)
+            } else {
+                real()
+            }
+        });
+    let registry = mirrored(&upstream, &mirror);
+    pull(&registry, &on(&upstream, "app"), &Memory::default()).unwrap();
+    assert_eq!(
+        asked(&upstream),
+        [format!("GET app/blobs/{}", Digest::of(&image.layers[1]))]
+    );
+    assert_eq!(asked(&mirror).len(), 4);
+    resolve(&registry, &on(&upstream, "app:new")).unwrap();
+    let error = resolve(&registry, &on(&upstream, "app:never")).unwrap_err();
+    assert!(
+        error.to_string().contains(&upstream.address.to_string()),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_mirror_that_is_down_or_lies_is_no_obstacle() {
+    let image = TestImage::new("linux/amd64", &[1000]);
+    let upstream = Contents::new().image("app", "latest", &image).serve();
+    let failing = Server::start(|_| Answer::new(502));
+    pull(
+        &mirrored(&upstream, &failing),
+        &on(&upstream, "app"),
+        &Memory::default(),
+    )
+    .unwrap();
+    let lying = Contents::new()
+        .image("cache/app", "latest", &image)
+        .spoiled(|request, real| {
+            let mut answer = real();
+            if request.target.contains("/blobs/") {
+                answer.body[0] ^= 1;
+            }
+            answer
+        });
+    let sink = Memory::default();
+    pull(&mirrored(&upstream, &lying), &on(&upstream, "app"), &sink).unwrap();
+    assert!(sink.get(Digest::of(&image.layers[0])).unwrap() == image.layers[0]);
+}
