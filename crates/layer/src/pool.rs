@@ -3,11 +3,17 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use crate::{ContentHash, Metadata};
+use crate::{ContentHash, Metadata, TreePath};
 
 /// All that must be equal for two files to be one inode.
+///
+/// The path is part of it: programs take two paths with one inode for hard links, so that `cp` would
+/// refuse to copy a file over an equal one, and `cp -a` and `tar` would make links of equal files. Of
+/// several files with the same path a stack of layers shows only the uppermost.
 #[derive(Debug, Clone, Copy)]
 pub struct FileIdentity<'a> {
+    /// Where the file is in its tree.
+    pub path: &'a TreePath,
     /// Length in bytes.
     pub size_bytes: u64,
     /// Hash of the content.
@@ -20,6 +26,7 @@ impl FileIdentity<'_> {
     /// Returns a name for the identity: equal for two files exactly if they may share an inode.
     pub fn key(&self) -> ContentHash {
         let Self {
+            path,
             size_bytes,
             content,
             metadata,
@@ -31,7 +38,9 @@ impl FileIdentity<'_> {
             mtime,
             xattrs,
         } = metadata;
-        let mut hasher = blake3::Hasher::new_derive_key("kiln layer file identity 1");
+        let mut hasher = blake3::Hasher::new_derive_key("kiln layer file identity 2");
+        hasher.update(&(path.as_bytes().len() as u64).to_le_bytes());
+        hasher.update(path.as_bytes());
         hasher.update(&size_bytes.to_le_bytes());
         hasher.update(content.as_raw());
         for number in [mode, uid, gid] {
@@ -89,14 +98,18 @@ mod tests {
     #[test]
     fn every_field_is_in_the_key() {
         let base = Metadata::root_owned(0o644);
-        let key = |size_bytes, content: &[u8], metadata: &Metadata| {
+        let key_at = |path: &str, size_bytes, content: &[u8], metadata: &Metadata| {
             let content = ContentHash::of(content);
             FileIdentity {
+                path: &TreePath::parse(path.as_bytes()).unwrap(),
                 size_bytes,
                 content,
                 metadata,
             }
             .key()
+        };
+        let key = |size_bytes, content: &[u8], metadata: &Metadata| {
+            key_at("a/b", size_bytes, content, metadata)
         };
         let with = |change: fn(&mut Metadata)| {
             let mut metadata = base.clone();
@@ -107,6 +120,7 @@ mod tests {
             key(1, b"a", &base),
             key(2, b"a", &base),
             key(1, b"b", &base),
+            key_at("a", 1, b"a", &base),
             with(|it| it.mode = 0o600),
             with(|it| it.uid = 1),
             with(|it| it.gid = 1),

@@ -18,7 +18,7 @@ use kiln_sys::Errno;
 use rustix::fs::{FileType, Stat};
 
 use crate::disk::{self, At, FileError};
-use crate::{Attributes, Metadata, PathError, TreeIndex, TreePath, Xattrs};
+use crate::{Attributes, ContentHash, Metadata, Node, PathError, TreeIndex, TreePath, Xattrs};
 
 /// Symbolic links followed in one look-up, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -431,9 +431,17 @@ impl Found {
         Some((Arc::as_ptr(index).addr(), first.path.clone()))
     }
 
-    /// Returns the directory, in the layer that decides, and the name in it.
-    pub(crate) fn place(&self) -> (BorrowedFd<'_>, &[u8]) {
-        (self.holder.as_fd(), &self.name)
+    /// Returns length and hash of this regular file, `path` being where it is, if the stack knows them.
+    pub(crate) fn content(&self, path: &TreePath) -> Option<(u64, ContentHash)> {
+        let index = self.holder.index.as_ref()?;
+        let Node::File {
+            size_bytes,
+            content,
+        } = index.link_target(index.get(path)?).node
+        else {
+            return None;
+        };
+        Some((size_bytes, content))
     }
 }
 

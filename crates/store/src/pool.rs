@@ -1,7 +1,8 @@
-//! One inode for all files that are equal in everything: hard links through `pool/`.
+//! One inode for all files that are equal in everything, their paths included: hard links through `pool/`.
 //!
 //! ```text
-//! pool/<2 hex>/<62 hex>   a link to a file in some layer, named by all that makes it equal
+//! pool/<2 hex>/<62 hex>   a link to a file in some layer, named by its path there and all that
+//!                         makes it equal
 //! ```
 //! A file whose only link is the pool's belongs to no layer any more; gc removes it. Two processes
 //! may share the same file at the same moment: every step is one link or one rename.
@@ -185,7 +186,7 @@ impl FilePool for Pool {
 mod tests {
     use super::*;
     use crate::testing::TestStore;
-    use kiln_layer::{ContentHash, Metadata};
+    use kiln_layer::{ContentHash, Metadata, TreePath};
     use std::os::unix::fs::MetadataExt;
     use std::path::Path;
 
@@ -203,8 +204,10 @@ mod tests {
         let test = TestStore::new();
         let session = test.session();
         let folder = tempfile::tempdir_in(test.store.path()).unwrap();
+        let path = TreePath::parse(b"some/file").unwrap();
         let metadata = Metadata::root_owned(0o644);
         let identity = FileIdentity {
+            path: &path,
             size_bytes: 7,
             content: ContentHash::of(b"content"),
             metadata: &metadata,
@@ -251,8 +254,10 @@ mod tests {
         let test = TestStore::new();
         let session = test.session();
         let pool = Pool::new(&session);
+        let path = TreePath::parse(b"some/file").unwrap();
         let metadata = Metadata::root_owned(0o644);
         let mut identity = FileIdentity {
+            path: &path,
             size_bytes: 0,
             content: ContentHash::of(b""),
             metadata: &metadata,

@@ -1,7 +1,7 @@
 //! Trees of project files in the store: what the writable copies of `run` steps lie over.
 //!
-//! A tree is named by its listing, so any number of steps and builds share one. Files that the store
-//! has already, in a layer or another tree, are linked and not copied.
+//! A tree is named by its listing, so any number of steps and builds share one. Files that another
+//! tree of the store, or a layer, has at the same path are linked and not copied.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use kiln_graph::{FileEntry, FileKind};
-use kiln_layer::{ContentHash, FileIdentity, FilePool, Metadata};
+use kiln_layer::{ContentHash, FileIdentity, FilePool, Metadata, TreePath};
 use kiln_manifest::model::FileSet;
 use kiln_manifest::value::{Glob, ProjectPath};
 use kiln_manifest::{Span, Spanned};
@@ -144,7 +144,11 @@ impl Writer<'_> {
             } => {
                 let mut metadata = Metadata::root_owned(if *executable { 0o755 } else { 0o644 });
                 metadata.mtime = self.workspace.inputs.epoch_seconds;
+                let path = TreePath::parse(&entry.path).map_err(|error| {
+                    failed("write", &self.root.join(relative), &io::Error::other(error))
+                })?;
                 let identity = FileIdentity {
+                    path: &path,
                     size_bytes,
                     content: ContentHash::from_raw(*content.as_raw()),
                     metadata: &metadata,

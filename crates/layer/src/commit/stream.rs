@@ -224,6 +224,7 @@ impl Streamer<'_> {
             return Ok(());
         }
         let identity = FileIdentity {
+            path: &kept.item.path,
             size_bytes: disk::size_bytes(&kept.item.stat),
             content,
             metadata,

@@ -47,8 +47,6 @@ pub(super) struct Pending<'a> {
     pub(super) place: Arc<Place>,
     pub(super) at: TreePath,
     pub(super) metadata: Metadata,
-    /// Whether it may become a link to the file it is copied from.
-    pub(super) linkable: bool,
 }
 
 /// Another name of a file that is copied already, or waits for it.
@@ -109,6 +107,19 @@ impl Pending<'_> {
 }
 
 impl Origin<'_> {
+    /// Returns length and hash of what is to be copied, if they are known without reading it.
+    fn content(&self) -> Option<(u64, ContentHash)> {
+        match self {
+            Self::Host(..) => None,
+            Self::Layer(found, path) => found.content(path),
+            Self::Known {
+                size_bytes,
+                content,
+                ..
+            } => Some((*size_bytes, *content)),
+        }
+    }
+
     /// Opens what is to be copied.
     fn open(&self, at: &TreePath) -> Result<Source, DraftError> {
         let (opened, path) = match self {
@@ -174,7 +185,6 @@ impl Draft<'_> {
                     place,
                     at,
                     metadata: file.attributes.metadata(self.options.epoch),
-                    linkable: false,
                 });
             }
             self.copy_pending(&pending)?;
@@ -287,7 +297,6 @@ impl Draft<'_> {
                     }
                 }
                 copy.pending.push(Pending {
-                    linkable: metadata == original && found.stat.st_mtime_nsec == 0,
                     origin: Origin::Layer(Box::new(found), from),
                     place,
                     at,
@@ -378,30 +387,18 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Copies one file; returns whether it is a link to a file of another layer.
+    /// Copies one file; returns whether it is a link to a file of the pool.
     fn copy_one(&self, pending: &Pending<'_>) -> Result<bool, DraftError> {
         let Pending {
             origin,
             place,
             at,
             metadata,
-            linkable,
         } = pending;
         let mut metadata = metadata.clone();
-        // Without a pool the draft may be anywhere, and belong to somebody who changes it.
-        let linkable = *linkable && self.options.pool.is_some();
-        if let (Origin::Layer(found, _), true) = (origin, linkable)
-            && link(found, place, at.name()).at("link", at)?
-        {
-            return Ok(true);
-        }
         // What is known is not even opened if the pool has it.
-        if let Origin::Known {
-            size_bytes,
-            content,
-            ..
-        } = origin
-            && self.link_pooled(pending, *size_bytes, *content, &metadata)?
+        if let (Origin::Known { .. }, Some((size_bytes, content))) = (origin, origin.content())
+            && self.link_pooled(pending, size_bytes, content, &metadata)?
         {
             return Ok(true);
         }
@@ -410,10 +407,13 @@ impl Draft<'_> {
             metadata.xattrs = disk::xattrs(file).at("read the attributes of", at)?.0;
         }
         if let (Source::File(file), Some(_)) = (&source, self.options.pool) {
-            let (size_bytes, content) = hash(file).map_err(|source| DraftError::Source {
-                path: at.clone(),
-                source,
-            })?;
+            let (size_bytes, content) = match origin.content() {
+                Some(known) => known,
+                None => hash(file).map_err(|source| DraftError::Source {
+                    path: at.clone(),
+                    source,
+                })?,
+            };
             if self.link_pooled(pending, size_bytes, content, &metadata)? {
                 return Ok(true);
             }
@@ -448,28 +448,13 @@ impl Draft<'_> {
             return Ok(false);
         };
         let identity = FileIdentity {
+            path: at,
             size_bytes,
             content,
             metadata,
         };
         let linked = pool.link(&identity, place.directory.as_fd(), at.name());
         linked.at("link", at)
-    }
-}
-
-/// Makes a link to a layer's file, if both are on one file system and it has room for more links.
-fn link(found: &Found, place: &Place, name: &[u8]) -> Result<bool, Errno> {
-    // Empty files are many and take no room.
-    if found.stat.st_size == 0 {
-        return Ok(false);
-    }
-    let (directory, original) = found.place();
-    let flags = fs::AtFlags::empty();
-    let (original, name) = (disk::name(original), disk::name(name));
-    match fs::linkat(directory, original, &place.directory, name, flags) {
-        Ok(()) => Ok(true),
-        Err(Errno::XDEV | Errno::MLINK | Errno::PERM) => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

@@ -112,7 +112,6 @@ impl Draft<'_> {
                     place,
                     at,
                     metadata: self.copied(&self.known(*mode), overrides, true),
-                    linkable: false,
                 }),
                 KnownKind::Link { target } => {
                     let metadata = self.copied(&self.known(0o777), overrides, false);

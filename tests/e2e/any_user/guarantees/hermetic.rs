@@ -301,3 +301,40 @@ secrets = ["key"]
     started.assert_says("leads out of the project");
     space.kiln_ok(["rm", "-f", "box"]);
 }
+
+/// Equal files at several paths: of one layer, of several, copied by a step, of the project.
+const EQUAL_FILES: &str = r#"
+[image.app.step.one]
+run = "mkdir /one && echo same > /one/a && cp /one/a /one/b"
+[image.app.step.two]
+write = { "/two" = "same\n" }
+[image.app.step.three]
+copy = [{ from = "app.one", path = "/one/a", to = "/three" }]
+[image.app.step.four]
+copy = [{ files = ["f*"], to = "/four" }]
+[image.app.step.sees]
+needs   = ["one", "two", "three", "four"]
+files   = ["f*"]
+workdir = "/work"
+run     = """
+cp f1 f2
+cp /one/a /one/b
+cp /one/a /two
+cp /two /three
+cp /three /four/f1
+mkdir /out
+cp -a /one /two /three /four /out
+test "$(find /out -type f -links 1 | wc -l)" = 6
+"""
+"#;
+
+#[test]
+fn equal_files_are_not_taken_for_hard_links_of_each_other() {
+    let space = busybox_project(EQUAL_FILES);
+    space.write("f1", "same\n");
+    space.write("f2", "same\n");
+    built(&space, &[]);
+    let script =
+        "cp /one/a /one/b && cp /one/a /two && cp /four/f1 /four/f2 && cp /out/one/a /out/one/b";
+    space.kiln_ok(["run", "--rm", "app", "sh", "-c", script]);
+}

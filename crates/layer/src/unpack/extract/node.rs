@@ -125,6 +125,7 @@ impl Extractor<'_> {
         let content: ContentHash = hasher.finalize().into();
         if let Some(pool) = self.options.pool {
             let identity = FileIdentity {
+                path,
                 size_bytes,
                 content,
                 metadata,
