@@ -22,7 +22,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountFlags};
 
 use crate::error::SandboxError;
 use crate::host::Host;
-use crate::spec::{Durability, RootfsSpec, UpperDirectory};
+use crate::spec::{Durability, MountSource, RootfsSpec, SandboxSpec, UpperDirectory};
 
 /// Most layers in a stack; the kernel's own limit is 500.
 const MAX_LAYERS: usize = 480;
@@ -257,14 +257,21 @@ impl Host {
     }
 }
 
-/// Makes the work directory of a tree that was mounted, and never written to, good for another mount.
-pub(crate) fn release(spec: &RootfsSpec) -> Result<(), SandboxError> {
-    let Some(UpperDirectory { work, .. }) = &spec.upper else {
-        return Ok(());
-    };
-    if spec.read_only {
-        return Ok(());
-    }
+/// Makes the work directories of trees that were mounted, and are not any more, good for another mount.
+pub(crate) fn release(spec: &SandboxSpec) -> Result<(), SandboxError> {
+    let rootfs = &spec.rootfs;
+    let of_root = rootfs.upper.as_ref().filter(|_| !rootfs.read_only);
+    let of_mounts = spec.mounts.iter().filter_map(|mount| match &mount.source {
+        MountSource::Overlay { upper, .. } => Some(upper),
+        _ => None,
+    });
+    of_root
+        .into_iter()
+        .chain(of_mounts)
+        .try_for_each(release_one)
+}
+
+fn release_one(UpperDirectory { work, .. }: &UpperDirectory) -> Result<(), SandboxError> {
     let role = "scratch space of the writable layer";
     let directory = open_layer(work, role)?;
     // The mark that overlay leaves in there as long as the files of a volatile mount may be incomplete.

@@ -78,7 +78,7 @@ impl Host {
     pub fn describe(&self, spec: &SandboxSpec) -> Result<String, SandboxError> {
         let draft = self.prepare(spec, None)?;
         let text = setup::plan(draft.prepared).0.to_string();
-        release(&spec.rootfs)?;
+        release(spec)?;
         Ok(text)
     }
 
@@ -178,7 +178,7 @@ impl Host {
                     stubs.push(missing);
                     stubs.sort();
                     drop(root);
-                    release(&spec.rootfs)?;
+                    release(spec)?;
                 }
             }
         }

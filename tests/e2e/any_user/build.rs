@@ -334,3 +334,24 @@ copy = [{ files = ["kiln.toml"], to = "/three" }]
     space.kiln(["build"]).assert_code(1);
     check("a failure");
 }
+
+#[test]
+fn a_working_copy_is_kept_while_places_for_mounts_are_made_behind_links() {
+    let space = busybox_project(
+        r#"
+[image.app.step.link]
+run = "mkdir /run && ln -s /run /var-run"
+[image.app.step.compile]
+needs   = ["link"]
+files   = ["file"]
+workdir = "/work"
+caches  = { objects = "/var-run/objects/of/work" }
+run     = "echo more >> file; touch /run/objects/of/work/new; cat file > /seen"
+[cache.objects]
+"#,
+    );
+    space.write("file", "text\n");
+    Build::ok(&space, &[]);
+    let seen = space.kiln_ok(["run", "--rm", "app", "cat", "/seen"]).stdout;
+    assert_eq!(seen, "text\nmore\n");
+}
