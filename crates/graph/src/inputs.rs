@@ -13,7 +13,7 @@
 //! | layers the step sees, by content, in order | yes | by content, so that an equal layer of a re-run step stops the re-runs |
 //! | action, and its argument list or fields | yes | |
 //! | environment, as the process sees it | yes | the base config's variables included |
-//! | user, workdir, network yes or no, ssh agent yes or no | yes | |
+//! | user (whose its `files` are), workdir, network yes or no, ssh agent yes or no | yes | |
 //! | `files`: names, contents, executable bits, link targets | yes | as one digest of the listing |
 //! | pins of the lock: packages, sha256 of a URL, git commit | yes | |
 //! | contents that a `copy` reads from other steps | yes | by their layers |

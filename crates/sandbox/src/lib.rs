@@ -27,6 +27,7 @@ pub mod fuzz;
 mod host;
 mod keeper;
 mod overlay;
+mod ownership;
 mod privileges;
 mod processes;
 mod profile;

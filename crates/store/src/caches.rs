@@ -103,7 +103,8 @@ impl Caches<'_> {
             }
             disk::touch(&path, session.now())?;
             let data = folder.join("data");
-            disk::make_directory(&data, 0o755)?;
+            // Steps run as several users. As in `/tmp`, each may make what is its own; the store itself is private.
+            disk::make_directory_like_tmp(&data)?;
             return Ok(CacheUse {
                 session: session.clone(),
                 folder,

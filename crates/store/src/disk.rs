@@ -32,6 +32,17 @@ pub(crate) fn make_directory(path: &Path, mode: u32) -> Result<(), StoreError> {
     }
 }
 
+/// Makes a folder that everybody may write to, or makes one like that.
+pub(crate) fn make_directory_like_tmp(path: &Path) -> Result<(), StoreError> {
+    let mode = Mode::from_raw_mode(0o1777);
+    make_directory(path, mode.as_raw_mode())?;
+    let stat = rustix::fs::stat(path).at("read", path)?;
+    if Mode::from_raw_mode(stat.st_mode) == mode {
+        return Ok(());
+    }
+    rustix::fs::chmod(path, mode).at("set the mode of", path)
+}
+
 /// Makes a folder that must not be there, with exactly `mode` whatever the umask.
 pub(crate) fn make_new_directory(path: &Path, mode: u32) -> Result<(), StoreError> {
     failpoint::change("make the folder", path)?;

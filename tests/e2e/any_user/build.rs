@@ -336,6 +336,34 @@ copy = [{ files = ["kiln.toml"], to = "/three" }]
 }
 
 #[test]
+fn what_a_step_is_given_is_its_users() {
+    let space = busybox_project(
+        r#"
+[image.app.step.account]
+account = { name = "worker", uid = 10001 }
+[image.app.step.compile]
+user    = "worker"
+files   = ["src/**"]
+workdir = "/work"
+caches  = { objects = "/work/objects" }
+run     = "echo more >> src/sub/file; touch new src/new objects/$(id -u); mv src/sub src/moved; rm src/link"
+[image.app.step.same-cache]
+needs  = ["compile"]
+caches = { objects = "/objects" }
+run    = "touch /objects/0; ls /objects > /seen"
+[cache.objects]
+"#,
+    );
+    space.write("src/sub/file", "text\n");
+    std::os::unix::fs::symlink("sub/file", space.project().join("src/link")).expect("a link");
+    Build::ok(&space, &[]);
+    let of_project = std::fs::read_to_string(space.project().join("src/sub/file"));
+    assert_eq!(of_project.expect("the project's file"), "text\n");
+    let seen = space.kiln_ok(["run", "--rm", "app", "cat", "/seen"]).stdout;
+    assert!(seen == "0\n10001\n" || seen == "0\n", "{seen}");
+}
+
+#[test]
 fn a_working_copy_is_kept_while_places_for_mounts_are_made_behind_links() {
     let space = busybox_project(
         r#"

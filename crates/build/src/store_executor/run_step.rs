@@ -13,8 +13,8 @@ use kiln_manifest::Spanned;
 use kiln_manifest::model::{Limits, Run, SecretTarget, SecretUse, Step};
 use kiln_manifest::value::{ContainerPath, Name};
 use kiln_sandbox::{
-    Access, BindSource, Mount, MountSource, Network, OwnerEmulation, PidsLimit, Privileges,
-    RootfsSpec, SandboxSpec, Stdio, Syncs, UpperDirectory, User,
+    Access, BindSource, FileOwner, Mount, MountSource, Network, OwnerEmulation, PidsLimit,
+    Privileges, RootfsSpec, SandboxSpec, Stdio, Syncs, UpperDirectory, User,
 };
 use kiln_store::{CacheUse, LayerDraft, Scratch, Sharing, Wait};
 
@@ -201,7 +201,7 @@ fn within_means(workspace: &Workspace, task: &Task<'_>, spec: &mut SandboxSpec) 
     }
 }
 
-/// Mounts a writable view of a tree of the store.
+/// Mounts a writable view of a tree of the store, which belongs to the step's user.
 fn working_copy(
     workdir: &ContainerPath,
     source: PathBuf,
@@ -216,6 +216,7 @@ fn working_copy(
         source: MountSource::Overlay {
             lower: vec![source],
             upper,
+            owner: FileOwner::User,
         },
     })
 }

@@ -99,6 +99,10 @@ impl RunInputs {
         }
         if let Some(files) = files {
             sink.field("files", files.hex().as_bytes());
+            // Once they were root's for everybody.
+            if !matches!(user.as_str(), "0" | "0:0" | "root" | "root:root") {
+                sink.field("files-owner", b"user");
+            }
         }
     }
 }

@@ -146,6 +146,21 @@ fn what_an_account_writes_is_part_of_its_key() {
     );
 }
 
+/// The files of a step were root's whoever its user was, and results stored under a key without this field.
+#[test]
+fn whose_the_files_are_is_part_of_a_users_key() {
+    let owned = |user: Option<&str>| {
+        let user = user.map(|user| spanned(UserSpec::parse(user).unwrap()));
+        let text = run_inputs(|run| run.user = user).text();
+        text.contains("files-owner = user\n")
+    };
+    assert!(owned(Some("app")));
+    assert!(
+        !owned(Some("0:0")) && !owned(None),
+        "nothing changed for root"
+    );
+}
+
 #[test]
 fn the_format_is_pinned() {
     let inputs = run_inputs(|_| {});
@@ -168,6 +183,7 @@ ssh = no
 cache objects = /work/.obj
 secret token = file /run/secrets/token
 files = {}
+files-owner = user
 layer 0 = {}
 layer 1 = {}
 ",
@@ -176,7 +192,7 @@ layer 1 = {}
         layer("below"),
     );
     assert_eq!(inputs.text(), expected);
-    let pinned = "488b2ed1e38a8f0d95d0fc734ce6930fc4691737bdd13294cedfa656def7e5a7";
+    let pinned = "778a2619eb6aec1c17858963d4e70fe8ee1241bef5f46ee8e65ab5f338494457";
     assert_eq!(
         inputs.key().hex(),
         pinned,

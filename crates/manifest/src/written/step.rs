@@ -41,7 +41,7 @@ table! {
         /// arguments). What it changes becomes the step's layer.
         run: Option<Command>,
         /// For `run`: patterns of project files that the step sees, as a writable copy in
-        /// `workdir`. The whole `workdir` is thrown away afterwards.
+        /// `workdir` that belongs to `user`. The whole `workdir` is thrown away afterwards.
         files: Option<List<Spanned<FilePattern>>>,
         /// For `run`: the folder of the project that `files` are relative to. Default: the
         /// manifest's folder.
@@ -54,7 +54,8 @@ table! {
         user: Option<Spanned<UserSpec>>,
         /// For `run`: whether the step has a network. Default: `false`.
         network: Option<Flag>,
-        /// For `run`: caches, each with the folder it appears at. They are declared as `[cache.NAME]`.
+        /// For `run`: caches, each with the folder it appears at, which every user may write to. They
+        /// are declared as `[cache.NAME]`.
         caches: Option<Map<Name, Spanned<ContainerPath>>>,
         /// For `run`: secrets the step sees. They are declared as `[secret.NAME]`.
         secrets: Option<List<OrString<SecretUse>>>,

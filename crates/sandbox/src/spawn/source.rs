@@ -13,7 +13,8 @@ use crate::error::SandboxError;
 use crate::files::Files;
 use crate::host::Host;
 use crate::overlay::Stubs;
-use crate::spec::{Access, BindSource, Ids, Mount, MountSource, SandboxSpec};
+use crate::ownership;
+use crate::spec::{Access, BindSource, FileOwner, Ids, Mount, MountSource, SandboxSpec};
 use crate::target::{Growth, Kind};
 
 /// Something to mount, made, and how its place has to look.
@@ -154,8 +155,15 @@ impl Host {
                     },
                 })
             }
-            MountSource::Overlay { lower, upper } => {
+            MountSource::Overlay {
+                lower,
+                upper,
+                owner,
+            } => {
                 let tree = self.working_copy(lower, upper)?;
+                if let (FileOwner::User, true) = (owner, user.uid != 0 || user.gid != 0) {
+                    ownership::give(tree.as_fd(), user).map_err(fail())?;
+                }
                 Ok(Source {
                     mount: tree,
                     kind: Kind::Directory,

@@ -37,6 +37,8 @@ pub enum MountSource {
         lower: Vec<PathBuf>,
         /// Where changes go.
         upper: UpperDirectory,
+        /// Whose all of it is. What belongs to somebody else is copied as a whole.
+        owner: FileOwner,
     },
     /// A file with this content, in memory only: a secret, or `/etc/hosts`. The container cannot change it.
     File {
@@ -157,10 +159,10 @@ pub enum Access {
     ReadWrite,
 }
 
-/// The owner of a generated file.
+/// The owner of a generated file, or of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileOwner {
-    /// User and group 0 of the container.
+    /// User and group 0 of the container; for a copy, whoever it is in what is copied.
     Root,
     /// The user and group the process runs as.
     User,

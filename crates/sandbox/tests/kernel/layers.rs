@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use kiln_sandbox::{Access, Mount, MountSource, OverlayInterface, RootfsSpec, SandboxError};
+use kiln_sandbox::{
+    Access, FileOwner, Mount, MountSource, OverlayInterface, RootfsSpec, SandboxError,
+};
 
 use crate::cases::names;
 use crate::context::Context;
@@ -144,6 +146,7 @@ fn working_copy(context: &mut Context) {
             source: MountSource::Overlay {
                 lower: vec![project.clone()],
                 upper: upper.clone(),
+                owner: FileOwner::User,
             },
         },
         Mount::bind(&cache, "/work/.obj", Access::ReadWrite),
