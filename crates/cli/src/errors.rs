@@ -149,6 +149,7 @@ impl Classify for StoreError {
             | Self::Name(_) => Class::User,
             Self::Io { .. }
             | Self::DiskFull { .. }
+            | Self::Foreign { .. }
             | Self::NewerFormat { .. }
             | Self::Damaged { .. }
             | Self::Verify { .. }

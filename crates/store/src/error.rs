@@ -47,6 +47,18 @@ pub enum StoreError {
         /// The newest one known here.
         known: u64,
     },
+    /// A store of somebody else, in which files of this user would be in their way.
+    #[error(
+        "the store `{path}` belongs to user {owner}, and this is user {own}: be that user, or set KILN_HOME to another folder"
+    )]
+    Foreign {
+        /// The store.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who kiln runs as.
+        own: u32,
+    },
     /// A file of the store that does not hold what it should.
     #[error("`{path}` is damaged: {reason}")]
     Damaged {

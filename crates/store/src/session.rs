@@ -166,6 +166,7 @@ impl Session {
     /// # Errors
     /// What the system says.
     pub fn begin(store: &Store, now: Timestamp) -> Result<Self, StoreError> {
+        store.check_owner()?;
         crate::clean::recover(store)?;
         let id = random_hex()?;
         let path = store.at(&format!("sessions/{id}"));

@@ -78,13 +78,25 @@ impl Store {
     /// Opens the store in the folder `path`; makes it if the folder is missing or empty.
     ///
     /// # Errors
+    /// [`StoreError::Foreign`] for a store that only somebody else may look into,
     /// [`StoreError::NotAStore`] for a folder with something else in it, [`StoreError::NewerFormat`]
     /// for a store that this kiln is too old for, and what the system says.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let root = disk::absolute(path)?;
-        if found(read_version(&root))?.is_none() {
-            create(&root)?;
-            read_version(&root)?;
+        match found(read_version(&root)) {
+            Ok(Some(())) => {}
+            Ok(None) => {
+                create(&root)?;
+                read_version(&root)?;
+            }
+            // Nobody but the owner may look into it.
+            Err(StoreError::Io { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied
+                    && let Err(foreign) = check_owner(&root, &root) =>
+            {
+                return Err(foreign);
+            }
+            Err(error) => return Err(error),
         }
         Ok(Self {
             shared: Arc::new(Shared {
@@ -107,6 +119,12 @@ impl Store {
     /// The path of something in the store.
     pub(crate) fn at(&self, relative: &str) -> PathBuf {
         self.shared.root.join(relative)
+    }
+
+    /// Refuses to change the store of another user: root could, and what root makes in there is in the way of
+    /// whose it is for ever.
+    pub(crate) fn check_owner(&self) -> Result<(), StoreError> {
+        check_owner(self.path(), &self.at(VERSION_FILE))
     }
 
     /// Enters the gate for a moment, to pin or publish something.
@@ -134,7 +152,10 @@ impl Store {
             .unwrap_or_else(PoisonError::into_inner);
         let file = match &mut *gate {
             Some(file) => file,
-            none => none.insert(disk::open_append(&self.at(GATE), 0o600)?),
+            none => {
+                self.check_owner()?;
+                none.insert(disk::open_append(&self.at(GATE), 0o600)?)
+            }
         };
         match lock(&*file, &self.at(GATE), sharing, wait)? {
             Taken::Yes => Ok(Some(Gate { gate })),
@@ -147,6 +168,20 @@ impl Store {
         let root = disk::open_directory(self.path())?;
         rustix::fs::syncfs(root.as_fd()).at("sync", self.path())
     }
+}
+
+/// Whether `part` of the store in `root` belongs to who runs kiln.
+fn check_owner(root: &Path, part: &Path) -> Result<(), StoreError> {
+    let owner = rustix::fs::stat(part).at("read", part)?.st_uid;
+    let own = rustix::process::geteuid().as_raw();
+    if owner == own {
+        return Ok(());
+    }
+    Err(StoreError::Foreign {
+        path: root.to_owned(),
+        owner,
+        own,
+    })
 }
 
 /// A lock that is waited for without end is always got.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::fixtures::{Page, Web, busybox_project, rewrite_busybox_project};
 use crate::root::is_root;
-use crate::space::{Run, TestSpace};
+use crate::space::{Run, TestSpace, host};
 
 /// Runs kiln where nothing below `folder` can be written.
 fn kiln_reading(space: &TestSpace, folder: &Path, arguments: &[&str]) -> Run {
@@ -98,4 +98,51 @@ fn a_lock_that_cannot_be_written_is_told_before_anything_is_built() {
     rewrite_busybox_project(&space, "[image.app.step.first]\nrun = \"echo first\"\n");
     std::fs::remove_file(space.project().join("kiln.lock")).expect("a lock");
     kiln_reading(&space, &space.project(), &["build"]).assert_code(0);
+}
+
+#[test]
+fn a_store_of_somebody_else_is_read_and_not_changed() {
+    if !is_root() {
+        return;
+    }
+    let space = busybox_project("[image.app.step.one]\nrun = \"echo one\"\n");
+    space.kiln_ok(["build"]);
+    let store = space.store();
+    host(
+        Command::new("chown")
+            .args(["-R", "12345:12345"])
+            .arg(&store),
+    );
+    for arguments in [
+        &["build", "--no-cache"][..],
+        &["run", "--rm", "app", "true"],
+        &["gc"],
+        &["rmi", "app"],
+        &["volume", "create", "data"],
+    ] {
+        let refused = space.kiln(arguments);
+        refused.assert_says("belongs to user 12345, and this is user 0");
+        refused.assert_says("or set KILN_HOME to another folder");
+        refused.assert_code(if arguments[0] == "run" { 125 } else { 3 });
+    }
+    let listed = space.kiln_ok(["images"]).stdout;
+    assert!(listed.contains("localhost/t/app"), "{listed}");
+    assert_eq!(space.kiln_ok(["log", "app.one"]).stdout, "one\n");
+    // Nothing is in the way of its owner.
+    let of_root = host(Command::new("find").arg(&store).args(["-uid", "0"]));
+    assert_eq!(of_root, "");
+    host(Command::new("chown").args(["-R", "0:0"]).arg(&store));
+
+    let mut other = Command::new("setpriv");
+    other.args(["--reuid", "12345", "--regid", "12345", "--clear-groups"]);
+    let template = space.command();
+    other
+        .arg(template.get_program())
+        .arg("images")
+        .current_dir("/");
+    other.env_clear().env("KILN_HOME", &store).env("HOME", "/");
+    host(Command::new("chmod").arg("a+x").arg(space.path()));
+    let refused = space.run(&mut other);
+    refused.assert_code(3);
+    refused.assert_says("belongs to user 0, and this is user 12345");
 }
