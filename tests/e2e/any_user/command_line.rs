@@ -74,6 +74,26 @@ fn init_writes_a_manifest_and_never_a_second_time() {
 }
 
 #[test]
+fn what_init_says_of_editors_is_true() {
+    let space = TestSpace::new();
+    space.kiln_ok(["init"]);
+    let written = fs::read_to_string(space.project().join("kiln.toml")).expect("just written");
+    assert!(
+        written.contains("`kiln schema > kiln.schema.json`"),
+        "{written}"
+    );
+    let line = written
+        .split('`')
+        .find(|part| part.starts_with("#:schema "));
+    let line = line.expect("a line for editors");
+    let schema = line.strip_prefix("#:schema ./").expect("a path beside it");
+    assert_eq!(schema, "kiln.schema.json");
+    space.write("kiln.toml", format!("{line}\n{written}"));
+    space.write(schema, space.kiln_ok(["schema"]).stdout);
+    space.kiln_ok(["check"]);
+}
+
+#[test]
 fn what_init_writes_fits_the_smallest_project_of_each_kind() {
     let projects = [
         ("go", ["go.mod", "main.go"], "toolchain.compile"),
