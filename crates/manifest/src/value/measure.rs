@@ -96,6 +96,9 @@ impl TimeSpan {
             total = total.saturating_add(millis);
             rest = after;
         }
+        if total == 0 && !text.is_empty() {
+            return Err(ValueError::new("is no time at all", example));
+        }
         if total == 0 {
             return Err(wrong());
         }
@@ -196,5 +199,7 @@ mod tests {
         ] {
             assert!(TimeSpan::parse(text).is_err(), "{text}");
         }
+        let none = TimeSpan::parse("0s").unwrap_err().to_string();
+        assert!(none.contains("is no time at all"), "{none}");
     }
 }
