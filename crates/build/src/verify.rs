@@ -1,10 +1,13 @@
 //! Builds everything a second time and compares, file by file.
 //!
-//! The second build runs every step although its result is there, with another number of jobs. A step
+//! The second build runs every step although its result is there, with another number of jobs and in another
+//! second of the clock. A step
 //! whose result differs although it saw the same layers is not reproducible; what is behind it is not
 //! judged, since it saw something else.
 
 use std::cmp::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use kiln_graph::{BuildGraph, NodeName, StepId};
 use kiln_layer::{Entry, Node, TreeIndex};
@@ -18,6 +21,10 @@ use crate::remote_cache::Reach;
 use crate::scheduler::{BuildReport, Refresh, SchedulerOptions, run_graph};
 use crate::store_executor::StoreExecutor;
 use crate::workspace::Workspace;
+
+/// How long after the first build the second begins, so that no step runs in the same second again: that is what
+/// programs write of the time, and small steps take less.
+const APART: Duration = Duration::from_secs(1);
 
 /// Most files that are named for one step.
 const FILES_LIMIT: usize = 1000;
@@ -81,6 +88,7 @@ pub fn verify(
     if !verification.first.is_complete() {
         return Ok(verification);
     }
+    wait_apart(workspace);
     let files = scan(workspace, graph)?;
     let executor = StoreExecutor::new(workspace, &files, Reach::Nowhere)?;
     let options = SchedulerOptions {
@@ -95,6 +103,18 @@ pub fn verify(
     }
     verification.second = Some(second);
     Ok(verification)
+}
+
+/// Waits until the second build may begin, or everything is to stop.
+fn wait_apart(workspace: &Workspace) {
+    let end = Instant::now() + APART;
+    while !workspace.cancel.is_cancelled() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        thread::sleep(left.min(Duration::from_millis(50)));
+    }
 }
 
 /// One job if there were several, and several if there was one.

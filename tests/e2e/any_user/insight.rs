@@ -51,6 +51,14 @@ fn explain_names_the_first_input_that_differs_and_runs_nothing() {
 }
 
 #[test]
+fn verify_finds_a_time_in_whole_seconds() {
+    let space = busybox_project("[image.app.step.stamp]\nrun = \"date > /stamp\"\n");
+    let run = space.kiln(["verify"]);
+    run.assert_code(1);
+    assert_eq!(run.stdout, "app.stamp\n  /stamp: content\n");
+}
+
+#[test]
 fn verify_finds_the_file_that_is_never_the_same() {
     let space = busybox_project(
         r#"

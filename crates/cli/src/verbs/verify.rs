@@ -23,9 +23,9 @@ const FILES_SHOWN: usize = 20;
 
 /// Build twice under different conditions and show what differs
 ///
-/// Every step runs a second time, with another number of jobs. One that makes
-/// another layer of the same inputs is shown with the files that differ; the exit
-/// code is 1 then.
+/// Every step runs a second time, with another number of jobs and at least a
+/// second later. One that makes another layer of the same inputs is shown with
+/// the files that differ; the exit code is 1 then.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln verify
