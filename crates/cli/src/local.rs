@@ -198,6 +198,23 @@ pub(crate) fn missing(
 }
 
 /// Finds an image by name or id; `project/image` is looked for among the local ones too.
+/// Whether `text` is the name of an image of the project or the store, and not only the beginning of an id.
+///
+/// # Errors
+/// The manifest or the store cannot be read.
+pub(crate) fn is_named(settings: &Settings, store: &Store, text: &str) -> Outcome<bool> {
+    if let Some(project) = Project::load_if_any(settings)?
+        && project.reference_of(text)?.is_some()
+    {
+        return Ok(true);
+    }
+    match find_in(store, text) {
+        Ok((reference, _)) => Ok(reference.is_some()),
+        Err(ImageError::NotFound(_) | ImageError::Ambiguous { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn find_in(store: &Store, text: &str) -> Result<(Option<Reference>, Descriptor), ImageError> {
     match kiln_image::find(store, text) {
         Err(ImageError::NotFound(_)) if text.contains('/') => {

@@ -86,6 +86,13 @@ impl StoredContainer {
         Self::open_named(store, &id, named)
     }
 
+    /// Whether `text` is all of its name or id, and not only the beginning of the id.
+    #[must_use]
+    pub fn is_called(&self, text: &str) -> bool {
+        self.config.id.as_str() == text
+            || self.name.as_ref().is_some_and(|name| name.as_str() == text)
+    }
+
     /// Looks at all containers, the newest first. Those that remove themselves and were left by a killed kiln
     /// are removed.
     ///

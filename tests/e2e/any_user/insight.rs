@@ -167,3 +167,21 @@ fn graph_is_drawn_in_every_form() {
         assert!(text.contains(part), "{format}: {text}");
     }
 }
+
+#[test]
+fn an_images_name_is_no_beginning_of_a_containers_id() {
+    let space = busybox_project("");
+    let id = space.kiln_ok(["create", "app", "true"]).stdout;
+    let name = &id[..2];
+    let manifest = format!(
+        "schema = 1\n[project]\nname = \"t\"\n[image.{name}]\nfrom = {{ rootfs = \"rootfs.tar\" }}\n"
+    );
+    space.write("kiln.toml", manifest);
+    space.kiln_ok(["build"]);
+    let shown = space.kiln_ok(["inspect", name]).stdout;
+    let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    assert!(shown.is_object(), "{shown}");
+    let shown = space.kiln_ok(["inspect", &id[..12]]).stdout;
+    let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!(shown[0]["Id"], id.trim_end());
+}

@@ -18,8 +18,8 @@ use crate::verbs::{network, volume};
 
 /// Show everything about containers or an image, as JSON
 ///
-/// A name is looked for among the containers first; those come as a list, with
-/// docker's names for what docker has.
+/// A name is looked for among the containers first, and the beginning of an id last;
+/// containers come as a list, with docker's names for what docker has.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln inspect                          the project's default image
@@ -86,6 +86,8 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
             continue;
         }
         match StoredContainer::find(&store, name) {
+            Ok(found) if !found.is_called(name) && local::is_named(settings, &store, name)? => {}
+            Err(StoreError::Ambiguous { .. }) if local::is_named(settings, &store, name)? => {}
             Ok(found) => {
                 let places = Places::read(&store)?;
                 containers.push(inspection::container(&store, &places, &found));
