@@ -125,18 +125,24 @@ impl Credential {
 impl Object {
     /// Returns the entry that holds a credential.
     fn of(credential: &Credential) -> Self {
-        let (key, value) = match credential {
+        let encoded = |user: &str, secret: &str| STANDARD.encode(format!("{user}:{secret}"));
+        let members = match credential {
             Credential::Password { user, password } => {
-                let pair = format!("{user}:{}", password.reveal());
-                ("auth", STANDARD.encode(pair))
+                vec![("auth", encoded(user, password.reveal()))]
             }
-            Credential::Identity(token) => ("identitytoken", token.reveal().to_owned()),
-            Credential::Access(token) => ("registrytoken", token.reveal().to_owned()),
+            // Skopeo and podman pass over a token in an entry that has no user.
+            Credential::Identity(token) => vec![
+                ("auth", encoded(TOKEN_USER, "")),
+                ("identitytoken", token.reveal().to_owned()),
+            ],
+            Credential::Access(token) => vec![("registrytoken", token.reveal().to_owned())],
         };
         let mut entry = Self::empty();
-        entry
-            .set(key, quoted(&value))
-            .expect("a quoted text is JSON");
+        for (key, value) in members {
+            entry
+                .set(key, quoted(&value))
+                .expect("a quoted text is JSON");
+        }
         entry
     }
 }
@@ -348,6 +354,22 @@ mod tests {
         fs::write(&podman, "").unwrap();
         assert_eq!(store(&files, "r:5000", &me("new")), Kept::File(podman));
         assert_eq!(found(&files, "r:5000"), Some(me("new")));
+    }
+
+    #[test]
+    fn a_token_has_a_user_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        let token = Credential::Identity(Secret::new("t"));
+        store(&files, "r", &token);
+        let docker = folder.path().join("docker/config.json");
+        // base64 of `<token>:`
+        assert_eq!(
+            fs::read_to_string(docker).unwrap(),
+            "{\n\t\"auths\": {\n\t\t\"r\": {\n\t\t\t\"auth\": \"PHRva2VuPjo=\",\n\t\t\t\
+             \"identitytoken\": \"t\"\n\t\t}\n\t}\n}\n"
+        );
+        assert_eq!(found(&files, "r"), Some(token));
     }
 
     #[test]
