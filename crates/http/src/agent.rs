@@ -7,6 +7,7 @@ use ureq::unversioned::transport::{ConnectProxyConnector, Connector, RustlsConne
 
 use crate::error::Error;
 use crate::names::Names;
+use crate::peer::Peer;
 use crate::proxy::{ProxyAddress, Route};
 use crate::settings::Settings;
 use crate::tls;
@@ -32,19 +33,18 @@ struct Key {
 }
 
 impl Agents {
-    /// Returns the agent for `url` and the host that a connection is made to.
+    /// Returns the agent for `url` and whom a connection is made to.
     ///
     /// # Errors
     /// [`Error::Proxy`] or [`Error::CertificateFile`] for settings that cannot be used.
-    pub(crate) fn get(
-        &self,
-        settings: &Settings,
-        url: &Url,
-    ) -> Result<(ureq::Agent, String), Error> {
+    pub(crate) fn get(&self, settings: &Settings, url: &Url) -> Result<(ureq::Agent, Peer), Error> {
         let route = settings.proxies.route(url)?;
-        let connected = match &route {
-            Route::Direct => url.authority(),
-            Route::Proxy(proxy) => proxy.url.authority(),
+        let peer = Peer {
+            host: url.authority(),
+            proxy: match &route {
+                Route::Direct => None,
+                Route::Proxy(proxy) => Some(proxy.url.authority()),
+            },
         };
         let host = settings.host(url);
         let key = Key {
@@ -54,11 +54,11 @@ impl Agents {
         };
         let mut agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(agent) = agents.get(&key) {
-            return Ok((agent.clone(), connected));
+            return Ok((agent.clone(), peer));
         }
         let agent = make(settings, url, &key.route)?;
         agents.insert(key, agent.clone());
-        Ok((agent, connected))
+        Ok((agent, peer))
     }
 }
 

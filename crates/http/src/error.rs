@@ -8,6 +8,7 @@ use std::time::Duration;
 use kiln_oci::Digest;
 
 use crate::cancel::Cancelled;
+use crate::peer::Peer;
 use crate::url::UrlError;
 
 /// How much of a body an error keeps, in bytes.
@@ -45,40 +46,42 @@ pub enum Error {
         reason: String,
     },
     /// The host has no address.
-    #[error("no address found for host `{host}` of `{url}`")]
+    #[error("no address found for {} of `{url}`", peer.looked_up())]
     HostNotFound {
         /// The address asked.
         url: String,
-        /// The host that was looked up; the proxy's if there is one.
-        host: String,
+        /// The host that was looked up; the proxy if there is one.
+        peer: Peer,
     },
     /// No connection could be made.
-    #[error("cannot connect to `{host}` for `{url}`{}: {source}", tried(*.tries))]
+    #[error("cannot connect to {} for `{url}`{}: {source}", peer.nearest(), tried(*.tries))]
     Connect {
         /// The address asked.
         url: String,
-        /// The host, or the proxy.
-        host: String,
+        /// The host; the proxy if there is one.
+        peer: Peer,
         /// How often it was tried.
         tries: u32,
         /// What the system said.
         source: io::Error,
     },
     /// The TLS handshake failed.
-    #[error("no secure connection to `{host}` for `{url}`: {problem}")]
+    #[error("no secure connection to {peer} for `{url}`: {problem}")]
     Tls {
         /// The address asked.
         url: String,
-        /// The host.
-        host: String,
+        /// The host, and the way to it.
+        peer: Peer,
         /// Why.
         problem: TlsProblem,
     },
     /// Nothing came for too long, in every try.
-    #[error("`{url}`: no answer within {} s {phase}{}", after.as_secs_f32(), tried(*.tries))]
+    #[error("`{url}`: no answer within {} s {phase}{}{}", after.as_secs_f32(), peer.way(), tried(*.tries))]
     Timeout {
         /// The address asked.
         url: String,
+        /// The host, and the way to it.
+        peer: Peer,
         /// What was waited for.
         phase: Phase,
         /// How long it was waited for.

@@ -8,6 +8,7 @@ use ureq::http;
 use crate::cancel::Cancel;
 use crate::client::Client;
 use crate::error::{BODY_TEXT_BYTES, BodyText, Error, Phase, RedirectProblem};
+use crate::peer::Peer;
 use crate::request::{Headers, Method, Request, Response};
 use crate::retry::{Again, Failure, retry_after};
 use crate::tls;
@@ -15,6 +16,9 @@ use crate::transport::cancellable;
 use crate::upload::Stream;
 use crate::url::Url;
 
+/// What a proxy means that answers 407.
+const WANTS_PASSWORD: &str =
+    "wants a user name and a password, or others: `http://USER:PASSWORD@HOST:PORT`";
 /// The most redirects followed in a row.
 const MOST_REDIRECTS: u32 = 10;
 
@@ -23,7 +27,7 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) url: Url,
     pub(crate) headers: Headers,
-    host: String,
+    peer: Peer,
     body: ureq::BodyReader<'static>,
     cancel: Cancel,
     idle: Duration,
@@ -118,7 +122,7 @@ impl Client {
         if !url.is_secure() && !url.is_loopback() && !allowed {
             return Err(Failure::last(Error::PlainHttp { url: url.shown() }));
         }
-        let (agent, host) = self.agents().get(settings, url)?;
+        let (agent, peer) = self.agents().get(settings, url)?;
         let malformed = |error: http::Error| {
             Failure::last(Error::Protocol {
                 url: url.shown(),
@@ -181,7 +185,7 @@ impl Client {
                 cancellable(cancel, || agent.run(message))
             }
         };
-        let response = result.map_err(|error| self.failed(error, url, &host))?;
+        let response = result.map_err(|error| self.failed(error, url, &peer))?;
         let (parts, body) = response.into_parts();
         let headers = parts
             .headers
@@ -194,7 +198,7 @@ impl Client {
             status: parts.status.as_u16(),
             url: url.clone(),
             headers: Headers(headers),
-            host,
+            peer,
             body: body.into_with_config().limit(u64::MAX).reader(),
             cancel: cancel.clone(),
             idle: settings.timeouts.idle.max(settings.timeouts.first_byte),
@@ -202,9 +206,9 @@ impl Client {
     }
 
     /// Sorts what ureq reports before the body.
-    fn failed(&self, error: ureq::Error, url: &Url, host: &str) -> Failure {
+    fn failed(&self, error: ureq::Error, url: &Url, peer: &Peer) -> Failure {
         let timeouts = &self.settings().timeouts;
-        sorted(error, url, host, |timeout| {
+        sorted(error, url, peer, |timeout| {
             if matches!(timeout, ureq::Timeout::Resolve | ureq::Timeout::Connect) {
                 (Phase::Connect, timeouts.connect)
             } else {
@@ -218,16 +222,16 @@ impl Client {
 fn sorted(
     error: ureq::Error,
     url: &Url,
-    host: &str,
+    peer: &Peer,
     timed_out: impl FnOnce(ureq::Timeout) -> (Phase, Duration),
 ) -> Failure {
     let shown = url.shown();
-    let host = host.to_owned();
+    let peer = peer.clone();
     if let Some(error) = tls_error(&error) {
         let problem = tls::problem(error);
         return Failure::last(Error::Tls {
             url: shown,
-            host,
+            peer,
             problem,
         });
     }
@@ -235,6 +239,7 @@ fn sorted(
         let (phase, after) = timed_out(timeout);
         let error = Error::Timeout {
             url: shown,
+            peer,
             phase,
             after,
             tries: 1,
@@ -242,12 +247,12 @@ fn sorted(
         return Failure::new(error, Again::Later);
     }
     if matches!(error, ureq::Error::HostNotFound) {
-        return Failure::last(Error::HostNotFound { url: shown, host });
+        return Failure::last(Error::HostNotFound { url: shown, peer });
     }
     if let ureq::Error::ConnectProxyFailed(reason) = error {
         return Failure::last(Error::Proxy {
             scheme: "https",
-            reason: format!("`{host}`: {reason}"),
+            reason: format!("`{}` {}", peer.first(), refusal(&reason)),
         });
     }
     let ureq::Error::Io(source) = error else {
@@ -268,7 +273,7 @@ fn sorted(
     if unreachable {
         let error = Error::Connect {
             url: shown,
-            host,
+            peer,
             tries: 1,
             source,
         };
@@ -286,6 +291,16 @@ fn sorted(
         source,
     };
     Failure::new(error, Again::AtOnce)
+}
+
+/// Says what a proxy answered in place of opening a tunnel, of which ureq writes the status twice.
+fn refusal(reason: &str) -> String {
+    let status = reason.rsplit('/').next().filter(|it| it.len() == 3);
+    match status {
+        Some("407") => WANTS_PASSWORD.to_owned(),
+        Some(status) => format!("answers {status} and does not open a way there"),
+        None => "closed the connection without an answer".to_owned(),
+    }
 }
 
 /// Finds what the TLS library said, which may be wrapped as an error of the connection.
@@ -310,6 +325,12 @@ impl Reply {
         let limited = self.status == 429;
         // 501 and 505 are a matter of what was asked.
         let trouble = self.status >= 500 && !matches!(self.status, 501 | 505);
+        if let (407, Some(_)) = (self.status, &self.peer.proxy) {
+            return Err(Failure::last(Error::Proxy {
+                scheme: "http",
+                reason: format!("`{}` {WANTS_PASSWORD}", self.peer.first()),
+            }));
+        }
         if !limited && !trouble && self.status != 408 {
             return Ok(self);
         }
@@ -341,7 +362,7 @@ impl Reply {
         let body = &mut self.body;
         cancellable(&self.cancel, || body.read(buffer)).map_err(|error| {
             let error = ureq::Error::from(error);
-            let failure = sorted(error, &self.url, &self.host, |_| (Phase::Body, self.idle));
+            let failure = sorted(error, &self.url, &self.peer, |_| (Phase::Body, self.idle));
             Failure {
                 // What broke in the middle is no kept connection that had been closed.
                 again: if failure.again == Again::AtOnce {

@@ -26,6 +26,7 @@ mod download;
 mod error;
 mod exchange;
 mod names;
+mod peer;
 mod proxy;
 mod request;
 mod retry;
@@ -41,6 +42,7 @@ pub use cancel::{Cancel, Cancelled};
 pub use client::Client;
 pub use download::{Download, Downloaded, Progress};
 pub use error::{BodyText, Error, Phase, RedirectProblem, TlsProblem};
+pub use peer::Peer;
 pub use request::{Method, Request, Response};
 pub use retry::{Attempts, Failure};
 pub use settings::{

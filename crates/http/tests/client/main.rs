@@ -9,6 +9,7 @@
 mod certificates;
 mod download;
 mod fetch;
+mod proxies;
 mod server;
 mod tls;
 mod upload;
