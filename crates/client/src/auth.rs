@@ -130,11 +130,9 @@ impl Session {
             return Ok(());
         };
         let place = asker.place;
-        let credential = asker.files.find(
-            &place.credentials,
-            asker.reference.repository(),
-            asker.cancel,
-        )?;
+        let credential = asker
+            .files
+            .find(&place.credentials, &place.repository, asker.cancel)?;
         let user = credential
             .as_ref()
             .map(|credential| credential.user().to_owned());

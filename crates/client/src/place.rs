@@ -80,6 +80,13 @@ impl Place {
         })
     }
 
+    /// Returns what `reference` is called here.
+    pub(crate) fn name(&self, reference: &Reference) -> Reference {
+        let (tag, digest) = (reference.tag(), reference.digest());
+        Reference::new(&self.authority, &self.repository, tag, digest)
+            .unwrap_or_else(|_checked_before| reference.clone())
+    }
+
     /// Returns the path of something in the repository, such as `manifests/latest`.
     pub(crate) fn path(&self, rest: &str) -> String {
         format!("/v2/{}/{rest}", self.repository)

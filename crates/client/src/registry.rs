@@ -165,6 +165,7 @@ impl Registry {
                 Err(error) if !error.is_ours() => {
                     // Told once for each mirror: every blob asks anew.
                     let mirror = place.authority.as_str();
+                    let error = error.renamed(place.name(reference));
                     tracing::warn!(
                         once = mirror,
                         "the mirror `{mirror}` is of no help: {error}"
@@ -184,5 +185,33 @@ impl Error {
             self,
             Self::Cancelled(_) | Self::Sink { .. } | Self::Source { .. } | Self::Credentials(_)
         )
+    }
+
+    /// Says the same of the image under another name: what a mirror lacks or refuses is not to be put
+    /// down to the registry.
+    fn renamed(mut self, name: Reference) -> Self {
+        match &mut self {
+            Self::RepositoryNotFound { reference }
+            | Self::ManifestNotFound { reference, .. }
+            | Self::BlobNotFound { reference, .. }
+            | Self::Unauthorised { reference, .. }
+            | Self::Denied { reference, .. }
+            | Self::RateLimited { reference, .. }
+            | Self::Platform { reference, .. }
+            | Self::Schema1 { reference }
+            | Self::NotAnImage { reference, .. }
+            | Self::Document { reference, .. }
+            | Self::TooDeep { reference }
+            | Self::WrongManifest { reference, .. }
+            | Self::Sink { reference, .. }
+            | Self::Source { reference, .. }
+            | Self::Rejected { reference, .. }
+            | Self::TagDeletion { reference, .. }
+            | Self::ReferrersList { reference, .. }
+            | Self::Mangled { reference, .. }
+            | Self::Http { reference, .. } => **reference = name,
+            Self::Mirror { .. } | Self::Credentials(_) | Self::Cancelled(_) => {}
+        }
+        self
     }
 }

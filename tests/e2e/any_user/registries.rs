@@ -232,6 +232,39 @@ fn a_mirror_that_does_not_answer_is_warned_of_once() {
 }
 
 #[test]
+fn what_a_mirror_lacks_or_refuses_is_said_of_the_mirror() {
+    let image = busybox_project(STEPS);
+    image.kiln_ok(["build"]);
+    let space = TestSpace::new();
+    let registry = Registry::start(&space);
+    let name = format!("{}/team/tool:1", registry.host());
+    image.kiln_ok(["push", "app", &name]);
+    let guarded = Registry::start_guarded(&space);
+    let empty = TestSpace::new();
+    let empty = Registry::start(&empty);
+    let settings = space.path().join("home/.config/kiln");
+    std::fs::create_dir_all(&settings).expect("a folder for settings");
+    let mirrors = format!(
+        "[registry.\"{}\"]\nmirrors = [\"{}/hub\", \"{}/hub\"]\n",
+        registry.host(),
+        empty.host(),
+        guarded.host()
+    );
+    std::fs::write(settings.join("config.toml"), mirrors).expect("settings");
+    let pulled = space.kiln_ok(["pull", &name]);
+    pulled
+        .assert_says(&format!(
+            "is of no help: `{}` has no repository `hub/team/tool`",
+            empty.host()
+        ))
+        .assert_says(&format!(
+            "`{}` does not let anonymous users read `hub/team/tool`",
+            guarded.host()
+        ))
+        .assert_says(&format!("kiln login {}`", guarded.host()));
+}
+
+#[test]
 fn what_is_run_and_not_here_is_pulled() {
     let image = busybox_project(STEPS);
     let registry = Registry::start(&image);

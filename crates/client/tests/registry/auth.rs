@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::fake::{Contents, on, registry};
 use crate::memory::{Memory, TestImage, index};
 use crate::server::{Answer, Received, Server};
-use kiln_client::{CredentialFiles, Error, Settings};
+use kiln_client::{CredentialFiles, Error, Mirror, RegistrySettings, Settings};
 use kiln_http::Cancel;
 use kiln_oci::Digest;
 
@@ -170,6 +170,30 @@ fn a_password_is_shown_to_the_token_server_and_not_to_the_registry() {
     };
     assert!(!server.received().iter().any(basic));
     assert!(tokens.received()[0].target.ends_with("&account=me"));
+}
+
+#[test]
+fn a_mirror_is_shown_what_is_kept_for_its_repository() {
+    let folder = tempfile::tempdir().unwrap();
+    let mirror = guarded("Basic realm=\"r\"".to_owned(), |shown| {
+        shown == format!("Basic {ME}")
+    });
+    let upstream = Server::start(|_| Answer::new(404));
+    let mut settings = settings(&folder, &mirror, "null");
+    let entry = format!(
+        r#"{{"auths":{{"{}/team":{{"auth":"{ME}"}}}}}}"#,
+        mirror.address
+    );
+    std::fs::write(folder.path().join("auth.json"), entry).unwrap();
+    let location = format!("{}/team", mirror.address);
+    let mirrors = vec![Mirror { location }];
+    settings
+        .registries
+        .insert(upstream.address.to_string(), RegistrySettings { mirrors });
+    let platform = "linux/amd64".parse().unwrap();
+    registry(settings)
+        .resolve(&on(&upstream, "app"), &platform, &Cancel::new())
+        .unwrap();
 }
 
 #[test]
