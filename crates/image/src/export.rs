@@ -134,12 +134,17 @@ pub fn find_blob(
     compression: Compression,
 ) -> Result<LayerBlob, ImageError> {
     let is_here = |digest| Ok::<bool, ImageError>(session.pin(&[Pin::Blob(digest)])?.is_empty());
-    if is_here(layer.descriptor.digest)? {
-        return Ok(LayerBlob::Here(layer.descriptor.clone()));
-    }
     let diff_id = &layer.diff_id;
     let layers = session.store().layers();
-    if layer.descriptor.digest != diff_id.0 {
+    let plain = layer.descriptor.digest == diff_id.0;
+    let record = if plain { layers.record(diff_id)? } else { None };
+    // A built layer is named by its tar. That it was once written as it is must not decide what becomes
+    // of it now.
+    let built = record.is_some_and(|record| matches!(record.origin, Origin::Built));
+    if !built && is_here(layer.descriptor.digest)? {
+        return Ok(LayerBlob::Here(layer.descriptor.clone()));
+    }
+    if !plain {
         return Err(ImageError::MissingBlob {
             diff_id: *diff_id,
             digest: layer.descriptor.digest,

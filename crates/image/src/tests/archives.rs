@@ -58,6 +58,21 @@ fn a_saved_image_loads_elsewhere_as_the_same() {
 }
 
 #[test]
+fn layers_saved_as_they_are_do_not_stand_in_for_compressed_ones() {
+    let test = TestStore::new();
+    let compressed = |compression| {
+        let exported = export(&test.session, &test.image(), compression).unwrap();
+        exported.descriptor
+    };
+    let before = [Compression::Gzip, Compression::Zstd].map(compressed);
+    saved(&test, Compression::None);
+    assert_eq!(
+        [Compression::Gzip, Compression::Zstd].map(compressed),
+        before
+    );
+}
+
+#[test]
 fn the_same_image_is_saved_as_the_same_bytes() {
     if !rustix::process::geteuid().is_root() {
         println!("SKIP: files of other users than root are other bytes");
