@@ -1,6 +1,7 @@
 //! One operation at one place: addresses, authorised requests, blobs.
 
 use std::io::{self, Read as _};
+use std::time::Duration;
 
 use kiln_http::{Body, BodyText, Cancel, Download, Failure, Request, Response, Url};
 use kiln_oci::{Digest, MAX_DOCUMENT_BYTES, Reference};
@@ -17,6 +18,9 @@ use crate::report::said;
 const MOST_CHALLENGES: u32 = 2;
 /// How often a mirror is asked before the next place is.
 const MIRROR_TRIES: u32 = 2;
+/// How long a mirror may make a pull wait that the next place could serve.
+const MIRROR_PATIENCE: Duration = Duration::from_secs(1);
+
 /// One operation on one reference at one place.
 #[derive(Clone, Copy)]
 pub(crate) struct Visit<'a> {
@@ -156,7 +160,9 @@ impl Visit<'_> {
 
     pub(crate) fn authorised(&self, request: Request, ticket: Option<&Ticket>) -> Request {
         let request = if self.place.is_mirror {
-            request.tries(MIRROR_TRIES)
+            request
+                .tries(MIRROR_TRIES)
+                .longest_retry_after(MIRROR_PATIENCE)
         } else {
             request
         };

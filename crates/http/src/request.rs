@@ -1,6 +1,7 @@
 //! What is asked, and a reply that fits in memory.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::error::{BodyText, Error};
 use crate::url::Url;
@@ -41,6 +42,7 @@ pub struct Request {
     pub(crate) authorization: Option<String>,
     pub(crate) plain_http: bool,
     pub(crate) tries: Option<u32>,
+    pub(crate) longest_retry_after: Option<Duration>,
     pub(crate) body: Option<Vec<u8>>,
 }
 
@@ -55,6 +57,7 @@ impl Request {
             authorization: None,
             plain_http: false,
             tries: None,
+            longest_retry_after: None,
             body: None,
         }
     }
@@ -114,6 +117,14 @@ impl Request {
     #[must_use]
     pub fn tries(mut self, tries: u32) -> Self {
         self.tries = Some(tries);
+        self
+    }
+
+    /// Waits at most this long because the server says so, instead of what the settings say: where somebody
+    /// else can be asked, too.
+    #[must_use]
+    pub fn longest_retry_after(mut self, wait: Duration) -> Self {
+        self.longest_retry_after = Some(wait);
         self
     }
 

@@ -63,6 +63,7 @@ impl<E: Into<Error>> From<E> for Failure {
 pub struct Attempts<'a> {
     policy: &'a RetryPolicy,
     most: u32,
+    longest_retry_after: Duration,
     /// Seed of this request's waits.
     random: u64,
     failed: u32,
@@ -79,6 +80,9 @@ impl<'a> Attempts<'a> {
         Self {
             policy,
             most: request.tries.unwrap_or(policy.tries).max(1),
+            longest_retry_after: request
+                .longest_retry_after
+                .unwrap_or(policy.longest_retry_after),
             random,
             failed: 0,
             at_once_used: false,
@@ -106,7 +110,7 @@ impl<'a> Attempts<'a> {
                 self.failed -= 1;
                 Duration::ZERO
             }
-            Again::After(Some(wait)) if wait > self.policy.longest_retry_after => {
+            Again::After(Some(wait)) if wait > self.longest_retry_after => {
                 return Err(failure.error.after_tries(self.failed));
             }
             Again::After(Some(wait)) => wait,

@@ -95,3 +95,13 @@ fn a_mirror_that_is_down_or_lies_is_no_obstacle() {
     pull(&mirrored(&upstream, &lying), &on(&upstream, "app"), &sink).unwrap();
     assert!(sink.get(Digest::of(&image.layers[0])).unwrap() == image.layers[0]);
 }
+
+#[test]
+fn a_mirror_that_is_asked_too_often_is_not_waited_for() {
+    let image = TestImage::new("linux/amd64", &[1000]);
+    let upstream = Contents::new().image("app", "latest", &image).serve();
+    let limited = Server::start(|_| Answer::new(429).header("retry-after", "5"));
+    let sink = Memory::default();
+    pull(&mirrored(&upstream, &limited), &on(&upstream, "app"), &sink).unwrap();
+    assert_eq!(asked(&limited).len(), 1);
+}
