@@ -83,7 +83,14 @@ impl Archive {
                 _scratch: None,
             });
         }
-        let file = File::open(path).map_err(read_error)?;
+        Self::read(session, File::open(path).map_err(read_error)?, path)
+    }
+
+    /// Reads the table of contents of an archive that is open already, and which messages call `path`.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub fn read(session: &Session, file: File, path: &Path) -> Result<Self, ImageError> {
         let (file, scratch) = decompressed(session, file, path)?;
         let tar = TarIndex::read(file, path)?;
         let images = if tar.contains("index.json") {

@@ -118,6 +118,22 @@ fn umoci_changes_an_image_of_kiln_and_kiln_runs_it() {
 }
 
 #[test]
+fn what_is_wrong_with_standard_input_is_said_of_it() {
+    let space = TestSpace::new();
+    let compressed = space.path().join("archive.bz2");
+    fs::write(&compressed, b"BZh91AY&SY not what it seems").expect("a file");
+    let words = space.path().join("words");
+    fs::write(&words, "words").expect("a file");
+    for path in [compressed, words] {
+        let input = fs::File::open(path).expect("there");
+        space
+            .run(space.command().arg("load").stdin(input))
+            .assert_says("`standard input`")
+            .assert_says("not a tar");
+    }
+}
+
+#[test]
 fn an_image_without_a_name_is_called_by_its_digest_until_it_has_one() {
     let space = saved();
     let copy = [

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek as _};
 use std::path::{Path, PathBuf};
 
 use kiln_image::{Archive, UnpackSettings};
@@ -49,14 +49,16 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     local::warn_of_one_owner(&host, printer);
     let session = local::session(settings)?;
     let unpack = unpack_settings(host.privileges());
-    let (path, _copy) = match args.archive.as_ref().or(args.input.as_ref()) {
-        Some(path) if path.as_os_str() != "-" => (path.clone(), None),
-        _ => {
+    let named = args.archive.as_ref().or(args.input.as_ref());
+    let (path, archive, _copy) = match named.filter(|path| path.as_os_str() != "-") {
+        Some(path) => (path.as_path(), Archive::open(&session, path)?, None),
+        None => {
+            let path = Path::new("standard input");
             let copy = Scratch::new(&session, "archive")?;
-            (spool(settings, copy.path())?, Some(copy))
+            let file = spool(settings, copy.path())?;
+            (path, Archive::read(&session, file, path)?, Some(copy))
         }
     };
-    let archive = Archive::open(&session, &path)?;
     if archive.images().is_empty() {
         let message = format!("`{}` holds no image", path.display());
         return Err(Failure::message(Class::User, message, None));
@@ -127,7 +129,7 @@ pub(crate) fn unpack_settings(privileges: &Privileges) -> UnpackSettings {
 }
 
 /// Copies standard input to a file, because an archive is read out of order.
-fn spool(settings: &Settings, folder: &Path) -> Outcome<PathBuf> {
+fn spool(settings: &Settings, folder: &Path) -> Outcome<File> {
     if settings.stdin_is_terminal {
         return Err(Failure::message(
             Class::User,
@@ -135,9 +137,15 @@ fn spool(settings: &Settings, folder: &Path) -> Outcome<PathBuf> {
             Some("name a file: kiln load FILE".to_owned()),
         ));
     }
-    let path = folder.join("standard-input");
-    File::create_new(&path)
-        .and_then(|mut file| io::copy(&mut io::stdin().lock(), &mut file))
-        .map_err(|error| Failure::from_error(Class::Environment, error))?;
-    Ok(path)
+    File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(folder.join("standard-input"))
+        .and_then(|mut file| {
+            io::copy(&mut io::stdin().lock(), &mut file)?;
+            file.rewind()?;
+            Ok(file)
+        })
+        .map_err(|error| Failure::from_error(Class::Environment, error))
 }
