@@ -7,7 +7,7 @@
 //! ```
 //! A registry may lose or change anything at any time, and is not worth a failed build:
 //!
-//! - One that cannot be asked is not asked again, with one warning.
+//! - One that cannot be asked is not asked again, with one warning. Nor is one waited for that limits requests.
 //! - An entry that is not what it should be is a miss, with a warning.
 //! - A layer that cannot be had when it is needed makes all hits that promised it *denied*: they are
 //!   misses from then on. Whoever needed the layer ends with [`Failure::lost`], and the graph is run
@@ -21,8 +21,9 @@ mod write;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use kiln_client::{Document, Error as ClientError};
+use kiln_client::{Document, Error as ClientError, Registry};
 use kiln_image::Image;
 use kiln_layer::Ownership;
 use kiln_manifest::value::Name;
@@ -39,6 +40,9 @@ use crate::workspace::Workspace;
 pub(crate) use self::bring::Listener;
 pub(crate) use self::write::{Writer, finished};
 
+/// How long a registry that limits requests is waited for: what it has can be made here, too.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// How far caches are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
@@ -54,6 +58,7 @@ pub(crate) enum Reach {
 #[derive(Debug)]
 pub(crate) struct RemoteCache<'w> {
     workspace: &'w Workspace,
+    registry: Registry,
     reach: Reach,
     sources: Vec<Source>,
     state: Mutex<State>,
@@ -161,6 +166,7 @@ impl<'w> RemoteCache<'w> {
         });
         Self {
             workspace,
+            registry: workspace.remote.registry.impatient(PATIENCE),
             reach,
             sources: sources.collect(),
             state: Mutex::default(),
@@ -176,7 +182,7 @@ impl<'w> RemoteCache<'w> {
     fn transfer(&self) -> Transfer<'_> {
         Transfer {
             session: &self.workspace.session,
-            registry: &self.workspace.remote.registry,
+            registry: &self.registry,
             cancel: &self.workspace.remote.cancel,
         }
     }
@@ -234,7 +240,7 @@ impl<'w> RemoteCache<'w> {
     ) -> Result<Option<Read>, Failure> {
         let remote = &self.workspace.remote;
         let reference = entry::reference(&source.repository, key, self.ownership());
-        let wrong = match remote.registry.find_manifest(&reference, &remote.cancel) {
+        let wrong = match self.registry.find_manifest(&reference, &remote.cancel) {
             Ok(Some(found)) => match self.read(&reference, &found, key) {
                 Ok(entry) => return Ok(Some(entry)),
                 Err(wrong) => wrong,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use kiln_http::{Cancel, Client, Request, Url};
 use kiln_oci::{MAX_DOCUMENT_BYTES, Platform, Reference};
@@ -16,7 +17,11 @@ use crate::visit::Visit;
 
 /// Talks to registries. Clones share connections and tokens; used from any number of threads.
 #[derive(Debug, Clone)]
-pub struct Registry(Arc<Inner>);
+pub struct Registry {
+    inner: Arc<Inner>,
+    /// How long a registry may make whoever asks wait, if that is less than the settings say.
+    patience: Option<Duration>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -30,25 +35,42 @@ pub(crate) struct Inner {
 impl Registry {
     /// Returns a client for registries; nothing is read or asked yet.
     pub fn new(http: Client, settings: Settings) -> Self {
-        Self(Arc::new(Inner {
-            http,
-            settings,
-            auth: Auth::default(),
-            secure: Mutex::default(),
-        }))
+        Self {
+            inner: Arc::new(Inner {
+                http,
+                settings,
+                auth: Auth::default(),
+                secure: Mutex::default(),
+            }),
+            patience: None,
+        }
+    }
+
+    /// Returns the same for work that is not worth a long wait: a registry that says to come back later than
+    /// in `patience` has failed.
+    #[must_use]
+    pub fn impatient(&self, patience: Duration) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            patience: Some(patience),
+        }
+    }
+
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        self.patience
     }
 
     pub(crate) fn inner(&self) -> &Inner {
-        &self.0
+        &self.inner
     }
 
     pub(crate) fn settings(&self) -> &Settings {
-        &self.0.settings
+        &self.inner.settings
     }
 
     /// How many blobs are transferred at once.
     pub fn jobs(&self) -> std::num::NonZeroUsize {
-        self.0.settings.jobs
+        self.inner.settings.jobs
     }
 
     /// Finds out what `reference` means now, for `platform`. Blocks.
@@ -110,7 +132,7 @@ impl Registry {
         authority: &str,
         cancel: &Cancel,
     ) -> Result<bool, kiln_http::Error> {
-        let http = &self.0.http;
+        let http = &self.inner.http;
         let url = |secure| Url::from_parts(secure, authority, "/v2/");
         let plain = url(false)?;
         let allowed = http
@@ -124,7 +146,7 @@ impl Registry {
         if !plain.is_loopback() {
             return Ok(true);
         }
-        let known = &self.0.secure;
+        let known = &self.inner.secure;
         let found = known
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -157,7 +179,7 @@ impl Registry {
         cancel: &Cancel,
         mut work: impl FnMut(Visit<'_>, usize) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let places = Place::all(&self.0.settings, reference)?;
+        let places = Place::all(&self.inner.settings, reference)?;
         let (last, mirrors) = places.split_last().expect("the registry itself is a place");
         let visit = |place| self.visit(reference, place, &Access::Pull, cancel);
         for (number, place) in mirrors.iter().enumerate().skip(first) {

@@ -159,13 +159,15 @@ impl Visit<'_> {
     }
 
     pub(crate) fn authorised(&self, request: Request, ticket: Option<&Ticket>) -> Request {
-        let request = if self.place.is_mirror {
-            request
-                .tries(MIRROR_TRIES)
-                .longest_retry_after(MIRROR_PATIENCE)
-        } else {
-            request
-        };
+        let mut request = request;
+        let mut patience = self.registry.patience();
+        if self.place.is_mirror {
+            request = request.tries(MIRROR_TRIES);
+            patience = Some(MIRROR_PATIENCE);
+        }
+        if let Some(patience) = patience {
+            request = request.longest_retry_after(patience);
+        }
         match ticket {
             Some(ticket) => request.authorization(ticket.authorization.clone()),
             None => request,

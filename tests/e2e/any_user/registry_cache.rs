@@ -282,27 +282,52 @@ fn a_registry_that_is_down_is_one_warning() {
         .assert_says("the tags of a cache are kiln's");
 }
 
-#[test]
-fn a_registry_that_refuses_is_one_warning_that_says_what_to_do() {
+/// Starts a registry that answers everything so; returns its `host:port`.
+fn answering(reply: &'static str) -> String {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     let address = listener.local_addr().expect("an address");
     // Ends with the process of the tests: nobody can stop an `accept`.
     std::thread::spawn(move || {
         for mut connection in listener.incoming().flatten() {
-            let reply = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\
-                         Content-Length: 0\r\nConnection: close\r\n\r\n";
             let mut request = [0; 4096];
             if connection.read(&mut request).is_ok() {
                 connection.write_all(reply.as_bytes()).unwrap_or_default();
             }
         }
     });
+    address.to_string()
+}
+
+#[test]
+fn a_registry_that_refuses_is_one_warning_that_says_what_to_do() {
+    let address = answering(
+        "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\
+         Content-Length: 0\r\nConnection: close\r\n\r\n",
+    );
     let cache = format!("{address}/team/cache");
     for flag in ["--cache-from", "--cache-to"] {
         let built = Build::ok(&project(), &[flag, &cache]);
         let warnings = warnings(&built);
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("kiln login"), "{warnings:?}");
+    }
+}
+
+#[test]
+fn a_registry_that_limits_requests_is_one_warning_and_no_wait() {
+    let address = answering(
+        "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 20\r\n\
+         Content-Length: 0\r\nConnection: close\r\n\r\n",
+    );
+    let cache = format!("{address}/team/cache");
+    for flag in ["--cache-from", "--cache-to"] {
+        let began = std::time::Instant::now();
+        let built = Build::ok(&project(), &[flag, &cache]);
+        let warnings = warnings(&built);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("asked again in 20 s"), "{warnings:?}");
+        // Once would be too often.
+        assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
     }
 }
 

@@ -126,7 +126,7 @@ impl RemoteCache<'_> {
         }
         let remote = &self.workspace.remote;
         let reference = self.mount_reference(mount, repository)?;
-        let found = remote.registry.find_manifest(&reference, &remote.cancel)?;
+        let found = self.registry.find_manifest(&reference, &remote.cancel)?;
         let Some(found) = found else {
             return Ok(false);
         };
@@ -206,8 +206,7 @@ impl RemoteCache<'_> {
         let reference = self.mount_reference(mount, repository)?;
         let remote = &self.workspace.remote;
         let source = StoreSource::new(session, repository);
-        remote
-            .registry
+        self.registry
             .push_artifact(&reference, &manifest, &source, &remote.cancel)?;
         Ok(())
     }

@@ -138,7 +138,12 @@ impl Writer<'_> {
         let remote = &self.workspace.remote;
         let reference = entry::reference(self.repository, &step.key, ownership(self.workspace));
         let is_bad = self.cache.is_denied(self.repository, &step.key);
-        if !is_bad && remote.registry.has_manifest(&reference, &remote.cancel)? {
+        if !is_bad
+            && self
+                .cache
+                .registry
+                .has_manifest(&reference, &remote.cancel)?
+        {
             return Ok(Outcome::Left);
         }
         match self.send(step, &reference, source) {
@@ -161,7 +166,7 @@ impl Writer<'_> {
         };
         let manifest = entry.manifest();
         let push = || {
-            remote
+            self.cache
                 .registry
                 .push_artifact(reference, &manifest, source, &remote.cancel)
         };
