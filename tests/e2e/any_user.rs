@@ -4,6 +4,7 @@ mod attacks;
 mod bad_input;
 mod build;
 mod bundles;
+mod call_profiles;
 mod command_line;
 mod container_files;
 mod containers;

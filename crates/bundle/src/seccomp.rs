@@ -4,7 +4,7 @@ mod numbers;
 
 use std::collections::BTreeMap;
 
-use kiln_sys::seccomp::{Action, Case, Comparison, Operator, Program, Rule, Table};
+use kiln_sys::seccomp::{Action, Case, Comparison, Operator, Program, Rule, Table, TooLong};
 
 use crate::error::BundleError;
 use crate::spec::{Seccomp, SeccompArgument, SeccompRule};
@@ -12,6 +12,9 @@ use numbers::Convention;
 
 /// First number of the x32 convention, which is in the architecture of x86-64.
 const X32: u32 = 0x4000_0000;
+
+/// What happens to calls in the convention of an architecture that a filter does not name.
+pub(crate) const FOREIGN: Action = kiln_sandbox::FOREIGN_CALLS;
 
 /// A filter with how it is loaded.
 #[derive(Debug)]
@@ -62,6 +65,18 @@ pub(crate) fn filter(seccomp: &Seccomp) -> Result<Option<Filter>, BundleError> {
         }
         flags |= 1 << 3;
     }
+    let tables = tables(seccomp)?;
+    let program = Program::assemble_several(&tables, FOREIGN).map_err(too_long)?;
+    Ok(Some(Filter {
+        program,
+        flags,
+        notifies,
+    }))
+}
+
+/// The rules for each architecture whose calls are let through to them.
+pub(crate) fn tables(seccomp: &Seccomp) -> Result<Vec<Table>, BundleError> {
+    let default = action(&seccomp.default_action, seccomp.default_errno_ret)?;
     let mut tables = BTreeMap::new();
     let native = [Convention::native()];
     let named: Vec<Convention> = seccomp
@@ -75,19 +90,55 @@ pub(crate) fn filter(seccomp: &Seccomp) -> Result<Option<Filter>, BundleError> {
     for convention in native.into_iter().chain(named) {
         add(&mut tables, convention, seccomp, default)?;
     }
-    let tables: Vec<Table> = tables.into_values().collect();
-    let program = Program::assemble_several(&tables, Action::KillThread).map_err(|too_long| {
-        let problem = format!(
-            "linux.seccomp: the filter has {} instructions, the kernel takes 4096",
-            too_long.instructions
-        );
-        BundleError::Invalid { problem }
-    })?;
-    Ok(Some(Filter {
-        program,
-        flags,
-        notifies,
-    }))
+    Ok(tables.into_values().collect())
+}
+
+/// Says how much too long a filter is.
+pub(crate) fn too_long(too_long: TooLong) -> BundleError {
+    let problem = format!(
+        "linux.seccomp: the filter has {} instructions, the kernel takes 4096",
+        too_long.instructions
+    );
+    BundleError::Invalid { problem }
+}
+
+/// Looks at a rule by itself.
+pub(crate) fn check_rule(rule: &SeccompRule) -> Result<(), BundleError> {
+    cases(rule, action(&rule.action, rule.errno_ret)?).map(|_| ())
+}
+
+/// Whether any architecture that is understood has a call of this name.
+pub(crate) fn is_call(name: &str) -> bool {
+    let all = numbers::UNDERSTOOD.iter();
+    let mut conventions = all.filter_map(|name| Convention::named(name).flatten());
+    conventions.any(|convention| convention.number(name).is_some())
+}
+
+/// Whether a program of this architecture is never let through to a call.
+pub(crate) fn refuses(tables: &[Table], name: &str) -> bool {
+    let native = Convention::native();
+    let mut own = tables.iter().filter(|it| it.architecture == native.audit());
+    let action = own.find_map(|table| {
+        let rule = table.rules.get(&native.number(name)?);
+        Some(rule.cloned().unwrap_or(Rule::Always(table.default)))
+    });
+    !matches!(
+        action,
+        Some(
+            Rule::Always(Action::Allow | Action::Log)
+                | Rule::FirstMatch { .. }
+                | Rule::Argument { .. }
+        )
+    )
+}
+
+/// This architecture, as filters name it.
+pub(crate) const fn native_name() -> &'static str {
+    if cfg!(target_arch = "aarch64") {
+        "SCMP_ARCH_AARCH64"
+    } else {
+        "SCMP_ARCH_X86_64"
+    }
 }
 
 fn unknown_architecture(name: &str) -> BundleError {

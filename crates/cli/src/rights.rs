@@ -1,11 +1,18 @@
 //! Flags about what a container may do; docker's.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
 use clap::Args;
-use kiln_runtime::{Overrides, ProcessLimit, Rights};
+use kiln_runtime::{Overrides, ProcessLimit, Profile, Rights};
 use kiln_sandbox::SettingOf;
 
 use crate::errors::{Class, Failure, Outcome};
 use crate::measures::size;
+
+/// Longest profile that is read; docker's own has 15 KB.
+const PROFILE_LIMIT_BYTES: u64 = 1 << 20;
 
 /// Flags about rights and sizes.
 #[derive(Args, Clone, Debug, Default)]
@@ -19,7 +26,8 @@ pub(crate) struct RightsArgs {
     #[arg(long, value_name = "CAPABILITY", value_parser = Rights::capability)]
     cap_drop: Vec<String>,
 
-    /// Let its programs gain rights (no-new-privileges=false), or make any system call (seccomp=unconfined)
+    /// Let its programs gain rights (no-new-privileges=false), make any system call (seccomp=unconfined) or those of a
+    /// profile in a file (seccomp=FILE)
     #[arg(long, value_name = "OPTION")]
     security_opt: Vec<String>,
 
@@ -48,7 +56,7 @@ impl RightsArgs {
     /// Adds what is to be different.
     ///
     /// # Errors
-    /// An option that there is not.
+    /// An option that there is not; a profile that cannot be used.
     pub(crate) fn apply(&self, overrides: &mut Overrides) -> Outcome {
         let mut rights = Rights {
             added: self.cap_add.iter().cloned().collect(),
@@ -66,12 +74,19 @@ impl RightsArgs {
                 "no-new-privileges=false" | "no-new-privileges:false" => {
                     rights.gains_privileges = true;
                 }
-                "seccomp=unconfined" => rights.any_call = true,
-                _ => {
-                    let message = format!("containers have no security option `{option}`");
-                    let help = "there are no-new-privileges=false and seccomp=unconfined";
-                    return Err(wrong(message, help));
-                }
+                option => match option.split_once(['=', ':']) {
+                    // As in docker the last one counts.
+                    Some(("seccomp", value)) if !value.is_empty() => {
+                        rights.any_call = value == "unconfined";
+                        let is_file = !["unconfined", "builtin"].contains(&value);
+                        rights.calls = is_file.then(|| profile(Path::new(value))).transpose()?;
+                    }
+                    _ => {
+                        let message = format!("containers have no security option `{option}`");
+                        let help = "there are no-new-privileges=false, seccomp=unconfined and seccomp=FILE";
+                        return Err(wrong(message, help));
+                    }
+                },
             }
         }
         overrides.rights = rights;
@@ -79,6 +94,29 @@ impl RightsArgs {
         overrides.shm_size_bytes = self.shm_size;
         Ok(())
     }
+}
+
+/// Reads a profile of system calls.
+fn profile(path: &Path) -> Outcome<Profile> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(PROFILE_LIMIT_BYTES).read_to_string(&mut text))
+        .map_err(|error| {
+            let message = format!("cannot read `{}`: {error}", path.display());
+            let help =
+                "--security-opt seccomp= is followed by the file of a profile, or `unconfined`";
+            wrong(message, help)
+        })?;
+    Profile::parse(&text).map_err(|error| {
+        let message = format!(
+            "`{}` is no profile of system calls that can be used: {error}",
+            path.display()
+        );
+        wrong(
+            message,
+            "it is to be written as docker's profiles of seccomp are, in JSON",
+        )
+    })
 }
 
 /// `NAME=VALUE`, if that is not a setting of the whole machine.
@@ -154,9 +192,12 @@ mod tests {
         let free = read("no-new-privileges=false").expect("an option");
         assert!(free.gains_privileges && !free.any_call);
         assert!(read("seccomp=unconfined").expect("an option").any_call);
+        assert_eq!(read("seccomp=builtin"), Some(Rights::default()));
         for option in [
             "",
-            "seccomp=/etc/profile.json",
+            "seccomp",
+            "seccomp=",
+            "seccomp=/nowhere/profile.json",
             "apparmor=x",
             "label=disable",
         ] {

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use kiln_bundle::BundleError;
 use kiln_sandbox::{
     Child, EnterError, ExecSpec, Lifeline, PassedOn, Privileges, ProcessName, Running,
     SandboxError, Stdio, Stop, WindowSize, sealed_program,
@@ -76,6 +77,9 @@ pub enum ExecError {
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// The system calls that it was to have.
+    #[error("the system calls that it may make: {0}")]
+    Calls(#[from] BundleError),
     /// It could not be started by a process in between.
     #[error("{message}")]
     Failed {
@@ -97,7 +101,7 @@ impl ExecError {
             Self::Sandbox(error) => error.exit_code(),
             Self::Failed { code, .. } => *code,
             Self::NotRunning(_) | Self::Paused(_) => 1,
-            Self::Enter(_) | Self::Io(_) => 125,
+            Self::Enter(_) | Self::Calls(_) | Self::Io(_) => 125,
         }
     }
 }
@@ -249,7 +253,7 @@ impl ExecOrder {
             },
             rlimits: self.rights.rlimits(),
             out_of_memory_score: self.rights.out_of_memory_score,
-            security: self.rights.security(&privileges),
+            security: self.rights.security(&privileges)?,
             groups: self.groups.clone(),
             lifeline,
         };

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use kiln_bundle::BundleError;
 use kiln_network::{Attachment, NetworkError, Outside};
 use kiln_sandbox::{
     Access, Accounting, BindSource, Child, Durability, Host, Mount, MountSource, Privileges,
@@ -64,6 +65,9 @@ pub enum LaunchError {
     /// Another runtime.
     #[error(transparent)]
     Other(#[from] OtherError),
+    /// The system calls that it was to have.
+    #[error("the system calls that it may make: {0}")]
+    Calls(#[from] BundleError),
     /// Networks.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -133,6 +137,7 @@ impl LaunchError {
             | Self::Network(_)
             | Self::NoGateway { .. }
             | Self::Sharing { .. }
+            | Self::Calls(_)
             | Self::OneUser
             | Self::Init
             | Self::MissingSource { .. }
@@ -177,10 +182,7 @@ impl Started {
         }
         let child = match plan.runtime.as_ref().or(own.as_ref()) {
             None => launch.host.spawn(&spec)?,
-            Some(runtime) => {
-                let (hooks, id) = (&plan.hooks, launch.container);
-                other::spawn(launch.host, &spec, runtime, hooks, id)?
-            }
+            Some(runtime) => other::spawn(launch.host, &spec, runtime, plan, launch.container)?,
         };
         if let Some(attachment) = &mut attachment {
             attachment.started(child.pid())?;
@@ -246,7 +248,7 @@ fn spec(
     spec.stdio = launch.stdio;
     spec.limits = plan.limits.for_sandbox();
     spec.accounting = launch.accounting;
-    spec.security = plan.rights.security(launch.host.privileges());
+    spec.security = plan.rights.security(launch.host.privileges())?;
     spec.rlimits = plan.rights.rlimits();
     spec.out_of_memory_score = plan.rights.out_of_memory_score;
     spec.extra_groups.clone_from(&plan.rights.groups);

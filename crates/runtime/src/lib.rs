@@ -42,6 +42,7 @@ pub use exec::{ExecError, ExecOrder, ExecOutcome, ExecRequest};
 pub use foreground::Foreground;
 pub use health::{Health, HealthCheck, HealthStatus, HttpProbe, Probe, shell};
 pub use kiln_bundle::KeepOrder;
+pub use kiln_bundle::Profile;
 pub use launch::{Launch, LaunchError};
 pub use limits::PlannedLimits;
 pub use log::{LogEntry, LogFilter, LogReader, Stream};

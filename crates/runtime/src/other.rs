@@ -8,7 +8,7 @@ use kiln_bundle::{BundleError, KeepOrder, Surroundings};
 use kiln_sandbox::{Child, Host, Line, SandboxError, SandboxSpec, Stdio};
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{HookStage, PlannedHook};
+use crate::plan::{HookStage, Plan, PlannedHook};
 use crate::task::{self, Task};
 
 /// Another runtime, which understands the command line that runc has.
@@ -71,12 +71,12 @@ impl OtherError {
     }
 }
 
-/// Starts what `spec` describes by another runtime, under the name `id`, with `hooks` run on the way.
+/// Starts what `spec` describes by another runtime, under the name `id`, with the hooks of `plan` run on the way.
 pub(crate) fn spawn(
     host: &Host,
     spec: &SandboxSpec,
     runtime: &OtherRuntime,
-    hooks: &[PlannedHook],
+    plan: &Plan,
     id: &str,
 ) -> Result<Child, OtherError> {
     let unfolded = host.unfold(spec)?;
@@ -85,7 +85,10 @@ pub(crate) fn spawn(
         own_sysfs: host.makes_sysfs(&spec.network),
     };
     let written = kiln_bundle::export(spec, &unfolded, surroundings).and_then(|mut bundle| {
-        bundle.hooks = (!hooks.is_empty()).then(|| self::hooks(hooks));
+        bundle.hooks = (!plan.hooks.is_empty()).then(|| hooks(&plan.hooks));
+        if let (Some(linux), Some(filter)) = (&mut bundle.linux, plan.rights.filter()?) {
+            linux.seccomp = Some(filter);
+        }
         kiln_bundle::write(&bundle, &unfolded.folder)
     });
     written.map_err(|source| OtherError::Bundle {

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use kiln_bundle::spec::Seccomp as Filter;
+use kiln_bundle::{BundleError, Profile};
 use kiln_sandbox::{
     Capability, CapabilitySet, Demand, OwnerEmulation, Privileges, Rlimit, RlimitResource, Seccomp,
     Security,
@@ -28,6 +30,9 @@ pub struct Rights {
     pub gains_privileges: bool,
     /// Whether it may make any system call.
     pub any_call: bool,
+    /// Which ones it may make instead of the usual, unless it may make any. As it was read, so that its file may go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calls: Option<Profile>,
 }
 
 /// A resource limit of a process, as `ulimit` has it.
@@ -80,21 +85,36 @@ impl Rights {
     }
 
     /// What a process may do that has these rights, by what kiln itself may do.
-    pub(crate) fn security(&self, privileges: &Privileges) -> Security {
-        Security {
-            capabilities: self.capabilities(),
+    ///
+    /// # Errors
+    /// The given system calls cannot be.
+    pub(crate) fn security(&self, privileges: &Privileges) -> Result<Security, BundleError> {
+        let capabilities = self.capabilities();
+        Ok(Security {
+            capabilities,
             no_new_privileges: !self.gains_privileges,
-            seccomp: if self.any_call {
-                Seccomp::Unconfined
-            } else {
-                Seccomp::Default
+            seccomp: match &self.calls {
+                _ if self.any_call => Seccomp::Unconfined,
+                Some(profile) => Seccomp::Given(profile.tables(capabilities)?),
+                None => Seccomp::Default,
             },
             owners: match privileges {
                 Privileges::Single { .. } => OwnerEmulation::Flatten,
                 Privileges::Root | Privileges::Mapped { .. } => OwnerEmulation::None,
             },
             ..Security::default()
-        }
+        })
+    }
+
+    /// The given system calls in the words of the runtime specification; `None` for the usual ones, or any.
+    ///
+    /// # Errors
+    /// They cannot be.
+    pub(crate) fn filter(&self) -> Result<Option<Filter>, BundleError> {
+        let given = self.calls.as_ref().filter(|_| !self.any_call);
+        given
+            .map(|profile| profile.describe(self.capabilities()))
+            .transpose()
     }
 
     fn capabilities(&self) -> CapabilitySet {

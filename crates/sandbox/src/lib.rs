@@ -54,6 +54,7 @@ pub use kiln_sys::signal::{Signal, signal_of};
 pub use overlay::OverlayInterface;
 pub use privileges::{IdRange, Privileges};
 pub use processes::Process;
+pub use profile::FOREIGN_CALLS;
 pub use running::{ExecSpec, Lifeline, ProcessName, Running, sealed_program};
 pub use spawn::unfold::{Device, Unfolded, UnfoldedMount};
 pub use spec::{

@@ -11,10 +11,11 @@
 use std::collections::BTreeMap;
 
 use kiln_sys::Errno;
-use kiln_sys::seccomp::{Action, Policy, Program, Rule, Test};
+use kiln_sys::seccomp::{Action, NATIVE, Policy, Program, Rule, Table, Test};
 
 use crate::capability::{Capability, CapabilitySet};
-use crate::spec::{OwnerEmulation, Security, Syncs};
+use crate::error::SandboxError;
+use crate::spec::{OwnerEmulation, Seccomp, Security, Syncs};
 
 mod calls;
 
@@ -27,9 +28,47 @@ const TYPING: [u32; 2] = [0x5412, 0x541c];
 /// What `personality` may be: the usual one, 32 bits of kernel version, no randomness of addresses, and asking.
 const PERSONALITIES: [u32; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
-/// The filter for a process that is to have `security`, and of its capabilities gets these.
-pub(crate) fn filter(capabilities: CapabilitySet, security: &Security) -> Program {
-    Program::assemble(&calls(capabilities, security))
+/// What happens to calls in the convention of an architecture that a given filter does not name; as with libseccomp.
+pub const FOREIGN_CALLS: Action = Action::KillThread;
+
+/// The filter for a process that is to have `security`, and of its capabilities gets these; `None` for no filter.
+///
+/// # Errors
+/// A given one is longer than the kernel takes.
+pub(crate) fn filter(
+    capabilities: CapabilitySet,
+    security: &Security,
+) -> Result<Option<Program>, SandboxError> {
+    match &security.seccomp {
+        Seccomp::Default => Ok(Some(Program::assemble(&calls(capabilities, security)))),
+        Seccomp::Unconfined => Ok(None),
+        Seccomp::Given(tables) => {
+            let tables: Vec<Table> = tables.iter().map(|it| given(it, security.owners)).collect();
+            let program = Program::assemble_several(&tables, FOREIGN_CALLS);
+            program.map(Some).map_err(|too_long| SandboxError::Spec {
+                problem: format!(
+                    "the filter of system calls has {} instructions, the kernel takes 4096",
+                    too_long.instructions
+                ),
+            })
+        }
+    }
+}
+
+/// Rules of somebody else, with what is pretended here where those would let the kernel refuse it.
+fn given(table: &Table, owners: OwnerEmulation) -> Table {
+    let mut table = table.clone();
+    if owners == OwnerEmulation::Flatten && table.architecture == NATIVE {
+        for number in calls::OWNERSHIP.iter().chain(calls::OWNERSHIP_HERE) {
+            let number = u32::try_from(*number).expect("numbers of system calls are small");
+            let rule = table.rules.get(&number).cloned();
+            if rule.unwrap_or(Rule::Always(table.default)) == Rule::ALLOW {
+                let pretended = Rule::Always(Action::Errno(0));
+                table.rules.insert(number, pretended);
+            }
+        }
+    }
+    table
 }
 
 /// The same, as data.
@@ -187,7 +226,9 @@ mod tests {
 
     #[test]
     fn the_filter_is_small_and_owners_can_be_flattened() {
-        let program = filter(CapabilitySet::DEFAULT, &Security::default());
+        let program = filter(CapabilitySet::DEFAULT, &Security::default())
+            .expect("short enough")
+            .expect("a filter");
         assert!(program.len() < 300, "{} instructions", program.len());
         let flat = policy(CapabilitySet::DEFAULT, OwnerEmulation::Flatten, Syncs::Real);
         for number in [libc::SYS_fchownat, libc::SYS_setgroups, libc::SYS_setresuid] {

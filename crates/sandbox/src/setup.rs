@@ -512,10 +512,8 @@ mod tests {
             set_groups: true,
             capabilities: CapabilitySet::DEFAULT,
             no_new_privileges: true,
-            filter: Some(crate::profile::filter(
-                CapabilitySet::DEFAULT,
-                &Security::default(),
-            )),
+            filter: crate::profile::filter(CapabilitySet::DEFAULT, &Security::default())
+                .expect("short enough"),
             parent: fd(),
         }
     }

@@ -33,7 +33,7 @@ use crate::privileges::Privileges;
 use crate::profile;
 use crate::rlimit;
 use crate::setup::{self, Covers, Prepared, SysTree};
-use crate::spec::{Ids, Network, OwnerEmulation, SandboxSpec, Seccomp, Security, Stdio};
+use crate::spec::{Ids, Network, OwnerEmulation, SandboxSpec, Security, Stdio};
 use crate::sysctl;
 use crate::target::{Kind, Tree};
 use crate::terminal::Terminal;
@@ -117,10 +117,7 @@ impl Host {
                         give(&console.inner, &ids)?;
                     }
                     let capabilities = spec.security.capabilities.intersection(self.capabilities);
-                    let filter = match spec.security.seccomp {
-                        Seccomp::Default => Some(profile::filter(capabilities, &spec.security)),
-                        Seccomp::Unconfined => None,
-                    };
+                    let filter = profile::filter(capabilities, &spec.security)?;
                     let mut program = program(&spec.argv, &spec.env, &home)?;
                     let init = spec.init.then(|| init_for(&mut program)).transpose()?;
                     let prepared = Prepared {

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kiln_sys::network::NetworkNamespace;
+use kiln_sys::seccomp::Table;
 
 use crate::capability::CapabilitySet;
 pub use limits::{ANY_SWAP, Accounting, Demand, Limits, PidsLimit, Rlimit, RlimitResource};
@@ -248,10 +249,12 @@ impl Default for Security {
 }
 
 /// Which system calls the process may make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seccomp {
     /// The default profile: what is not on its list is refused.
     Default,
+    /// These rules instead, for each architecture whose calls are let through to them.
+    Given(Vec<Table>),
     /// No filter, for those who asked for it by name.
     Unconfined,
 }

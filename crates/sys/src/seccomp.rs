@@ -137,10 +137,12 @@ struct LoadRequest {
     filter: *const Instruction,
 }
 
+/// The architecture of this program, as `AUDIT_ARCH_*` of the kernel.
 #[cfg(target_arch = "x86_64")]
-const NATIVE: u32 = 0xc000_003e;
+pub const NATIVE: u32 = 0xc000_003e;
+/// The architecture of this program, as `AUDIT_ARCH_*` of the kernel.
 #[cfg(target_arch = "aarch64")]
-const NATIVE: u32 = 0xc000_00b7;
+pub const NATIVE: u32 = 0xc000_00b7;
 
 /// Offsets in `struct seccomp_data`.
 const NUMBER: u32 = 0;

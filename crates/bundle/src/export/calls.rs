@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use kiln_sys::seccomp::{Action, Comparison, Operator, Policy, Rule, Test};
 
-use crate::seccomp::name_of;
+use crate::seccomp::{name_of, native_name};
 use crate::spec::{Seccomp, SeccompArgument, SeccompRule};
 
 /// A condition: under the mask, the lower half of an argument is this.
@@ -57,15 +57,10 @@ pub(super) fn seccomp(policy: &Policy) -> Seccomp {
             args: Vec::new(),
         });
     let (default_action, default_errno_ret) = words(policy.default);
-    let native = if cfg!(target_arch = "aarch64") {
-        "SCMP_ARCH_AARCH64"
-    } else {
-        "SCMP_ARCH_X86_64"
-    };
     Seccomp {
         default_action,
         default_errno_ret,
-        architectures: vec![native.to_owned()],
+        architectures: vec![native_name().to_owned()],
         syscalls: plain.chain(rules).collect(),
         ..Seccomp::default()
     }

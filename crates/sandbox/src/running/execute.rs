@@ -24,7 +24,7 @@ use crate::rlimit;
 use crate::setup::{Rights, confine, connect};
 use crate::spawn::program::{duplicate, give, program, stdio};
 use crate::spawn::{explain, usable};
-use crate::spec::{Ids, Rlimit, Seccomp, Security, Stdio, User, WindowSize};
+use crate::spec::{Ids, Rlimit, Security, Stdio, User, WindowSize};
 use crate::terminal::Terminal;
 
 /// `DEVPTS_SUPER_MAGIC` of `linux/magic.h`.
@@ -95,10 +95,7 @@ impl Running {
             "reading the capabilities of this process",
         ))?;
         let capabilities = spec.security.capabilities.intersection(own);
-        let filter = match spec.security.seccomp {
-            Seccomp::Default => Some(profile::filter(capabilities, &spec.security)),
-            Seccomp::Unconfined => None,
-        };
+        let filter = profile::filter(capabilities, &spec.security)?;
         let joining = || SandboxError::kernel("joining the namespaces of the sandbox");
         let different = Joined::of(self.pid).map_err(joining())?;
 

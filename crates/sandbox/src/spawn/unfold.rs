@@ -48,7 +48,7 @@ pub struct Unfolded {
     pub environment: Vec<String>,
     /// What it may do: bounding set, and for root also what it starts with.
     pub capabilities: CapabilitySet,
-    /// Which system calls it may make, by number; any if none.
+    /// Which system calls it may make by kiln's own list; any if none, or what was given instead of that list.
     pub calls: Option<Policy>,
     /// Names, soft and hard limits of `setrlimit(2)`; `None` for no limit.
     pub limits: Vec<(String, Option<u64>, Option<u64>)>,
@@ -155,9 +155,9 @@ impl Host {
             None => None,
         };
         let capabilities = prepared.capabilities;
-        let calls = match spec.security.seccomp {
+        let calls = match &spec.security.seccomp {
             Seccomp::Default => Some(profile::calls(capabilities, &spec.security)),
-            Seccomp::Unconfined => None,
+            Seccomp::Given(_) | Seccomp::Unconfined => None,
         };
         let limits = rlimit::named(&spec.rlimits);
         let mut masked = setup::masked();

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// What may be called in one convention.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     /// The architecture, as `AUDIT_ARCH_*` of the kernel.
     pub architecture: u32,
