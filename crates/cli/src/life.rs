@@ -87,12 +87,17 @@ pub(crate) struct LifeArgs {
     no_healthcheck: bool,
 }
 
+/// The size and number of files that docker's `local` has if nobody says more.
+const LOCAL_LOG: (Option<u64>, u32) = (Some(20 << 20), 5);
+
 /// Whether output is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum LogDriver {
     /// In files of JSON lines
     #[default]
     JsonFile,
+    /// The same, in at most 5 files of 20 MiB
+    Local,
     /// Not at all
     None,
 }
@@ -142,9 +147,21 @@ impl LifeArgs {
         let help = "write max-size=10MB or max-file=3";
         let wrong = |message: String| Failure::message(Class::User, message, Some(help.to_owned()));
         let mut options = LogOptions {
-            kept: self.log_driver == LogDriver::JsonFile,
+            kept: self.log_driver != LogDriver::None,
             ..LogOptions::default()
         };
+        if self.log_driver == LogDriver::Local {
+            (options.max_bytes, options.max_files) = LOCAL_LOG;
+        }
+        if let (LogDriver::None, Some(option)) = (self.log_driver, self.log_opt.first()) {
+            let message = format!("output that is not kept has no option `{option}`");
+            let help = "leave out --log-opt, or --log-driver none";
+            return Err(Failure::message(
+                Class::User,
+                message,
+                Some(help.to_owned()),
+            ));
+        }
         for text in &self.log_opt {
             let (name, value) = text.split_once('=').unwrap_or((text, ""));
             match name {
@@ -234,6 +251,21 @@ mod tests {
         ] {
             assert!(log(wrong).is_err(), "{wrong:?}");
         }
+        let driver = |log_driver, options: &[&str]| {
+            let args = LifeArgs {
+                log_driver,
+                log_opt: options.iter().map(|&text| text.to_owned()).collect(),
+                ..LifeArgs::default()
+            };
+            let log = args.log().ok();
+            log.map(|log| (log.kept, log.max_bytes, log.max_files))
+        };
+        let local = Some((true, Some(20 << 20), 5));
+        assert_eq!(driver(LogDriver::Local, &[]), local);
+        let smaller = Some((true, Some(1024), 5));
+        assert_eq!(driver(LogDriver::Local, &["max-size=1k"]), smaller);
+        assert_eq!(driver(LogDriver::None, &[]), Some((false, None, 1)));
+        assert_eq!(driver(LogDriver::None, &["max-size=1k"]), None);
     }
 
     #[test]
