@@ -22,9 +22,6 @@ use crate::spec::{
 /// The version that every runtime of the last years knows.
 const OLD_VERSION: &str = "1.0.2";
 
-/// Length of the time slice in which a share of processor time is counted.
-const PERIOD_MICROSECONDS: u64 = 100_000;
-
 /// Processes and threads if nobody says otherwise; those of kiln's own sandboxes.
 const DEFAULT_PIDS: i64 = 2048;
 
@@ -228,7 +225,7 @@ fn resources(spec: &SandboxSpec, unfolded: &Unfolded) -> Option<Resources> {
         memory_bytes,
         swap_bytes,
         memory_reservation_bytes,
-        cpu_thousandths,
+        processor_time,
         cpu_shares,
         processors,
         memory_nodes,
@@ -245,17 +242,13 @@ fn resources(spec: &SandboxSpec, unfolded: &Unfolded) -> Option<Resources> {
         reservation: memory_reservation_bytes.map(number),
         ..Memory::default()
     };
-    let quota = cpu_thousandths.map(|thousandths| {
-        let quota = u64::from(thousandths) * (PERIOD_MICROSECONDS / 1000);
-        number(quota.max(1000))
-    });
     let list = |numbers: &Option<NumberList>| {
         let numbers = numbers.as_ref();
         numbers.map(NumberList::to_string).unwrap_or_default()
     };
     let cpu = Cpu {
-        period: quota.map(|_| PERIOD_MICROSECONDS),
-        quota,
+        period: processor_time.map(|time| time.period_microseconds),
+        quota: processor_time.map(|time| time.quota_microseconds.map_or(-1, number)),
         shares: cpu_shares.map(u64::from),
         cpus: list(processors),
         mems: list(memory_nodes),

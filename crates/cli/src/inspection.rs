@@ -89,6 +89,8 @@ pub(crate) fn container(store: &Store, places: &Places, container: &StoredContai
             "MemorySwap": memory_and_swap(limits),
             "MemoryReservation": limits.memory_reservation_bytes.unwrap_or(0),
             "NanoCpus": u64::from(limits.cpu_thousandths.unwrap_or(0)) * 1_000_000,
+            "CpuQuota": limits.cpu_quota_microseconds.unwrap_or(0),
+            "CpuPeriod": limits.cpu_period_microseconds.unwrap_or(0),
             "CpuShares": limits.cpu_shares.unwrap_or(0),
             "CpusetCpus": limits.processors.as_deref().unwrap_or_default(),
             "CpusetMems": limits.memory_nodes.as_deref().unwrap_or_default(),

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use kiln_runtime::PlannedLimits;
-use kiln_sandbox::{ANY_SWAP, NumberList};
+use kiln_sandbox::{ANY_SWAP, NumberList, ProcessorTime};
 
 use crate::container::wrong;
 use crate::errors::Outcome;
@@ -31,6 +31,14 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "NUMBER", value_parser = thousandths)]
     cpus: Option<u32>,
 
+    /// Limit the processor time to so many microseconds of each period; -1 is no limit
+    #[arg(long, value_name = "MICROSECONDS", value_parser = quota, allow_negative_numbers = true, conflicts_with = "cpus")]
+    cpu_quota: Option<u64>,
+
+    /// Set how many microseconds that period has, 1000 to 1000000 [default: 100000]
+    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1000..=1_000_000), conflicts_with = "cpus")]
+    cpu_period: Option<u64>,
+
     /// Set its share of processor time against others, 2 to 262144 [default: 1024]
     #[arg(short, long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..=262_144))]
     cpu_shares: Option<u32>,
@@ -52,7 +60,7 @@ impl LimitArgs {
     /// The limits that were typed, for a container that has those of `before`.
     ///
     /// # Errors
-    /// Sizes of memory that do not go together.
+    /// Sizes of memory that do not go together, or processor time that is limited in another way already.
     pub(crate) fn planned(&self, before: &PlannedLimits) -> Outcome<PlannedLimits> {
         let memory = self.memory.or(before.memory_bytes);
         let swap_bytes = match (self.memory_swap, memory) {
@@ -78,11 +86,25 @@ impl LimitArgs {
                 "raise --memory, or lower --memory-reservation",
             ));
         }
+        let in_periods = self.cpu_quota.is_some() || self.cpu_period.is_some();
+        let was_in_periods =
+            before.cpu_quota_microseconds.is_some() || before.cpu_period_microseconds.is_some();
+        if in_periods && before.cpu_thousandths.is_some() {
+            let message = "its processor time is limited by --cpus".to_owned();
+            return Err(wrong(message, "change it by --cpus"));
+        }
+        if self.cpus.is_some() && was_in_periods {
+            let message =
+                "its processor time is limited by --cpu-quota and --cpu-period".to_owned();
+            return Err(wrong(message, "change it by those"));
+        }
         Ok(PlannedLimits {
             memory_bytes: self.memory,
             swap_bytes,
             memory_reservation_bytes: self.memory_reservation,
             cpu_thousandths: self.cpus,
+            cpu_quota_microseconds: self.cpu_quota,
+            cpu_period_microseconds: self.cpu_period,
             cpu_shares: self.cpu_shares,
             processors: self.cpuset_cpus.clone(),
             memory_nodes: self.cpuset_mems.clone(),
@@ -96,6 +118,19 @@ fn swap(text: &str) -> Result<u64, String> {
     match text {
         NO_LIMIT => Ok(ANY_SWAP),
         text => size(text),
+    }
+}
+
+/// Microseconds; 0 for no limit, as docker also has it.
+fn quota(text: &str) -> Result<u64, String> {
+    let least = ProcessorTime::LEAST_MICROSECONDS;
+    match text {
+        NO_LIMIT => Ok(0),
+        text => text
+            .parse()
+            .ok()
+            .filter(|number| *number == 0 || *number >= least)
+            .ok_or_else(|| format!("write a number from {least} on, or -1 for no limit")),
     }
 }
 
@@ -151,6 +186,11 @@ mod tests {
     fn no_limit_is_written_as_docker_does() {
         assert_eq!((pids("-1"), pids("0"), pids("7")), (Ok(0), Ok(0), Ok(7)));
         assert_eq!((swap("-1"), swap("1k")), (Ok(ANY_SWAP), Ok(1024)));
+        assert_eq!(
+            (quota("-1"), quota("0"), quota("1000")),
+            (Ok(0), Ok(0), Ok(1000))
+        );
+        assert!(quota("999").is_err() && quota("-2").is_err());
         assert!(pids("-2").is_err() && swap("-2").is_err());
     }
 

@@ -138,7 +138,8 @@ fn wrong(message: String, help: &str) -> Failure {
 
 /// What to do instead of a flag of `docker run` that there is not.
 pub(crate) fn instead_of(flag: &str) -> Option<&'static str> {
-    let limits = "of processors there are --cpus, --cpu-shares and --cpuset-cpus";
+    let limits =
+        "of processors there are --cpus, --cpu-quota, --cpu-period, --cpu-shares and --cpuset-cpus";
     let disks = "disk bandwidth is not limited";
     let namespaces = "a container always has its own; only --network can be the machine's";
     let advice = match flag {
@@ -155,8 +156,7 @@ pub(crate) fn instead_of(flag: &str) -> Option<&'static str> {
         "--oom-kill-disable" | "--memory-swappiness" | "--kernel-memory" => {
             "of memory there are --memory, --memory-swap, --memory-reservation and --oom-score-adj"
         }
-        "--cpu-period" | "--cpu-quota" | "--cpu-rt-period" | "--cpu-rt-runtime" | "--cpu-count"
-        | "--cpu-percent" => limits,
+        "--cpu-rt-period" | "--cpu-rt-runtime" | "--cpu-count" | "--cpu-percent" => limits,
         "--blkio-weight"
         | "--blkio-weight-device"
         | "--device-read-bps"

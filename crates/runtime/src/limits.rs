@@ -1,6 +1,6 @@
 //! What a container may use up, as it is asked for.
 
-use kiln_sandbox::{Limits, NumberList, PidsLimit};
+use kiln_sandbox::{Limits, NumberList, PidsLimit, ProcessorTime};
 use serde::{Deserialize, Serialize};
 
 /// Limits of a container. What is `None` nobody said.
@@ -19,6 +19,12 @@ pub struct PlannedLimits {
     /// Most processor time, in thousandths of a processor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_thousandths: Option<u32>,
+    /// The same in another way, instead of it: so many microseconds of each period; 0 for no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_quota_microseconds: Option<u64>,
+    /// How long a period is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_period_microseconds: Option<u64>,
     /// Share of processor time against others, 2 to 262144; 1024 is usual.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_shares: Option<u32>,
@@ -37,18 +43,42 @@ impl PlannedLimits {
     /// These, and `others` where they say nothing.
     #[must_use]
     pub fn or(self, others: Self) -> Self {
+        // What was said in one way is not to be overruled by what was said in the other.
+        let in_periods =
+            self.cpu_quota_microseconds.is_some() || self.cpu_period_microseconds.is_some();
+        let in_numbers = self.cpu_thousandths.is_some();
         Self {
             memory_bytes: self.memory_bytes.or(others.memory_bytes),
             swap_bytes: self.swap_bytes.or(others.swap_bytes),
             memory_reservation_bytes: self
                 .memory_reservation_bytes
                 .or(others.memory_reservation_bytes),
-            cpu_thousandths: self.cpu_thousandths.or(others.cpu_thousandths),
+            cpu_thousandths: self
+                .cpu_thousandths
+                .or(others.cpu_thousandths.filter(|_| !in_periods)),
+            cpu_quota_microseconds: self
+                .cpu_quota_microseconds
+                .or(others.cpu_quota_microseconds.filter(|_| !in_numbers)),
+            cpu_period_microseconds: self
+                .cpu_period_microseconds
+                .or(others.cpu_period_microseconds.filter(|_| !in_numbers)),
             cpu_shares: self.cpu_shares.or(others.cpu_shares),
             processors: self.processors.or(others.processors),
             memory_nodes: self.memory_nodes.or(others.memory_nodes),
             pids: self.pids.or(others.pids),
         }
+    }
+
+    fn processor_time(&self) -> Option<ProcessorTime> {
+        let (quota, period) = (self.cpu_quota_microseconds, self.cpu_period_microseconds);
+        if let Some(number) = self.cpu_thousandths {
+            return Some(ProcessorTime::thousandths(number));
+        }
+        let usual = ProcessorTime::USUAL_PERIOD_MICROSECONDS;
+        quota.or(period).map(|_| ProcessorTime {
+            quota_microseconds: quota.filter(|quota| *quota > 0),
+            period_microseconds: period.unwrap_or(usual),
+        })
     }
 
     /// As the sandbox takes them.
@@ -59,7 +89,7 @@ impl PlannedLimits {
             memory_bytes: self.memory_bytes,
             swap_bytes: self.swap_bytes,
             memory_reservation_bytes: self.memory_reservation_bytes,
-            cpu_thousandths: self.cpu_thousandths,
+            processor_time: self.processor_time(),
             cpu_shares: self.cpu_shares,
             processors: list(&self.processors),
             memory_nodes: list(&self.memory_nodes),
@@ -81,12 +111,14 @@ mod tests {
     fn what_was_said_first_counts_and_nothing_is_lost() {
         let first = PlannedLimits {
             pids: Some(0),
+            cpu_period_microseconds: Some(20_000),
             processors: Some("1".to_owned()),
             ..PlannedLimits::default()
         };
         let others = PlannedLimits {
             pids: Some(5),
             cpu_shares: Some(2),
+            cpu_thousandths: Some(500),
             ..PlannedLimits::default()
         };
         let limits = first.or(others).for_sandbox();
@@ -95,5 +127,24 @@ mod tests {
             (limits.processors, limits.cpu_shares),
             (NumberList::parse("1"), Some(2))
         );
+        let time = |quota_microseconds, period_microseconds| {
+            Some(ProcessorTime {
+                quota_microseconds,
+                period_microseconds,
+            })
+        };
+        assert_eq!(limits.processor_time, time(None, 20_000));
+        let quota = |microseconds| PlannedLimits {
+            cpu_quota_microseconds: Some(microseconds),
+            ..PlannedLimits::default()
+        };
+        let made = |limits: PlannedLimits| limits.for_sandbox().processor_time;
+        assert_eq!(made(quota(5000)), time(Some(5000), 100_000));
+        assert_eq!(made(quota(0)), time(None, 100_000));
+        let number = PlannedLimits {
+            cpu_thousandths: Some(1500),
+            ..PlannedLimits::default()
+        };
+        assert_eq!(made(number.or(quota(5000))), time(Some(150_000), 100_000));
     }
 }

@@ -209,7 +209,7 @@ fn needed(limits: &Limits) -> Vec<Controller> {
         memory_bytes,
         swap_bytes,
         memory_reservation_bytes,
-        cpu_thousandths,
+        processor_time,
         cpu_shares,
         processors,
         memory_nodes,
@@ -222,7 +222,7 @@ fn needed(limits: &Limits) -> Vec<Controller> {
             Controller::Memory,
         ),
         (
-            cpu_thousandths.is_some() || cpu_shares.is_some(),
+            processor_time.is_some() || cpu_shares.is_some(),
             Controller::Cpu,
         ),
         (

@@ -60,8 +60,8 @@ pub use spawn::unfold::{Device, Unfolded, UnfoldedMount};
 pub use spec::{
     ANY_SWAP, Access, Accounting, BindSource, DEFAULT_PATH, DEFAULT_TERM, Demand, Durability,
     FileContent, FileOwner, Ids, Limits, Mount, MountSource, Network, OwnerEmulation, PidsLimit,
-    Rlimit, RlimitResource, RootfsSpec, SandboxSpec, Seccomp, Security, Stdio, Syncs, Tmpfs,
-    UpperDirectory, User, WindowSize,
+    ProcessorTime, Rlimit, RlimitResource, RootfsSpec, SandboxSpec, Seccomp, Security, Stdio,
+    Syncs, Tmpfs, UpperDirectory, User, WindowSize,
 };
 pub use sysctl::SettingOf;
 pub use terminal::{RawMode, Terminal, window_size, write_all};

@@ -16,7 +16,9 @@ use kiln_sys::network::NetworkNamespace;
 use kiln_sys::seccomp::Table;
 
 use crate::capability::CapabilitySet;
-pub use limits::{ANY_SWAP, Accounting, Demand, Limits, PidsLimit, Rlimit, RlimitResource};
+pub use limits::{
+    ANY_SWAP, Accounting, Demand, Limits, PidsLimit, ProcessorTime, Rlimit, RlimitResource,
+};
 pub use mount::{Access, BindSource, FileContent, FileOwner, Mount, MountSource, Tmpfs};
 
 /// What programs take a sandbox's terminal for; docker's.

@@ -120,6 +120,57 @@ fn limits_are_those_that_were_asked_for() {
         .assert_says("more memory is to be left to it than it may have");
 }
 
+/// Docker's other way to limit the time of processors.
+#[test]
+fn processor_time_is_a_quota_of_each_period() {
+    if !is_root() {
+        return;
+    }
+    let space = ContainerSpace::new("");
+    let is = |quota: &str, period: &str| {
+        let one = |file| setting(&space, "box", ("cpu", file), "cpu.max");
+        let found = (one("cpu.cfs_quota_us"), one("cpu.cfs_period_us"));
+        let max = quota.replace("-1", "max");
+        let both = format!("{max} {period}");
+        let expected = [
+            (quota.to_owned(), period.to_owned()),
+            (both.clone(), both.clone()),
+        ];
+        assert!(expected.contains(&found), "{found:?}");
+    };
+    let update = |flags: &[&str]| space.kiln(["update"].iter().chain(flags).chain(&["box"]));
+    let flags = ["--cpu-quota", "5000", "--cpu-period", "20000"];
+    space.background("box", &flags, "exec sleep 1000");
+    is("5000", "20000");
+    let host = space.inspect("box")["HostConfig"].clone();
+    let numbers = ["CpuQuota", "CpuPeriod", "NanoCpus"].map(|key| host[key].as_i64());
+    assert_eq!(numbers, [Some(5000), Some(20_000), Some(0)]);
+    // What is not named stays, now and later.
+    update(&["--cpu-quota", "8000"]).assert_code(0);
+    is("8000", "20000");
+    update(&["--cpu-period", "40000"]).assert_code(0);
+    is("8000", "40000");
+    space.kiln_ok(["restart", "-t", "0", "box"]);
+    is("8000", "40000");
+    update(&["--cpu-quota", "-1"]).assert_code(0);
+    is("-1", "40000");
+    update(&["--cpus", "1"])
+        .assert_code(1)
+        .assert_says("limited by --cpu-quota and --cpu-period");
+    update(&["--cpus", "1", "--cpu-quota", "8000"])
+        .assert_code(2)
+        .assert_says("cannot be used with");
+    update(&["--cpu-quota", "999"])
+        .assert_code(2)
+        .assert_says("write a number from 1000 on, or -1 for no limit");
+    space.kiln_ok(["rm", "-f", "box"]);
+    space.background("box", &["--cpus", "0.5"], "exec sleep 1000");
+    update(&["--cpu-quota", "8000"])
+        .assert_code(1)
+        .assert_says("its processor time is limited by --cpus");
+    is("50000", "100000");
+}
+
 #[test]
 fn limits_that_make_no_sense_are_refused() {
     if !is_root() {

@@ -14,7 +14,7 @@ use kiln_manifest::model::{Limits, Run, SecretTarget, SecretUse, Step};
 use kiln_manifest::value::{ContainerPath, Name};
 use kiln_sandbox::{
     Access, BindSource, FileOwner, Mount, MountSource, Network, OwnerEmulation, PidsLimit,
-    Privileges, RootfsSpec, SandboxSpec, Stdio, Syncs, UpperDirectory, User,
+    Privileges, ProcessorTime, RootfsSpec, SandboxSpec, Stdio, Syncs, UpperDirectory, User,
 };
 use kiln_store::{CacheUse, LayerDraft, Scratch, Sharing, Wait};
 
@@ -184,7 +184,7 @@ fn sandbox_limits(limits: &Limits) -> kiln_sandbox::Limits {
     } = *limits;
     kiln_sandbox::Limits {
         memory_bytes,
-        cpu_thousandths: cpu_millis,
+        processor_time: cpu_millis.map(ProcessorTime::thousandths),
         pids: pids.map_or(PidsLimit::Default, PidsLimit::AtMost),
         ..kiln_sandbox::Limits::default()
     }

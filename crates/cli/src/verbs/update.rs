@@ -51,13 +51,19 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
             restart: args.restart,
         };
         if listing::is_alive(&container) {
-            // Swap beside the memory stays what it is.
+            // Swap beside the memory stays what it is, and so do the period and what may be used of it.
             let swap_bytes = changes.limits.memory_bytes.and(before.swap_bytes);
             let memory_bytes = changes.limits.swap_bytes.and(before.memory_bytes);
+            let typed = &changes.limits;
+            let quota = typed
+                .cpu_quota_microseconds
+                .or(typed.cpu_period_microseconds);
             let group = Group::new(container.state.groups.clone());
             let limits = changes.limits.clone().or(PlannedLimits {
                 swap_bytes,
                 memory_bytes,
+                cpu_quota_microseconds: quota.and(before.cpu_quota_microseconds),
+                cpu_period_microseconds: quota.and(before.cpu_period_microseconds),
                 ..PlannedLimits::default()
             });
             let changed = group.update(&limits.for_sandbox());

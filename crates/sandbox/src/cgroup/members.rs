@@ -238,6 +238,7 @@ fn put(path: &Path, value: &str) -> Result<(), CgroupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::ProcessorTime;
 
     fn group(files: &[(&str, &str)]) -> (tempfile::TempDir, Group) {
         let directory = tempfile::tempdir().unwrap();
@@ -308,7 +309,7 @@ mod tests {
         let written = std::fs::read_to_string(directory.path().join("pids.max"));
         assert_eq!(written.unwrap(), "max");
         let limits = Limits {
-            cpu_thousandths: Some(500),
+            processor_time: Some(ProcessorTime::thousandths(500)),
             ..Limits::default()
         };
         let error = version1.update(&limits).unwrap_err();

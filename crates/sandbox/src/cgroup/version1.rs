@@ -11,9 +11,6 @@ use super::group::{JOIN, Setting, make};
 use super::{Cgroup, CgroupError, Controller, GroupName, MountLine, cpuset, pids_max};
 use crate::spec::{ANY_SWAP, Limits};
 
-/// Length of the time slice in which a share of processor time is counted.
-const PERIOD_MICROSECONDS: u64 = 100_000;
-
 /// What is made use of, where it is mounted. A disk controller is called `blkio` here and limits nothing.
 const CONTROLLERS: [Controller; 6] = [
     Controller::Memory,
@@ -224,11 +221,10 @@ pub(super) fn settings(controller: Controller, limits: &Limits) -> Vec<Setting> 
         }
         Controller::Cpu => {
             let mut settings = Vec::new();
-            if let Some(thousandths) = limits.cpu_thousandths {
-                let quota = u64::from(thousandths) * (PERIOD_MICROSECONDS / 1000);
-                // The kernel takes no quota below one millisecond.
-                let quota = quota.max(1000);
-                settings.push(Setting::new("cpu.cfs_period_us", PERIOD_MICROSECONDS));
+            if let Some(time) = limits.processor_time {
+                let quota = time.quota_microseconds;
+                let quota = quota.map_or_else(|| "-1".to_owned(), |quota| quota.to_string());
+                settings.push(Setting::new("cpu.cfs_period_us", time.period_microseconds));
                 settings.push(Setting::new("cpu.cfs_quota_us", quota));
             }
             let shares = limits.cpu_shares;
@@ -303,12 +299,13 @@ fn explain(controller: Controller, error: CgroupError) -> CgroupError {
 mod tests {
     use super::*;
     use crate::cgroup::NumberList;
+    use crate::spec::ProcessorTime;
 
     #[test]
     fn limits_become_settings() {
         let limits = Limits {
             memory_bytes: Some(1 << 20),
-            cpu_thousandths: Some(1500),
+            processor_time: Some(ProcessorTime::thousandths(1500)),
             ..Limits::default()
         };
         let text = |controller| {

@@ -23,9 +23,6 @@ use parent::Unfit;
 /// The inner group.
 const INNER: &str = "sandbox";
 
-/// Length of the time slice in which a share of processor time is counted.
-const PERIOD_MICROSECONDS: u64 = 100_000;
-
 /// Controllers that count what is used up.
 const MEASURING: [Controller; 4] = [
     Controller::Memory,
@@ -254,13 +251,11 @@ pub(super) fn settings(limits: &Limits, needed: &[Controller]) -> Vec<Setting> {
                 settings.extend(reservation.map(|memory| Setting::new("memory.low", memory)));
             }
             Controller::Cpu => {
-                if let Some(thousandths) = limits.cpu_thousandths {
-                    let quota = u64::from(thousandths) * (PERIOD_MICROSECONDS / 1000);
-                    let quota = quota.max(1000);
-                    settings.push(Setting::new(
-                        "cpu.max",
-                        format!("{quota} {PERIOD_MICROSECONDS}"),
-                    ));
+                if let Some(time) = limits.processor_time {
+                    let quota = time.quota_microseconds;
+                    let quota = quota.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+                    let both = format!("{quota} {}", time.period_microseconds);
+                    settings.push(Setting::new("cpu.max", both));
                 }
                 let weight = limits.cpu_shares.map(weight);
                 settings.extend(weight.map(|weight| Setting::new("cpu.weight", weight)));
@@ -297,12 +292,13 @@ mod tests {
     use super::*;
     use crate::cgroup::{NumberList, Owner, needed};
     use crate::spec::PidsLimit;
+    use crate::spec::ProcessorTime;
 
     #[test]
     fn limits_become_settings() {
         let limits = Limits {
             memory_bytes: Some(1 << 20),
-            cpu_thousandths: Some(500),
+            processor_time: Some(ProcessorTime::thousandths(500)),
             io_weight: Some(50),
             ..Limits::default()
         };

@@ -12,8 +12,8 @@ pub struct Limits {
     pub swap_bytes: Option<u64>,
     /// Memory that is left to it when the machine runs short, as long as others have more to give.
     pub memory_reservation_bytes: Option<u64>,
-    /// Processor time, in thousandths of one processor: 1500 is one and a half.
-    pub cpu_thousandths: Option<u32>,
+    /// Processor time.
+    pub processor_time: Option<ProcessorTime>,
     /// Share of processor time against others that want it, 2 to 262144; 1024 is usual.
     pub cpu_shares: Option<u32>,
     /// Processors that it runs on.
@@ -24,6 +24,36 @@ pub struct Limits {
     pub pids: PidsLimit,
     /// Share of disk bandwidth against others, 1 to 10000; 100 is usual. Cgroup v2 only.
     pub io_weight: Option<u16>,
+}
+
+/// How much of each span of time a sandbox may compute for, on all processors together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessorTime {
+    /// So much; `None` for any amount.
+    pub quota_microseconds: Option<u64>,
+    /// Of so much.
+    pub period_microseconds: u64,
+}
+
+impl ProcessorTime {
+    /// What the period is if nobody says.
+    pub const USUAL_PERIOD_MICROSECONDS: u64 = 100_000;
+    /// The kernel takes no less, of either.
+    pub const LEAST_MICROSECONDS: u64 = 1000;
+
+    /// In thousandths of one processor: 1500 is one and a half.
+    #[must_use]
+    pub const fn thousandths(number: u32) -> Self {
+        let quota = number as u64 * (Self::USUAL_PERIOD_MICROSECONDS / 1000);
+        Self {
+            quota_microseconds: Some(if quota < Self::LEAST_MICROSECONDS {
+                Self::LEAST_MICROSECONDS
+            } else {
+                quota
+            }),
+            period_microseconds: Self::USUAL_PERIOD_MICROSECONDS,
+        }
+    }
 }
 
 /// The number of bytes that stands for swap without a limit.
@@ -39,7 +69,7 @@ impl Limits {
                 self.memory_reservation_bytes = None;
             }
             Controller::Cpu => {
-                self.cpu_thousandths = None;
+                self.processor_time = None;
                 self.cpu_shares = None;
             }
             Controller::Cpuset => {

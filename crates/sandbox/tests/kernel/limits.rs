@@ -5,7 +5,9 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kiln_sandbox::{CgroupError, Demand, Limits, PidsLimit, Rlimit, RlimitResource, SandboxError};
+use kiln_sandbox::{
+    CgroupError, Demand, Limits, PidsLimit, ProcessorTime, Rlimit, RlimitResource, SandboxError,
+};
 
 use crate::context::Context;
 use crate::leftovers;
@@ -113,7 +115,7 @@ fn in_the_kernel(context: &mut Context) {
     spec.limits = Limits {
         memory_bytes: Some(64 << 20),
         swap_bytes: None,
-        cpu_thousandths: Some(1500),
+        processor_time: Some(ProcessorTime::thousandths(1500)),
         pids: PidsLimit::AtMost(77),
         io_weight: None,
         ..Limits::default()
@@ -166,7 +168,7 @@ fn refused(context: &mut Context) {
             ..Limits::default()
         },
         Limits {
-            cpu_thousandths: Some(500),
+            processor_time: Some(ProcessorTime::thousandths(500)),
             ..Limits::default()
         },
         Limits {
