@@ -150,7 +150,7 @@ pub(crate) fn source_text(source: &PlannedSource) -> String {
 pub(crate) struct Filters(Vec<(String, String)>);
 
 /// The keys, for whoever misspelt one.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "id",
     "name",
     "label",
@@ -160,6 +160,7 @@ const KEYS: [&str; 11] = [
     "before",
     "since",
     "volume",
+    "network",
     "health",
     "restart-policy",
 ];
@@ -263,6 +264,7 @@ fn holds(container: &StoredContainer, key: &str, value: &str) -> bool {
             .mounts
             .iter()
             .any(|(target, mount)| target == value || source_text(&mount.source) == value),
+        "network" => networks(container).iter().any(|name| name == value),
         "health" => match &container.state.health {
             Some(health) => health.status.as_str() == value,
             None => value == "none",
@@ -303,7 +305,13 @@ mod tests {
     #[test]
     fn filters_that_mean_nothing_are_refused() {
         let parse = |text: &str| Filters::parse(&[text.to_owned()]).is_ok();
-        for text in ["name=x", "status=exited", "exited=3", "label=a=b"] {
+        for text in [
+            "name=x",
+            "status=exited",
+            "exited=3",
+            "label=a=b",
+            "network=x",
+        ] {
             assert!(parse(text), "{text}");
         }
         for text in ["", "nam=x", "name", "name=", "status=dead", "exited=x"] {

@@ -157,8 +157,18 @@ fn containers_of_a_network_find_each_other_by_name() {
     assert_ne!(ask("bridge", address).code, Some(0));
     let run = net.kiln(&["network", "rm", "back"]);
     run.assert_code(1).assert_says("is in use by");
+    let among = |filter: &str| net.kiln(&["ps", "-q", "--filter", filter]).stdout;
+    assert_eq!(among("network=back").lines().count(), 1);
+    assert_eq!(among("network=bridge"), "");
     drop(server);
-    net.kiln(&["network", "rm", "back"]).assert_code(0);
+    // One that is not there keeps nobody from removing the others.
+    let run = net.kiln(&["network", "rm", "bakc", "back"]);
+    run.assert_code(1)
+        .assert_says("there is no network `bakc`")
+        .assert_says("did you mean `back`?");
+    assert_eq!(run.stdout, "back\n");
+    let run = net.kiln(&["network", "inspect", "back"]);
+    run.assert_code(1).assert_says("kiln network ls");
     net.kiln(&["network", "prune"]).assert_code(0);
     net.machine.is_clean();
 }

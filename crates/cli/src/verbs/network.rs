@@ -8,15 +8,16 @@ mod list;
 mod remove;
 
 use clap::Subcommand;
-use kiln_network::Networks;
+use kiln_network::{NetworkError, Networks};
 use kiln_sandbox::Host;
 use kiln_store::Timestamp;
 
-use crate::errors::Outcome;
+use crate::errors::{Class, Failure, Outcome};
 use crate::local;
 use crate::networking::{self, Reach};
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::suggest;
 
 /// Make, list and remove networks that containers share
 #[derive(clap::Args, Debug)]
@@ -63,6 +64,22 @@ impl Entered {
             now: Timestamp::from_seconds(settings.now_seconds()),
             _host: host,
         })
+    }
+
+    /// A network that is not there, for a verb that does nothing to one that is not.
+    fn explained(&self, error: NetworkError) -> Failure {
+        let NetworkError::Missing(name) = error else {
+            return error.into();
+        };
+        let known = self.networks.list(self.now).unwrap_or_default();
+        let known = known
+            .into_iter()
+            .map(|network| network.record.name.to_string());
+        let help = suggest::help(&name, known, || {
+            "these networks are there: kiln network ls".to_owned()
+        });
+        let message = format!("there is no network `{name}`");
+        Failure::message(Class::User, message, Some(help))
     }
 }
 

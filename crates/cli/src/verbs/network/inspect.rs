@@ -28,7 +28,8 @@ pub(super) fn run(args: &Args, entered: &Entered, printer: &mut Printer) -> Outc
 /// What is known about networks, by name or id.
 pub(super) fn documents(names: &[String], entered: &Entered) -> Outcome<Value> {
     let found = names.iter().map(|name| {
-        let network = entered.networks.find(name, entered.now)?;
+        let network = entered.networks.find(name, entered.now);
+        let network = network.map_err(|error| entered.explained(error))?;
         Ok(document(&network))
     });
     found.collect()

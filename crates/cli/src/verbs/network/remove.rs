@@ -1,7 +1,9 @@
 //! `kiln network rm` and `kiln network prune`.
 
+use kiln_network::NetworkError;
+
 use super::Entered;
-use crate::errors::Outcome;
+use crate::errors::{Failure, Outcome};
 use crate::printer::Printer;
 
 /// Remove networks that no container uses
@@ -20,14 +22,19 @@ pub(crate) struct Args {
 
 /// Removes them, and prints their names.
 pub(super) fn run(args: &Args, entered: &Entered, printer: &mut Printer) -> Outcome {
+    let mut failed: Option<Failure> = None;
     for name in &args.networks {
         match entered.networks.remove(name, entered.now) {
             Ok(record) => printer.line(record.name.as_str())?,
-            Err(kiln_network::NetworkError::Missing(_)) if args.force => {}
-            Err(error) => return Err(error.into()),
+            Err(NetworkError::Missing(_)) if args.force => {}
+            Err(error) => {
+                if let Some(earlier) = failed.replace(entered.explained(error)) {
+                    printer.report_failure(&earlier);
+                }
+            }
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// Remove all networks that no container uses
