@@ -36,7 +36,12 @@ usage: cargo xtask <command>
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let asks_for_help = |word: &str| matches!(word, "help" | "--help" | "-h");
     let outcome = match words.as_slice() {
+        words if words.is_empty() || words.iter().any(|word| asks_for_help(word)) => {
+            say(USAGE);
+            return ExitCode::SUCCESS;
+        }
         ["ready"] => ready(),
         ["fmt"] => format(false),
         ["fmt", "--check"] => format(true),
@@ -47,10 +52,6 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test::run(rest),
         ["vm"] => vm::run(),
         ["bench", filters @ ..] => bench::measure(filters),
-        [] | ["help" | "--help" | "-h"] => {
-            say(USAGE);
-            return ExitCode::SUCCESS;
-        }
         _ => {
             say(USAGE);
             return ExitCode::from(2);

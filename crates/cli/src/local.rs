@@ -197,7 +197,6 @@ pub(crate) fn missing(
     Ok(reference.filter(|reference| reference.registry() != "localhost"))
 }
 
-/// Finds an image by name or id; `project/image` is looked for among the local ones too.
 /// Whether `text` is the name of an image of the project or the store, and not only the beginning of an id.
 ///
 /// # Errors
@@ -215,6 +214,7 @@ pub(crate) fn is_named(settings: &Settings, store: &Store, text: &str) -> Outcom
     }
 }
 
+/// Finds an image by name or id; `project/image` is looked for among the local ones too.
 fn find_in(store: &Store, text: &str) -> Result<(Option<Reference>, Descriptor), ImageError> {
     match kiln_image::find(store, text) {
         Err(ImageError::NotFound(_)) if text.contains('/') => {
