@@ -263,7 +263,10 @@ pub(crate) fn release(spec: &SandboxSpec) -> Result<(), SandboxError> {
     let of_root = rootfs.upper.as_ref().filter(|_| !rootfs.read_only);
     let of_mounts = spec.mounts.iter().filter_map(|mount| match &mount.source {
         MountSource::Overlay { upper, .. } => Some(upper),
-        _ => None,
+        MountSource::Bind { .. }
+        | MountSource::Device(_)
+        | MountSource::Tmpfs(_)
+        | MountSource::File { .. } => None,
     });
     of_root
         .into_iter()
