@@ -322,13 +322,11 @@ fn invalid(problem: impl ToString) -> BundleError {
 
 /// Without the place in a `config.json`, which there is not.
 fn bare(error: BundleError) -> BundleError {
-    match error {
-        BundleError::Invalid { problem } => {
-            let problem = problem.strip_prefix("linux.seccomp").unwrap_or(&problem);
-            invalid(problem.trim_start_matches(['.', ':', ' ']))
-        }
-        other => other,
-    }
+    let BundleError::Invalid { problem } = &error else {
+        return error;
+    };
+    let problem = problem.strip_prefix("linux.seccomp").unwrap_or(problem);
+    invalid(problem.trim_start_matches(['.', ':', ' ']))
 }
 
 #[cfg(test)]

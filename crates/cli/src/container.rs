@@ -123,7 +123,12 @@ impl ContainerArgs {
 
     /// What these flags ask for of networks; `None` if that is for a service to say.
     pub(crate) fn reach(&self) -> Option<Reach> {
-        self.network.reach()
+        let other = self.rights.other_container();
+        match (self.network.reach(), other) {
+            // In a network of its own, if it has one, it is among the users of the other anyway, or cannot be.
+            (None | Some(Reach::None), Some(name)) => Some(Reach::Of(name.to_owned())),
+            (reach, _) => reach,
+        }
     }
 
     /// Whether input stays open while nobody is there to type.
@@ -185,7 +190,7 @@ impl ContainerArgs {
             runtime: other_runtime::find(self.runtime.as_deref(), settings)?,
             ..Overrides::default()
         };
-        self.rights.apply(&mut overrides)?;
+        self.rights.apply(&mut overrides, settings)?;
         let mut named = self.device.clone();
         for text in &self.gpus {
             named.extend(gpus(text)?);

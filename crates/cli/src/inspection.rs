@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use kiln_network::DEFAULT_NETWORK;
-use kiln_runtime::{PlannedLimits, PlannedNetwork, PlannedSource, StoredContainer};
+use kiln_runtime::{
+    PlannedCommunication, PlannedLimits, PlannedNetwork, PlannedSource, StoredContainer,
+};
 use kiln_sandbox::ANY_SWAP;
 use kiln_store::Store;
 use serde_json::{Value, json};
@@ -82,6 +84,11 @@ pub(crate) fn container(store: &Store, places: &Places, container: &StoredContai
             "AutoRemove": config.auto_remove,
             "RestartPolicy": restart_policy(container),
             "NetworkMode": network,
+            "IpcMode": match &plan.communication {
+                PlannedCommunication::Private => "private".to_owned(),
+                PlannedCommunication::Shareable => "shareable".to_owned(),
+                PlannedCommunication::Container(other) => format!("container:{other}"),
+            },
             "PortBindings": ports::bindings(&plan.ports),
             "Runtime": plan.runtime.as_ref().map_or("kiln", |runtime| &*runtime.name),
             "ReadonlyRootfs": plan.read_only,

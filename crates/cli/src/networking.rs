@@ -8,7 +8,7 @@ use clap::Args;
 use kiln_network::{
     Asked, DEFAULT_NETWORK, Membership, NetworkError, Outside, Publish, SharedNetwork,
 };
-use kiln_runtime::{HostAddress, Overrides, PlannedNetwork, StoredContainer};
+use kiln_runtime::{HostAddress, Overrides, PlannedCommunication, PlannedNetwork, StoredContainer};
 use kiln_sandbox::Host;
 use kiln_store::{Store, StoreError};
 
@@ -240,12 +240,16 @@ fn enter_users_of(store: &Store, name: &str) -> Outcome<Host> {
 pub(crate) fn reach_of(store: &Store, names: &[String]) -> Outcome<Reach> {
     let mut reach = Reach::None;
     for name in names {
-        match containers::find(store, name)?.config.plan.network {
-            PlannedNetwork::Bridges(_) => return Ok(Reach::Container),
-            PlannedNetwork::Container(other) if reach == Reach::None => {
-                reach = Reach::Of(other.to_string());
+        let plan = containers::find(store, name)?.config.plan;
+        let other = match (plan.network, plan.communication) {
+            (PlannedNetwork::Bridges(_), _) => return Ok(Reach::Container),
+            (PlannedNetwork::Container(other), _) | (_, PlannedCommunication::Container(other)) => {
+                other
             }
-            PlannedNetwork::Container(_) | PlannedNetwork::None | PlannedNetwork::Host => {}
+            (PlannedNetwork::None | PlannedNetwork::Host, _) => continue,
+        };
+        if reach == Reach::None {
+            reach = Reach::Of(other.to_string());
         }
     }
     Ok(reach)

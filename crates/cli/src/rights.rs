@@ -5,11 +5,14 @@ use std::io::Read as _;
 use std::path::Path;
 
 use clap::Args;
-use kiln_runtime::{Overrides, ProcessLimit, Profile, Rights};
+use kiln_runtime::{Overrides, PlannedCommunication, ProcessLimit, Profile, Rights};
 use kiln_sandbox::SettingOf;
 
+use crate::containers;
 use crate::errors::{Class, Failure, Outcome};
+use crate::local;
 use crate::measures::size;
+use crate::settings::Settings;
 
 /// Longest profile that is read; docker's own has 15 KB.
 const PROFILE_LIMIT_BYTES: u64 = 1 << 20;
@@ -43,6 +46,11 @@ pub(crate) struct RightsArgs {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     shm_size: Option<u64>,
 
+    /// Say whose message queues and shared memory it has, /dev/shm included: its own, which others can have too
+    /// (shareable) or not (private), or container:NAME for those of another container [default: private]
+    #[arg(long, value_name = "WHOSE", value_parser = Ipc::parse)]
+    ipc: Option<Ipc>,
+
     /// Give it a setting of the kernel of its own, such as net.ipv4.ip_forward=1
     #[arg(long, value_name = "NAME=VALUE", value_parser = sysctl)]
     sysctl: Vec<(String, String)>,
@@ -56,8 +64,52 @@ impl RightsArgs {
     /// Adds what is to be different.
     ///
     /// # Errors
-    /// An option that there is not; a profile that cannot be used.
-    pub(crate) fn apply(&self, overrides: &mut Overrides) -> Outcome {
+    /// An option that there is not; a profile or another container that cannot be used.
+    pub(crate) fn apply(&self, overrides: &mut Overrides, settings: &Settings) -> Outcome {
+        overrides.rights = self.rights(&settings.directory)?;
+        overrides.communication = self.communication(settings)?;
+        overrides.sysctls = self.sysctl.iter().cloned().collect();
+        overrides.shm_size_bytes = self.shm_size;
+        Ok(())
+    }
+}
+
+/// Whose message queues and shared memory a container is to have, as it is typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Ipc {
+    Private,
+    Shareable,
+    Container(String),
+}
+
+impl Ipc {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" | "private" => Ok(Self::Private),
+            "shareable" => Ok(Self::Shareable),
+            "host" => Err(
+                "a container has never those of the machine; name one that is shareable: container:NAME"
+                    .to_owned(),
+            ),
+            other => match other.strip_prefix("container:") {
+                Some(name) if !name.is_empty() => Ok(Self::Container(name.to_owned())),
+                _ => Err("write private, shareable or container:NAME".to_owned()),
+            },
+        }
+    }
+}
+
+impl RightsArgs {
+    /// The container whose shared memory it is to have.
+    pub(crate) fn other_container(&self) -> Option<&str> {
+        match &self.ipc {
+            Some(Ipc::Container(name)) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Relative paths begin in `folder`.
+    fn rights(&self, folder: &Path) -> Outcome<Rights> {
         let mut rights = Rights {
             added: self.cap_add.iter().cloned().collect(),
             dropped: self.cap_drop.iter().cloned().collect(),
@@ -79,7 +131,7 @@ impl RightsArgs {
                     Some(("seccomp", value)) if !value.is_empty() => {
                         rights.any_call = value == "unconfined";
                         let is_file = !["unconfined", "builtin"].contains(&value);
-                        rights.calls = is_file.then(|| profile(Path::new(value))).transpose()?;
+                        rights.calls = is_file.then(|| profile(folder, value)).transpose()?;
                     }
                     _ => {
                         let message = format!("containers have no security option `{option}`");
@@ -89,29 +141,55 @@ impl RightsArgs {
                 },
             }
         }
-        overrides.rights = rights;
-        overrides.sysctls = self.sysctl.iter().cloned().collect();
-        overrides.shm_size_bytes = self.shm_size;
-        Ok(())
+        Ok(rights)
+    }
+
+    fn communication(&self, settings: &Settings) -> Outcome<PlannedCommunication> {
+        let name = match &self.ipc {
+            None | Some(Ipc::Private) => return Ok(PlannedCommunication::Private),
+            Some(Ipc::Shareable) => return Ok(PlannedCommunication::Shareable),
+            Some(Ipc::Container(name)) => name,
+        };
+        let of_ipc =
+            |(name, _): &&(String, String)| SettingOf::name(name) == Some(SettingOf::Communication);
+        let flag = match self.sysctl.iter().find(of_ipc) {
+            Some((setting, _)) => Some(format!("--sysctl {setting}")),
+            None => self.shm_size.map(|_| "--shm-size".to_owned()),
+        };
+        if let Some(flag) = flag {
+            let message = format!("`{flag}` does not go with `--ipc container:{name}`");
+            return Err(wrong(message, "say it of the other container, whose it is"));
+        }
+        let other = containers::find(&local::open(settings)?, name)?;
+        match other.config.plan.communication {
+            PlannedCommunication::Shareable => {
+                Ok(PlannedCommunication::Container(other.id().clone()))
+            }
+            PlannedCommunication::Private => {
+                let message = format!("the shared memory of container {name} is its own");
+                Err(wrong(message, "make that one with --ipc shareable"))
+            }
+            PlannedCommunication::Container(_) => {
+                let message = format!("container {name} has the shared memory of another one");
+                Err(wrong(message, "name that one"))
+            }
+        }
     }
 }
 
 /// Reads a profile of system calls.
-fn profile(path: &Path) -> Outcome<Profile> {
+fn profile(folder: &Path, path: &str) -> Outcome<Profile> {
     let mut text = String::new();
-    File::open(path)
+    File::open(folder.join(path))
         .and_then(|file| file.take(PROFILE_LIMIT_BYTES).read_to_string(&mut text))
         .map_err(|error| {
-            let message = format!("cannot read `{}`: {error}", path.display());
+            let message = format!("cannot read `{path}`: {error}");
             let help =
                 "--security-opt seccomp= is followed by the file of a profile, or `unconfined`";
             wrong(message, help)
         })?;
     Profile::parse(&text).map_err(|error| {
-        let message = format!(
-            "`{}` is no profile of system calls that can be used: {error}",
-            path.display()
-        );
+        let message = format!("`{path}` is no profile of system calls that can be used: {error}");
         wrong(
             message,
             "it is to be written as docker's profiles of seccomp are, in JSON",
@@ -141,12 +219,12 @@ pub(crate) fn instead_of(flag: &str) -> Option<&'static str> {
     let limits =
         "of processors there are --cpus, --cpu-quota, --cpu-period, --cpu-shares and --cpuset-cpus";
     let disks = "disk bandwidth is not limited";
-    let namespaces = "a container always has its own; only --network can be the machine's";
+    let namespaces = "a container always has its own; --network can be the machine's, --network and --ipc those of another container";
     let advice = match flag {
         "--privileged" => {
             "containers are always confined: give what it needs by --cap-add, --device and --security-opt"
         }
-        "--pid" | "--ipc" | "--uts" | "--userns" | "--cgroupns" => namespaces,
+        "--pid" | "--uts" | "--userns" | "--cgroupns" => namespaces,
         "--cgroup-parent" => "start kiln in the group that containers are to be below",
         "--link" => "put both into a network (--network NAME): they know each other by name there",
         "--link-local-ip" | "--mac-address" => "addresses are chosen: --ip and --ip6 ask for one",
@@ -185,8 +263,7 @@ mod tests {
                 security_opt: vec![option.to_owned()],
                 ..RightsArgs::default()
             };
-            let mut overrides = Overrides::default();
-            args.apply(&mut overrides).map(|()| overrides.rights).ok()
+            args.rights(Path::new("/")).ok()
         };
         assert_eq!(read("no-new-privileges"), Some(Rights::default()));
         let free = read("no-new-privileges=false").expect("an option");

@@ -15,6 +15,7 @@ use kiln_sandbox::{
 };
 use kiln_store::{Session, StoreError, VolumeUse};
 
+use crate::communication::communication;
 use crate::networking::Networking;
 use crate::other::{self, OtherError, OtherRuntime};
 use crate::plan::{Plan, PlannedMount, PlannedSecret, PlannedSource, SecretPlace};
@@ -79,9 +80,11 @@ pub enum LaunchError {
         /// The name.
         name: String,
     },
-    /// The container whose network was to be shared is not there for that.
-    #[error("the network of container {name} cannot be shared: {why}")]
+    /// The container of which something was to be shared is not there for that.
+    #[error("the {what} of container {name} cannot be shared: {why}")]
     Sharing {
+        /// What.
+        what: &'static str,
         /// The other container.
         name: String,
         /// Why not, and what to do.
@@ -254,6 +257,7 @@ fn spec(
     spec.extra_groups.clone_from(&plan.rights.groups);
     spec.init = plan.init;
     spec.sysctls.clone_from(&plan.sysctls);
+    spec.communication = communication(launch.session.store(), &plan.communication)?;
     spec.shm_size_bytes = plan.shm_size_bytes.unwrap_or(spec.shm_size_bytes);
     let networking = Networking::make(launch, plan, hostname)?;
     spec.network = networking.network;

@@ -13,6 +13,7 @@
 
 mod attach;
 pub mod cdi;
+mod communication;
 mod config;
 mod control;
 mod event;
@@ -49,9 +50,9 @@ pub use log::{LogEntry, LogFilter, LogReader, Stream};
 pub use monitor::{Monitor, MonitorError, MonitorOrder, tell_failure};
 pub use other::{OtherError, OtherRuntime, keep};
 pub use plan::{
-    DEFAULT_STOP_TIMEOUT, HookStage, HostAddress, Overrides, Plan, PlanError, PlannedHook,
-    PlannedMount, PlannedNetwork, PlannedSecret, PlannedSource, PlannedTmpfs, SecretPlace,
-    network_name,
+    DEFAULT_STOP_TIMEOUT, HookStage, HostAddress, Overrides, Plan, PlanError, PlannedCommunication,
+    PlannedHook, PlannedMount, PlannedNetwork, PlannedSecret, PlannedSource, PlannedTmpfs,
+    SecretPlace, network_name,
 };
 pub use probe::ProbeOrder;
 pub use rights::{ProcessLimit, Rights};

@@ -14,9 +14,9 @@ use kiln_store::{ContainerId, Store, StoreError};
 use kiln_sys::Errno;
 use kiln_sys::network::NetworkNamespace;
 
+use crate::communication::Share;
 use crate::launch::{Launch, LaunchError, failed};
 use crate::plan::{HostAddress, Plan, PlannedNetwork};
-use crate::state::Status;
 use crate::stored::StoredContainer;
 
 /// Where programs look for the servers that know names.
@@ -78,22 +78,7 @@ impl Networking {
     /// The network of another container. Whoever keeps that one answers names and carries ports for both.
     fn share(launch: &Launch<'_>, id: &ContainerId, hostname: &str) -> Result<Self, LaunchError> {
         let store = launch.session.store();
-        let refused = |name: String, why: &'static str| LaunchError::Sharing { name, why };
-        let other = match StoredContainer::open(store, id) {
-            Err(StoreError::Missing { .. }) => {
-                let why = "it has been removed; make this one anew";
-                return Err(refused(id.short().to_owned(), why));
-            }
-            other => other?,
-        };
-        let running = other.running()?.ok_or_else(|| {
-            let why = if other.status == Status::Restarting {
-                "it is about to be started again; wait until it runs"
-            } else {
-                "it is not running; start it first"
-            };
-            refused(other.display_name(), why)
-        })?;
+        let (other, running) = Share::Network.of(store, id)?;
         let namespace = match running.network() {
             // Those of an ordinary user may each have a user namespace of their own.
             Err(SandboxError::Kernel {
@@ -102,7 +87,7 @@ impl Networking {
             }) => {
                 let why =
                     "it was started anew with users of its own; stop this one and start it by hand";
-                return Err(refused(other.display_name(), why));
+                return Err(Share::Network.refused(other.display_name(), why));
             }
             namespace => namespace?,
         };

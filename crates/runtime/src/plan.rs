@@ -2,6 +2,7 @@
 //!
 //! Pure data in, pure data out: nothing is opened, mounted or looked up here.
 
+mod communication;
 mod hook;
 mod mount;
 mod network;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits::PlannedLimits;
 use crate::other::OtherRuntime;
 use crate::rights::Rights;
+pub use communication::PlannedCommunication;
 pub use hook::{HookStage, PlannedHook};
 use mount::planned;
 pub use mount::{PlannedMount, PlannedSource, PlannedTmpfs};
@@ -86,6 +88,9 @@ pub struct Plan {
     /// Size of `/dev/shm`; docker's 64 MiB if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shm_size_bytes: Option<u64>,
+    /// Whose message queues and shared memory it has.
+    #[serde(default)]
+    pub communication: PlannedCommunication,
     /// Settings of the kernel that it has for itself.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
@@ -239,6 +244,7 @@ impl Plan {
             runtime: overrides.runtime.clone(),
             rights: overrides.rights.clone(),
             shm_size_bytes: overrides.shm_size_bytes,
+            communication: overrides.communication.clone(),
             sysctls: overrides.sysctls.clone(),
             init: overrides.init,
             exposed: exposed(config, overrides),

@@ -8,7 +8,8 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::SandboxError;
 use crate::host::Host;
-use crate::spec::WindowSize;
+use crate::spawn::program::duplicate;
+use crate::spec::{SandboxSpec, WindowSize};
 use crate::target::{Growth, Tree};
 use crate::terminal::Terminal;
 
@@ -54,7 +55,7 @@ const TREE: MountAttributes = MountAttributes {
     no_devices: true,
     no_execute: false,
 };
-const MEMORY: MountAttributes = MountAttributes {
+pub(crate) const MEMORY: MountAttributes = MountAttributes {
     no_execute: true,
     ..TREE
 };
@@ -68,7 +69,7 @@ impl Devices {
     /// Makes it all, and with `size` a terminal, whose outer end is returned too.
     pub(crate) fn new(
         host: &Host,
-        shm_size_bytes: u64,
+        spec: &SandboxSpec,
         size: Option<WindowSize>,
     ) -> Result<(Self, Option<Terminal>), SandboxError> {
         let fail =
@@ -94,13 +95,10 @@ impl Devices {
         }
         let terminals =
             mount::new_filesystem(c"devpts", &options, TERMINALS).map_err(fail("/dev/pts"))?;
-        let size_text = std::ffi::CString::new(shm_size_bytes.to_string()).expect("digits only");
-        let memory = mount::new_filesystem(
-            c"tmpfs",
-            &[(c"mode", c"1777"), (c"size", &size_text)],
-            MEMORY,
-        )
-        .map_err(fail("/dev/shm"))?;
+        let memory = match &spec.communication {
+            Some(other) => duplicate(&other.memory)?,
+            None => new_memory(spec.shm_size_bytes).map_err(fail("/dev/shm"))?,
+        };
 
         let (console, terminal) = match size {
             None => (None, None),
@@ -123,6 +121,11 @@ impl Devices {
         };
         Ok((devices, terminal))
     }
+}
+
+fn new_memory(size_bytes: u64) -> Result<OwnedFd, Errno> {
+    let size = std::ffi::CString::new(size_bytes.to_string()).expect("digits only");
+    mount::new_filesystem(c"tmpfs", &[(c"mode", c"1777"), (c"size", &size)], MEMORY)
 }
 
 impl Devices {

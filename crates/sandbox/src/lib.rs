@@ -58,10 +58,10 @@ pub use profile::FOREIGN_CALLS;
 pub use running::{ExecSpec, Lifeline, ProcessName, Running, sealed_program};
 pub use spawn::unfold::{Device, Unfolded, UnfoldedMount};
 pub use spec::{
-    ANY_SWAP, Access, Accounting, BindSource, DEFAULT_PATH, DEFAULT_TERM, Demand, Durability,
-    FileContent, FileOwner, Ids, Limits, Mount, MountSource, Network, OwnerEmulation, PidsLimit,
-    ProcessorTime, Rlimit, RlimitResource, RootfsSpec, SandboxSpec, Seccomp, Security, Stdio,
-    Syncs, Tmpfs, UpperDirectory, User, WindowSize,
+    ANY_SWAP, Access, Accounting, BindSource, Communication, DEFAULT_PATH, DEFAULT_TERM, Demand,
+    Durability, FileContent, FileOwner, Ids, Limits, Mount, MountSource, Network, OwnerEmulation,
+    PidsLimit, ProcessorTime, Rlimit, RlimitResource, RootfsSpec, SandboxSpec, Seccomp, Security,
+    Stdio, Syncs, Tmpfs, UpperDirectory, User, WindowSize,
 };
 pub use sysctl::SettingOf;
 pub use terminal::{RawMode, Terminal, window_size, write_all};

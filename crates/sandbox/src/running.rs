@@ -21,14 +21,16 @@ use kiln_sys::namespace::{self, Joined};
 use kiln_sys::network::NetworkNamespace;
 use kiln_sys::process;
 use kiln_sys::signal::Signal;
-use kiln_sys::{Errno, confined};
+use kiln_sys::{Errno, confined, mount};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::cgroup::start_time;
+use crate::device::MEMORY;
 use crate::enter::{EnterError, privileges_of_this_namespace};
 use crate::error::SandboxError;
 use crate::privileges::Privileges;
+use crate::spec::Communication;
 
 pub use execute::{ExecSpec, Lifeline};
 pub use own_program::sealed_program;
@@ -147,6 +149,20 @@ impl Running {
     /// What the kernel says: it has ended.
     pub fn network(&self) -> Result<NetworkNamespace, SandboxError> {
         self.namespace("net").map(NetworkNamespace::from)
+    }
+
+    /// Its message queues and shared memory, for another sandbox. This process must have entered the sandbox's users.
+    ///
+    /// # Errors
+    /// What the kernel says: it has ended.
+    pub fn communication(&self) -> Result<Communication, SandboxError> {
+        let mounts = self.namespace("mnt")?;
+        let memory = mount::clone_from(mounts.as_fd(), c"/dev/shm", MEMORY)
+            .map_err(SandboxError::kernel("looking at /dev/shm of the sandbox"))?;
+        Ok(Communication {
+            namespace: self.namespace("ipc")?,
+            memory,
+        })
     }
 
     fn namespace(&self, name: &str) -> Result<OwnedFd, SandboxError> {

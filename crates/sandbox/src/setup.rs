@@ -45,6 +45,8 @@ pub(crate) struct Prepared {
     pub(crate) private_network: bool,
     /// The one to be in, if it is there already.
     pub(crate) made_network: Option<OwnedFd>,
+    /// Message queues and shared memory of another sandbox.
+    pub(crate) communication: Option<OwnedFd>,
     pub(crate) time_namespace: bool,
     /// Paths below `/proc/sys`, and what is written there.
     pub(crate) settings: Vec<(CString, Vec<u8>)>,
@@ -147,6 +149,7 @@ pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
         hostname,
         private_network,
         made_network,
+        communication,
         time_namespace,
         settings,
         limits,
@@ -185,6 +188,10 @@ pub(crate) fn plan(prepared: Prepared) -> (Plan, Namespaces) {
     if let Some(network) = made_network {
         let network = plan.filled("network", network);
         plan.push(Operation::EnterNetwork(network));
+    }
+    if let Some(namespace) = communication {
+        let namespace = plan.filled("communication", namespace);
+        plan.push(Operation::EnterCommunication(namespace));
     }
 
     let root = plan.filled("root", root);
@@ -495,6 +502,7 @@ mod tests {
             hostname: c("localhost"),
             private_network: true,
             made_network: None,
+            communication: None,
             time_namespace: false,
             settings: Vec::new(),
             limits: vec![(

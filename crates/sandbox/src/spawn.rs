@@ -144,6 +144,10 @@ impl Host {
                         hostname: hostname(spec)?,
                         private_network,
                         made_network,
+                        communication: match &spec.communication {
+                            Some(other) => Some(duplicate(&other.namespace)?),
+                            None => None,
+                        },
                         time_namespace: spec.time_namespace,
                         settings: sysctl::settings(spec)?,
                         limits: rlimit::resolve(&spec.rlimits),
@@ -206,7 +210,7 @@ impl Host {
             Stdio::Terminal(size) => Some(size),
             Stdio::Inherit | Stdio::Log | Stdio::Pipes => None,
         };
-        let (devices, terminal) = Devices::new(self, spec.shm_size_bytes, size)?;
+        let (devices, terminal) = Devices::new(self, spec, size)?;
         devices.cover(&mut tree, &dev_target)?;
 
         let mut mounts = Vec::new();

@@ -9,6 +9,7 @@ mod mount;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -63,8 +64,10 @@ pub struct SandboxSpec {
     pub out_of_memory_score: Option<i16>,
     /// What it may do.
     pub security: Security,
-    /// Size of `/dev/shm`.
+    /// Size of `/dev/shm`, if that is its own.
     pub shm_size_bytes: u64,
+    /// Message queues and shared memory of another sandbox, `/dev/shm` included; its own if not given.
+    pub communication: Option<Arc<Communication>>,
     /// Settings of the kernel that its namespaces have for themselves, by their names with dots.
     pub sysctls: BTreeMap<String, String>,
     /// A time namespace of its own, so that boot and monotonic clocks can differ after a restore.
@@ -93,6 +96,7 @@ impl SandboxSpec {
             out_of_memory_score: None,
             security: Security::default(),
             shm_size_bytes: 64 << 20,
+            communication: None,
             sysctls: BTreeMap::new(),
             time_namespace: false,
         }
@@ -220,6 +224,14 @@ pub struct WindowSize {
     pub rows: u16,
     /// Characters in a line.
     pub columns: u16,
+}
+
+/// Message queues and shared memory, which sandboxes may have together.
+#[derive(Debug)]
+pub struct Communication {
+    pub(crate) namespace: OwnedFd,
+    /// A mount of `/dev/shm` that is nowhere yet.
+    pub(crate) memory: OwnedFd,
 }
 
 /// What the process may do.

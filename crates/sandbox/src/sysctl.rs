@@ -56,7 +56,10 @@ pub(crate) fn settings(spec: &SandboxSpec) -> Result<Vec<(CString, Vec<u8>)>, Sa
     let one = |(name, value): (&String, &String)| {
         let wrong = |why: &str| SandboxError::spec(format!("the setting `{name}` {why}"));
         match SettingOf::name(name) {
-            Some(SettingOf::Communication) => {}
+            Some(SettingOf::Communication) if spec.communication.is_none() => {}
+            Some(SettingOf::Communication) => {
+                return Err(wrong("is that of the sandbox whose shared memory it has"));
+            }
             Some(SettingOf::Network) if has_network => {}
             Some(SettingOf::Network) => return Err(wrong("is that of the machine's network")),
             None => return Err(wrong("is of the whole machine")),

@@ -6,11 +6,14 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MoveMountFlags, OpenTreeFlags};
 
 pub use rustix::mount::MountAttrFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::Errno;
+use crate::network::on_a_thread;
 
 /// How the files of a mount can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +48,33 @@ pub enum Depth {
     Single,
     /// This mount and every one below.
     Recursive,
+}
+
+/// Copies the mount at the folder `path` of a mount namespace, detached; no link on the way is followed.
+///
+/// # Errors
+/// `PERM` without `CAP_SYS_ADMIN` over the namespace; what is said of the path.
+pub fn clone_from(
+    namespace: BorrowedFd<'_>,
+    path: &CStr,
+    attributes: MountAttributes,
+) -> Result<OwnedFd, Errno> {
+    on_a_thread(|| {
+        // A process's threads have their root directory together, which entering would change for all.
+        crate::namespace::unshare(UnshareFlags::FS)?;
+        move_into_link_name_space(namespace, Some(LinkNameSpaceType::Mount))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::NO_SYMLINKS;
+        let place = rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve)?;
+        let tree = clone_tree(place.as_fd(), Depth::Single)?;
+        set_attributes(
+            tree.as_fd(),
+            attributes,
+            Propagation::Private,
+            Depth::Single,
+        )?;
+        Ok(tree)
+    })?
 }
 
 /// Makes a new file system of type `kind` with `key=value` options (an empty value is a flag), detached.

@@ -84,7 +84,7 @@ impl AsFd for NetworkNamespace {
 }
 
 /// The thread is not used again, so it does not matter which namespace it ends in.
-fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Errno> {
+pub(crate) fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Errno> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().spawn_scoped(scope, work);
         let thread =

@@ -96,6 +96,8 @@ pub enum Operation {
     UnshareCgroup,
     /// Moves into a network namespace. What is made of the network later, such as a sysfs, shows that one.
     EnterNetwork(Slot),
+    /// Moves the process into another namespace of message queues and shared memory.
+    EnterCommunication(Slot),
     /// Moves into namespaces of another process; its root becomes that of its mount namespace.
     Join {
         /// The other process' pidfd.

@@ -1,4 +1,4 @@
-//! `--network container:NAME`: a container in the network of another one.
+//! `--network container:NAME` and `--ipc container:NAME`: what a container has together with another one.
 
 use std::process::Command;
 
@@ -162,4 +162,123 @@ fn a_shared_network_is_left_with_the_next_start() {
     assert_ne!(ask().code, Some(0));
     space.kiln_ok(["restart", "-t", "0", "second"]);
     crate::fixtures::wait_until("a page", || ask().stdout == "page\n");
+}
+
+/// Message queues, and shared memory of both kinds.
+#[test]
+fn a_container_has_the_shared_memory_of_another() {
+    let space = ContainerSpace::new("");
+    let flags = ["--ipc", "shareable", "--shm-size", "2m"];
+    let script = "echo of the first > /dev/shm/first; exec sleep 1000";
+    let id = space.background("first", &flags, script);
+    space.background("own", &[], "exec sleep 1000");
+    let shared = ["--ipc", "container:first"];
+    let probe = "readlink /proc/self/ns/ipc; grep -E ' /dev/(shm|mqueue) ' /proc/mounts";
+    let inside = space.inside("first", probe).stdout;
+    assert_eq!(inside.lines().count(), 3, "{inside}");
+    assert!(inside.contains("size=2048k"), "{inside}");
+    let run = ["run", "--rm"].iter().chain(&shared);
+    let command = format!("{probe}; cat /dev/shm/first; echo of the second > /dev/shm/second");
+    let run = space.kiln(run.chain(&["app", "sh", "-c", &command]));
+    assert_eq!(
+        run.stdout,
+        format!("{inside}of the first\n"),
+        "{}",
+        run.shown()
+    );
+    let second = "cat /dev/shm/second";
+    assert_eq!(space.inside("first", second).stdout, "of the second\n");
+    space.inside("own", second).assert_code(1);
+    let net = "readlink /proc/self/ns/net";
+    space.background("second", &shared, "exec sleep 1000");
+    assert_ne!(
+        space.inside("second", net).stdout,
+        space.inside("first", net).stdout
+    );
+    let mode = |name: &str| space.inspect(name)["HostConfig"]["IpcMode"].clone();
+    assert_eq!(mode("second"), format!("container:{id}"));
+    assert_eq!(
+        (mode("first"), mode("own")),
+        ("shareable".into(), "private".into())
+    );
+    // It is the other's again with each start, and outlives it until then.
+    space.kiln_ok(["restart", "-t", "0", "second"]);
+    assert_eq!(space.inside("second", second).stdout, "of the second\n");
+    space.kiln_ok(["stop", "-t", "0", "first"]);
+    assert_eq!(space.inside("second", second).stdout, "of the second\n");
+    space.kiln_ok(["stop", "-t", "0", "second"]);
+    space
+        .kiln(["start", "-a", "second"])
+        .assert_code(125)
+        .assert_says("the shared memory of container first cannot be shared: it is not running");
+    space.kiln_ok(["start", "first"]);
+    space.kiln_ok(["start", "second"]);
+    space.inside("second", second).assert_code(1);
+    space.inside("second", "cat /dev/shm/first").assert_code(0);
+}
+
+#[test]
+fn shared_memory_that_cannot_be_had_is_refused() {
+    let space = ContainerSpace::new("");
+    space.background("own", &[], "exec sleep 1000");
+    space.background("first", &["--ipc", "shareable"], "exec sleep 1000");
+    let shared = ["--ipc", "container:first"];
+    space.background("second", &shared, "exec sleep 1000");
+    let refused = |flags: &[&str], code: i32, says: &str| {
+        let run = ["run", "--rm"].iter().chain(flags);
+        let run = space.kiln(run.chain(&["app", "true"]));
+        run.assert_code(code).assert_says(says);
+    };
+    let with_first =
+        |flag: &'static str, value: &'static str| [&shared[..], &[flag, value]].concat();
+    refused(
+        &["--ipc", "container:own"],
+        125,
+        "make that one with --ipc shareable",
+    );
+    refused(
+        &["--ipc", "container:second"],
+        125,
+        "has the shared memory of another one",
+    );
+    refused(
+        &["--ipc", "container:nobody"],
+        125,
+        "there is no container `nobody`",
+    );
+    refused(&["--ipc", "host"], 125, "never those of the machine");
+    refused(
+        &["--ipc", "container"],
+        125,
+        "write private, shareable or container:NAME",
+    );
+    for (flag, value) in [("--shm-size", "1m"), ("--sysctl", "kernel.shmmax=1")] {
+        refused(
+            &with_first(flag, value),
+            125,
+            "does not go with `--ipc container:first`",
+        );
+    }
+    refused(
+        &with_first("--runtime", "crun"),
+        125,
+        "only kiln itself starts",
+    );
+    // A link that the other one made leads nowhere, whoever follows it.
+    let flags = ["--ipc", "shareable", "--cap-add", "SYS_ADMIN"];
+    let link = "umount /dev/shm && mv /dev/shm /dev/was && ln -s /etc /dev/shm && echo made";
+    space.background(
+        "evil",
+        &flags,
+        &format!("{link} || echo kept; exec sleep 1000"),
+    );
+    crate::fixtures::wait_until("the link is made, or not", || {
+        let said = space.kiln_ok(["logs", "evil"]).stdout;
+        said == "made\n" || said == "kept\n"
+    });
+    // Where it could be made.
+    if space.kiln_ok(["logs", "evil"]).stdout == "made\n" {
+        let says = "looking at /dev/shm of the sandbox";
+        refused(&["--ipc", "container:evil"], 125, says);
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kiln_network::Publish;
 
-use super::{HostAddress, PlannedHook, PlannedMount, PlannedNetwork};
+use super::{HostAddress, PlannedCommunication, PlannedHook, PlannedMount, PlannedNetwork};
 use crate::limits::PlannedLimits;
 use crate::other::OtherRuntime;
 use crate::rights::Rights;
@@ -56,6 +56,8 @@ pub struct Overrides {
     pub rights: Rights,
     /// Size of `/dev/shm`.
     pub shm_size_bytes: Option<u64>,
+    /// Whose message queues and shared memory it has.
+    pub communication: PlannedCommunication,
     /// Settings of the kernel that it has for itself.
     pub sysctls: BTreeMap<String, String>,
     /// Whether an init starts its program.

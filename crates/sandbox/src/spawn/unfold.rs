@@ -127,6 +127,11 @@ impl Host {
     /// # Errors
     /// As [`spawn`](Self::spawn), as far as it gets.
     pub fn unfold(&self, spec: &SandboxSpec) -> Result<Unfolded, SandboxError> {
+        if spec.communication.is_some() {
+            let why = "only kiln itself starts a container with the shared memory of another one; leave out --runtime, \
+                       or devices that need programs to be run";
+            return Err(SandboxError::spec(why));
+        }
         let Draft {
             prepared,
             files,

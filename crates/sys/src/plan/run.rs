@@ -151,6 +151,10 @@ fn carry_out_one(operation: &Operation, table: &mut Table) -> Result<(), Errno> 
             table.get(*network)?,
             Some(rustix::thread::LinkNameSpaceType::Network),
         ),
+        Operation::EnterCommunication(namespace) => rustix::thread::move_into_link_name_space(
+            table.get(*namespace)?,
+            Some(rustix::thread::LinkNameSpaceType::InterProcessCommunication),
+        ),
         Operation::Join {
             process,
             namespaces,

@@ -31,7 +31,9 @@ impl Plan {
                 content.escape_ascii()
             ),
             Operation::UnshareCgroup => "new cgroup namespace".to_owned(),
-            Operation::EnterNetwork(network) => format!("enter {}", name(network)),
+            Operation::EnterNetwork(namespace) | Operation::EnterCommunication(namespace) => {
+                format!("enter {}", name(namespace))
+            }
             Operation::Join { process, .. } => format!("join the namespaces of {}", name(process)),
             Operation::AttachRoot { mount } => format!("attach {} over /", name(mount)),
             Operation::Attach { mount, target } => {
