@@ -55,8 +55,15 @@ fn files_and_folders_are_copied_in_and_out() {
         space.kiln_ok(["cp", &at("/srv"), here]);
         space.kiln_ok(["cp", &at("/srv/other"), &format!("{here}/renamed")]);
         space.kiln_ok(["cp", &at("/srv/."), &format!("{here}/contents")]);
+        // A slash at the end is a folder's, and only a file needs one that is there.
+        space.kiln_ok(["cp", &at("/srv/."), &format!("{here}/slashed/")]);
+        space
+            .kiln(["cp", &at("/srv/other"), &format!("{here}/nowhere/")])
+            .assert_code(1)
+            .assert_says("there is no such folder");
         let read = |path: &str| fs::read_to_string(out.join(path)).unwrap_or_default();
         assert_eq!(read("srv/a"), "a\n");
+        assert_eq!(read("slashed/a"), "a\n");
         assert_eq!(read("srv/folder/sub/b"), "b\n");
         assert_eq!(read("srv/file"), "f\n");
         assert_eq!(read("renamed"), "f\n");

@@ -91,10 +91,16 @@ pub(crate) fn run(args: &Args, settings: &Settings, _printer: &mut Printer) -> O
         (Side::Container(name, path), Side::Here(to)) => {
             let to = settings.directory.join(to);
             // Opened before this process moves among the container's users.
-            let target = HereTarget::find(&to, args.to.ends_with('/'))?;
+            let target = HereTarget::find(&to)?;
             let inside = Inside::open(name, path, settings)?;
             let source = inside.source(path, args.follow_link)?;
-            copy_out(&inside, &source, inside.name(path)?, &target, args.archive)
+            copy_out(
+                &inside,
+                &source,
+                inside.name(path)?,
+                (&args.to, &target),
+                args.archive,
+            )
         }
         (Side::Stream, Side::Container(name, path)) => {
             let inside = Inside::open(name, path, settings)?;
@@ -355,7 +361,7 @@ fn copy_out(
     inside: &Inside,
     source: &Source,
     own_name: TreePath,
-    target: &HereTarget,
+    (to, target): (&str, &HereTarget),
     keeps_owner: bool,
 ) -> Outcome {
     let is_folder = inside.kind_of(&source.path, source.last)? == Some(FileType::Directory);
@@ -363,6 +369,11 @@ fn copy_out(
         None => own_name,
         Some(_) if is_folder && !target.is_new => {
             return Err(wrong("over a file", "name a folder to copy a folder into"));
+        }
+        // A folder is made; a file is not to take the name of one that is missing.
+        Some(_) if !is_folder && to.ends_with('/') => {
+            let message = format!("`{to}`: there is no such folder");
+            return Err(Failure::message(Class::User, message, None));
         }
         Some(name) => name.clone(),
     };

@@ -91,7 +91,7 @@ pub(super) struct HereTarget {
 }
 
 impl HereTarget {
-    pub(super) fn find(path: &Path, wants_folder: bool) -> Outcome<Self> {
+    pub(super) fn find(path: &Path) -> Outcome<Self> {
         use std::os::unix::ffi::OsStrExt;
         let failed = |error: io::Error| {
             Failure::message(Class::User, format!("`{}`: {error}", path.display()), None)
@@ -102,9 +102,7 @@ impl HereTarget {
                 name: None,
                 is_new: false,
             }),
-            Err(error) if error.kind() != io::ErrorKind::NotFound || wants_folder => {
-                Err(failed(error))
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
             found => {
                 let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
                 let folder = File::open(parent.unwrap_or(Path::new("."))).map_err(failed)?;
