@@ -26,6 +26,7 @@ const HELD: &str = ".held";
 /// A folder of records.
 #[derive(Debug, Clone)]
 pub struct StateFolder {
+    store: Store,
     path: PathBuf,
 }
 
@@ -41,20 +42,24 @@ impl Store {
     /// # Errors
     /// What the system says.
     pub fn networks(&self) -> Result<StateFolder, StoreError> {
-        StateFolder::make(self.at("networks"))
+        StateFolder::make(self.clone(), self.at("networks"))
     }
 }
 
 impl StateFolder {
-    fn make(path: PathBuf) -> Result<Self, StoreError> {
-        match disk::make_directory(&path, 0o700) {
+    fn make(store: Store, path: PathBuf) -> Result<Self, StoreError> {
+        let made = store
+            .check_owner()
+            .and_then(|()| disk::make_directory(&path, 0o700));
+        match made {
             // Who only reads finds nothing in a folder that is not there.
+            Err(StoreError::Foreign { .. }) => {}
             Err(error)
                 if error.is(ErrorKind::ReadOnlyFilesystem)
                     || error.is(ErrorKind::PermissionDenied) => {}
             made => made?,
         }
-        Ok(Self { path })
+        Ok(Self { store, path })
     }
 
     /// Where it is.
@@ -68,7 +73,7 @@ impl StateFolder {
     /// # Errors
     /// What the system says.
     pub fn folder(&self, name: &str) -> Result<Self, StoreError> {
-        Self::make(self.path.join(name))
+        Self::make(self.store.clone(), self.path.join(name))
     }
 
     /// Removes a folder in it, with its records. It may be gone already.
@@ -82,8 +87,9 @@ impl StateFolder {
     /// Waits until nobody else changes anything here.
     ///
     /// # Errors
-    /// What the system says.
+    /// [`StoreError::Foreign`] in the store of another user, and what the system says.
     pub fn lock(&self) -> Result<StateLock, StoreError> {
+        self.store.check_owner()?;
         lock_file(&self.path.join("lock"), Sharing::Exclusive).map(|_locked| StateLock { _locked })
     }
 

@@ -119,6 +119,9 @@ fn a_store_of_somebody_else_is_read_and_not_changed() {
         &["gc"],
         &["rmi", "app"],
         &["volume", "create", "data"],
+        &["network", "create", "net"],
+        // It forgets those who are gone.
+        &["network", "ls"],
     ] {
         let refused = space.kiln(arguments);
         refused.assert_says("belongs to user 12345, and this is user 0");
