@@ -14,6 +14,7 @@ mod excerpt;
 mod failed_build;
 mod id_file;
 mod inspection;
+mod ipc;
 mod keys;
 mod launch;
 mod life;

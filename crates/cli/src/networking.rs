@@ -12,8 +12,9 @@ use kiln_runtime::{HostAddress, Overrides, PlannedCommunication, PlannedNetwork,
 use kiln_sandbox::Host;
 use kiln_store::{Store, StoreError};
 
+use crate::container::wrong;
 use crate::containers;
-use crate::errors::{Class, Classify, Failure, Outcome};
+use crate::errors::{Class, Classify, Outcome};
 use crate::local;
 use crate::ports;
 use crate::settings::Settings;
@@ -304,10 +305,6 @@ fn added_host(text: &str) -> Result<(String, HostAddress), String> {
         HostAddress::Address(bare.parse().map_err(|_not_one| wrong())?)
     };
     Ok((name.to_owned(), address))
-}
-
-fn wrong(message: String, help: &str) -> Failure {
-    Failure::message(Class::User, message, Some(help.to_owned()))
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use clap::Args;
 use kiln_runtime::{Overrides, PlannedCommunication, ProcessLimit, Profile, Rights};
 use kiln_sandbox::SettingOf;
 
-use crate::containers;
-use crate::errors::{Class, Failure, Outcome};
-use crate::local;
+use crate::container::wrong;
+use crate::errors::Outcome;
+use crate::ipc::Ipc;
 use crate::measures::size;
 use crate::settings::Settings;
 
@@ -72,40 +72,10 @@ impl RightsArgs {
         overrides.shm_size_bytes = self.shm_size;
         Ok(())
     }
-}
 
-/// Whose message queues and shared memory a container is to have, as it is typed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Ipc {
-    Private,
-    Shareable,
-    Container(String),
-}
-
-impl Ipc {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "" | "private" => Ok(Self::Private),
-            "shareable" => Ok(Self::Shareable),
-            "host" => Err(
-                "a container has never those of the machine; name one that is shareable: container:NAME"
-                    .to_owned(),
-            ),
-            other => match other.strip_prefix("container:") {
-                Some(name) if !name.is_empty() => Ok(Self::Container(name.to_owned())),
-                _ => Err("write private, shareable or container:NAME".to_owned()),
-            },
-        }
-    }
-}
-
-impl RightsArgs {
     /// The container whose shared memory it is to have.
     pub(crate) fn other_container(&self) -> Option<&str> {
-        match &self.ipc {
-            Some(Ipc::Container(name)) => Some(name),
-            _ => None,
-        }
+        self.ipc.as_ref().and_then(Ipc::other_container)
     }
 
     /// Relative paths begin in `folder`.
@@ -145,35 +115,16 @@ impl RightsArgs {
     }
 
     fn communication(&self, settings: &Settings) -> Outcome<PlannedCommunication> {
-        let name = match &self.ipc {
-            None | Some(Ipc::Private) => return Ok(PlannedCommunication::Private),
-            Some(Ipc::Shareable) => return Ok(PlannedCommunication::Shareable),
-            Some(Ipc::Container(name)) => name,
+        let Some(ipc) = &self.ipc else {
+            return Ok(PlannedCommunication::Private);
         };
         let of_ipc =
             |(name, _): &&(String, String)| SettingOf::name(name) == Some(SettingOf::Communication);
-        let flag = match self.sysctl.iter().find(of_ipc) {
+        let settled = match self.sysctl.iter().find(of_ipc) {
             Some((setting, _)) => Some(format!("--sysctl {setting}")),
             None => self.shm_size.map(|_| "--shm-size".to_owned()),
         };
-        if let Some(flag) = flag {
-            let message = format!("`{flag}` does not go with `--ipc container:{name}`");
-            return Err(wrong(message, "say it of the other container, whose it is"));
-        }
-        let other = containers::find(&local::open(settings)?, name)?;
-        match other.config.plan.communication {
-            PlannedCommunication::Shareable => {
-                Ok(PlannedCommunication::Container(other.id().clone()))
-            }
-            PlannedCommunication::Private => {
-                let message = format!("the shared memory of container {name} is its own");
-                Err(wrong(message, "make that one with --ipc shareable"))
-            }
-            PlannedCommunication::Container(_) => {
-                let message = format!("container {name} has the shared memory of another one");
-                Err(wrong(message, "name that one"))
-            }
-        }
+        ipc.planned(settled.as_deref(), settings)
     }
 }
 
@@ -208,10 +159,6 @@ fn sysctl(text: &str) -> Result<(String, String), String> {
         );
     }
     Ok((name.to_owned(), value.to_owned()))
-}
-
-fn wrong(message: String, help: &str) -> Failure {
-    Failure::message(Class::User, message, Some(help.to_owned()))
 }
 
 /// What to do instead of a flag of `docker run` that there is not.
