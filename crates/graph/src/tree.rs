@@ -18,6 +18,8 @@ use std::fmt;
 
 /// First bytes of a listing. Changing them is a break of the format and of every cache key with files.
 const MAGIC: &[u8] = b"kiln-files 1\n";
+/// How much of a listing is hashed at a time.
+const PIECE_BYTES: usize = 64 << 10;
 
 macro_rules! blake3_value {
     ($(#[$doc:meta])* $name:ident) => {
@@ -101,6 +103,37 @@ pub struct FileEntry {
     pub kind: FileKind,
 }
 
+impl FileEntry {
+    fn add_to(&self, listing: &mut Vec<u8>) {
+        let Self { path, kind } = self;
+        let length = |bytes: &[u8]| {
+            let length = u32::try_from(bytes.len()).expect("paths are bounded by the kernel");
+            length.to_le_bytes()
+        };
+        listing.push(match kind {
+            FileKind::File {
+                executable: false, ..
+            } => b'f',
+            FileKind::File {
+                executable: true, ..
+            } => b'x',
+            FileKind::Link { .. } => b'l',
+        });
+        listing.extend_from_slice(&length(path));
+        listing.extend_from_slice(path);
+        match kind {
+            FileKind::File {
+                content,
+                executable: _,
+            } => listing.extend_from_slice(&content.0),
+            FileKind::Link { target } => {
+                listing.extend_from_slice(&length(target));
+                listing.extend_from_slice(target);
+            }
+        }
+    }
+}
+
 /// Project files in the order of their paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileTree {
@@ -138,39 +171,27 @@ impl FileTree {
         let size = |entry: &FileEntry| 48 + entry.path.len();
         let mut listing = Vec::with_capacity(16 + self.entries.iter().map(size).sum::<usize>());
         listing.extend_from_slice(MAGIC);
-        let length = |bytes: &[u8]| {
-            let length = u32::try_from(bytes.len()).expect("paths are bounded by the kernel");
-            length.to_le_bytes()
-        };
-        for FileEntry { path, kind } in &self.entries {
-            listing.push(match kind {
-                FileKind::File {
-                    executable: false, ..
-                } => b'f',
-                FileKind::File {
-                    executable: true, ..
-                } => b'x',
-                FileKind::Link { .. } => b'l',
-            });
-            listing.extend_from_slice(&length(path));
-            listing.extend_from_slice(path);
-            match kind {
-                FileKind::File {
-                    content,
-                    executable: _,
-                } => listing.extend_from_slice(&content.0),
-                FileKind::Link { target } => {
-                    listing.extend_from_slice(&length(target));
-                    listing.extend_from_slice(target);
-                }
-            }
+        for entry in &self.entries {
+            entry.add_to(&mut listing);
         }
         listing
     }
 
-    /// Returns the digest of the listing.
+    /// Returns the digest of the listing, which is never there as a whole: to touch so much memory for the first time
+    /// takes longer than to hash it.
     pub fn digest(&self) -> TreeDigest {
-        TreeDigest::of(&self.listing())
+        let mut hasher = blake3::Hasher::new();
+        let mut piece = Vec::with_capacity(2 * PIECE_BYTES);
+        piece.extend_from_slice(MAGIC);
+        for entry in &self.entries {
+            entry.add_to(&mut piece);
+            if piece.len() >= PIECE_BYTES {
+                hasher.update(&piece);
+                piece.clear();
+            }
+        }
+        hasher.update(&piece);
+        TreeDigest(*hasher.finalize().as_bytes())
     }
 
     /// Reads a listing.
@@ -402,6 +423,19 @@ mod tests {
             if let Ok(tree) = FileTree::from_listing(&listing) {
                 prop_assert_eq!(tree.listing(), listing);
             }
+        }
+    }
+
+    #[test]
+    fn the_digest_is_that_of_the_listing_however_long_it_is() {
+        let name = |number: u32| format!("folder/{number:06}");
+        for count in [0, 1, 1000, 5000] {
+            let entries = (0..count).map(|it| match it % 3 {
+                0 => link(&name(it), &name(it / 3)),
+                rest => file(&name(it), &it.to_le_bytes(), rest == 1),
+            });
+            let tree = FileTree::new(entries.collect());
+            assert_eq!(tree.digest(), TreeDigest::of(&tree.listing()), "{count}");
         }
     }
 

@@ -24,15 +24,16 @@ pub(super) struct Contents {
 }
 
 impl Contents {
+    /// Gets what is not in `known`, which was read from `cache`, and keeps it there.
     pub(super) fn get(
         project: &Project,
         found: &[Found],
         is_selected: &[bool],
         roots: &[Vec<u8>],
         cache: &StatCache,
+        known: &Entries,
     ) -> Result<Self, ProjectError> {
-        let known = cache.read();
-        let merged = Merged::of(found, &known, roots);
+        let merged = Merged::of(found, known, roots);
         let mut digests = merged.digests;
         let is_unread = |at: &usize| {
             let is_file = matches!(found[*at].kind, FoundKind::File { .. });
@@ -79,7 +80,7 @@ impl Contents {
             }
         }
         if let Some(draft) = draft {
-            let kept = kept_files(&draft, found, &digests, &unread, &known, &merged.elsewhere);
+            let kept = kept_files(&draft, found, &digests, &unread, known, &merged.elsewhere);
             draft.finish(kept.into_iter()).unwrap_or_else(warn);
         }
         Ok(Self {

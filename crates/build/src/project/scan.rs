@@ -13,7 +13,7 @@ use kiln_manifest::{SourceText, Spanned};
 use super::contents::Contents;
 use super::select::{Selector, literal_start};
 use super::walk::{Walked, walk};
-use super::{MissingFiles, Project, ProjectError, StatCache, joined, on_all_cores};
+use super::{MissingFiles, Project, ProjectError, StatCache, joined, on_all_cores, side_by_side};
 
 pub use taken::SelectedFiles;
 use taken::{Taken, place};
@@ -97,7 +97,12 @@ impl ProjectFiles {
         let Walked { found, unreadable } = walk(project, &roots, &enters)?;
 
         let sets: Vec<(SetKey, (&FileSet, Selector))> = sets.into_iter().collect();
-        let selections = on_all_cores(&sets, |(_, (_, selector))| Ok(selector.select(&found)))?;
+        let (selections, known) = side_by_side(
+            found.len(),
+            || on_all_cores(&sets, |(_, (_, selector))| Ok(selector.select(&found))),
+            || cache.read(),
+        );
+        let selections = selections?;
         let singles: BTreeMap<&str, Option<usize>> = wanted
             .files
             .iter()
@@ -114,7 +119,7 @@ impl ProjectFiles {
             .chain(singles.values().flatten());
         all.for_each(|&at| is_selected[at] = true);
 
-        let contents = Contents::get(project, &found, &is_selected, &roots, cache)?;
+        let contents = Contents::get(project, &found, &is_selected, &roots, cache, &known)?;
         let taken = Taken {
             project,
             source,

@@ -67,7 +67,9 @@ impl Patterns {
     }
 
     fn matches(&self, path: &[u8]) -> bool {
-        self.is_all || self.paths.is_match_candidate(&Candidate::from_bytes(path))
+        // To take a path apart for patterns costs more than to see that there are none.
+        self.is_all
+            || !self.paths.is_empty() && self.paths.is_match_candidate(&Candidate::from_bytes(path))
     }
 
     fn matches_folder(&self, path: &[u8]) -> bool {

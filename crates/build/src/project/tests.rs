@@ -531,3 +531,37 @@ fn a_walk_is_sorted_whatever_the_names() {
     let found = walk::walk(&project, &roots, &|_| true).unwrap().found;
     assert!(found.is_sorted_by(|one, next| one.path < next.path));
 }
+
+#[test]
+fn many_files_on_all_cores_are_the_same_tree_as_few_on_one() {
+    let space = Space::new(&[]);
+    let halves = [0..FEW_FILES, FEW_FILES..FEW_FILES + 7];
+    for (folder, numbers) in ["a", "b"].iter().zip(halves) {
+        fs::create_dir_all(space.at(folder)).unwrap();
+        for number in numbers {
+            fs::write(
+                space.at(&format!("{folder}/{number}")),
+                number.to_le_bytes(),
+            )
+            .unwrap();
+        }
+    }
+    space.next_tick();
+    let few = ["a/**", "b/**"].map(|pattern| space.scan_set(&set(".", &[pattern])).unwrap());
+    let entries: Vec<FileEntry> = few
+        .iter()
+        .flat_map(|half| half.tree.entries().iter().cloned())
+        .collect();
+    let expected = kiln_graph::FileTree::new(entries);
+    let all = set(".", &["**"]);
+    let files = space.scan(&WantedFiles {
+        sets: vec![&all],
+        ..WantedFiles::default()
+    });
+    assert_eq!(files.counts.read, 0);
+    let many = files.set(&all).unwrap();
+    assert_eq!(*many.tree, expected);
+    assert_eq!(many.digest, expected.digest());
+    assert_eq!(many.sizes_bytes.len(), FEW_FILES + 7);
+    assert!(many.sizes_bytes.iter().all(|size| *size == 8));
+}

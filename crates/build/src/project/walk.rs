@@ -85,7 +85,11 @@ pub(super) fn walk(
         count: AtomicUsize::new(0),
         unreadable: Mutex::default(),
     };
-    let mut found = on_all_cores(roots, |root| walk.root(root))?.concat();
+    let parts = on_all_cores(roots, |root| walk.root(root))?;
+    let mut parts = parts.into_iter();
+    // Mostly the only one, which is taken as it is.
+    let mut found = parts.next().unwrap_or_default();
+    found.extend(parts.flatten());
     // Each part is sorted; their order among each other depends on which are directories.
     if !found.is_sorted_by(|one, next| one.path < next.path) {
         found.sort_unstable_by(|one, other| one.path.cmp(&other.path));

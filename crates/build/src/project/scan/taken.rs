@@ -7,6 +7,7 @@ use kiln_graph::{ContentDigest, FileEntry, FileKind, FileTree, TreeDigest};
 use kiln_manifest::model::FileSet;
 use kiln_manifest::value::{Glob, ProjectPath};
 use kiln_manifest::{SourceText, Spanned};
+use rayon::prelude::*;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -15,7 +16,7 @@ use crate::project::contents::Contents;
 use crate::project::select::{Selector, selects_one};
 use crate::project::unreadable::{self, Unreadable};
 use crate::project::walk::{Found, FoundKind};
-use crate::project::{Project, ProjectError};
+use crate::project::{FEW_FILES, Project, ProjectError, side_by_side};
 
 /// The files that one set selects.
 #[derive(Clone, Debug)]
@@ -203,12 +204,20 @@ fn selected_files(
         FoundKind::Link { .. } => 0,
     };
     // What was found is sorted, so the tree keeps its order.
-    let tree = FileTree::new(positions.iter().map(entry).collect());
-    let digest = tree.digest();
+    let tree = FileTree::new(if positions.len() <= FEW_FILES {
+        positions.iter().map(entry).collect()
+    } else {
+        positions.par_iter().map(entry).collect()
+    });
+    let (digest, sizes_bytes) = side_by_side(
+        positions.len(),
+        || tree.digest(),
+        || positions.iter().map(size_bytes).collect(),
+    );
     SelectedFiles {
         base: selector.base.clone(),
         tree: Arc::new(tree),
-        sizes_bytes: positions.iter().map(size_bytes).collect(),
+        sizes_bytes,
         digest,
     }
 }
