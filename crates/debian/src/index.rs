@@ -19,8 +19,8 @@ use crate::version;
 mod cache;
 mod parse;
 
-pub use parse::IndexError;
-pub(crate) use parse::{INDEX_BYTES, is_plain_path};
+pub(crate) use parse::is_plain_path;
+pub use parse::{IndexError, Parser};
 
 /// The packages of one component and architecture of a suite.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -13,14 +13,15 @@
 //! needs a new magic.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use kiln_oci::Digest;
+use kiln_oci::{Digest, Hasher};
 
 use super::{FIELDS, Index, Provide, Record, Span};
 
 const MAGIC: &[u8; 16] = b"kiln-packages-1\n";
+const DIGEST_BYTES: usize = 32;
 const RECORD_BYTES: usize = FIELDS * 8 + 8 + 32 + 1;
 const PROVIDE_BYTES: usize = 20;
 
@@ -45,43 +46,42 @@ impl Index {
         let folder = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(&self.encode())?;
+        self.write(file.as_file_mut())?;
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
     }
 
-    fn encode(&self) -> Vec<u8> {
-        let mut body = Vec::with_capacity(
-            12 + self.records.len() * RECORD_BYTES
-                + self.provides.len() * PROVIDE_BYTES
-                + self.text.len(),
-        );
+    /// Writes the form, whose digest is known when the rest of it is written.
+    fn write(&self, mut file: impl Write + Seek) -> io::Result<()> {
+        file.write_all(MAGIC)?;
+        file.write_all(&[0; DIGEST_BYTES])?;
+        let mut body = BufWriter::new(Hasher::new(file));
+        self.write_body(&mut body)?;
+        let (mut file, digest, _) = body.into_inner()?.finish();
+        file.seek(SeekFrom::Start(MAGIC.len() as u64))?;
+        file.write_all(&digest.to_raw())
+    }
+
+    fn write_body(&self, body: &mut impl Write) -> io::Result<()> {
         for count in [self.text.len(), self.records.len(), self.provides.len()] {
             let count = u32::try_from(count).expect("an index is far below 4 GiB");
-            body.extend_from_slice(&count.to_le_bytes());
+            body.write_all(&count.to_le_bytes())?;
         }
-        let span = |body: &mut Vec<u8>, span: Span| {
-            body.extend_from_slice(&span.start.to_le_bytes());
-            body.extend_from_slice(&span.len.to_le_bytes());
-        };
+        let bytes = |span: Span| (u64::from(span.len) << 32 | u64::from(span.start)).to_le_bytes();
         for record in &self.records {
-            for one in record.spans {
-                span(&mut body, one);
+            for span in record.spans {
+                body.write_all(&bytes(span))?;
             }
-            body.extend_from_slice(&record.size_bytes.to_le_bytes());
-            body.extend_from_slice(&record.sha256.to_raw());
-            body.push(u8::from(record.essential));
+            body.write_all(&record.size_bytes.to_le_bytes())?;
+            body.write_all(&record.sha256.to_raw())?;
+            body.write_all(&[u8::from(record.essential)])?;
         }
         for provide in &self.provides {
-            span(&mut body, provide.name);
-            span(&mut body, provide.version);
-            body.extend_from_slice(&provide.record.to_le_bytes());
+            body.write_all(&bytes(provide.name))?;
+            body.write_all(&bytes(provide.version))?;
+            body.write_all(&provide.record.to_le_bytes())?;
         }
-        body.extend_from_slice(self.text.as_bytes());
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(&Digest::of(&body).to_raw());
-        bytes.extend_from_slice(&body);
-        bytes
+        body.write_all(self.text.as_bytes())
     }
 }
 
@@ -169,6 +169,12 @@ fn decode(bytes: &[u8]) -> Option<Index> {
 mod tests {
     use super::*;
 
+    fn encoded(index: &Index) -> Vec<u8> {
+        let mut bytes = io::Cursor::new(Vec::new());
+        index.write(&mut bytes).unwrap();
+        bytes.into_inner()
+    }
+
     fn sample() -> Index {
         let text = "Package: a\nVersion: 1\nFilename: pool/a.deb\nSize: 7\n\
             SHA256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n\
@@ -187,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_damaged_file_is_no_index() {
-        let bytes = sample().encode();
+        let bytes = encoded(&sample());
         for len in 0..bytes.len() {
             assert_eq!(decode(&bytes[..len]), None, "cut to {len}");
         }
@@ -200,7 +206,7 @@ mod tests {
 
     #[test]
     fn numbers_that_lie_are_refused_even_with_the_right_digest() {
-        let bytes = sample().encode();
+        let bytes = encoded(&sample());
         for at in 48..bytes.len() {
             for value in [0, 0x7f, 0xff] {
                 let mut changed = bytes.clone();

@@ -1,13 +1,15 @@
 //! From the text of a `Packages` file to an [`Index`].
 
 use kiln_oci::Digest;
-use memchr::memchr;
+use memchr::{memchr, memmem};
 
 use super::{FIELDS, Field, Index, Provide, Record, Span};
 use crate::relation::{self, RelationError};
 
 /// Largest uncompressed index read, in bytes; that of Debian's largest component is a tenth of it.
-pub(crate) const INDEX_BYTES: u64 = 512 << 20;
+const INDEX_BYTES: u64 = 512 << 20;
+/// Longest description of one package; Debian's longest have some tens of kilobytes.
+const PARAGRAPH_BYTES: usize = 16 << 20;
 
 /// An index that must not be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,41 +38,78 @@ struct Draft<'a> {
     has_fields: bool,
 }
 
-impl Index {
-    /// Reads an index of packages.
+/// An index that is being read, from pieces of any length: the text of Debian's largest is never there as a whole.
+#[derive(Debug, Default)]
+pub struct Parser {
+    index: Index,
+    /// The beginning of a paragraph whose end has not come.
+    held: Vec<u8>,
+    lines: usize,
+    bytes: u64,
+}
+
+impl Parser {
+    /// Reads on.
     ///
     /// # Errors
     /// [`IndexError`] with the first paragraph that is wrong.
-    pub fn parse(bytes: &[u8]) -> Result<Self, IndexError> {
-        let text =
-            std::str::from_utf8(bytes).map_err(|_not_utf8| IndexError::Text("it is not UTF-8"))?;
-        if bytes.len() as u64 > INDEX_BYTES {
+    pub fn add(&mut self, piece: &[u8]) -> Result<(), IndexError> {
+        self.bytes += piece.len() as u64;
+        if self.bytes > INDEX_BYTES {
             return Err(IndexError::Text("it is larger than any index should be"));
         }
-        let mut index = Self::default();
+        // An empty line that began with the last piece ends there, too.
+        let known = self.held.len().saturating_sub(1);
+        self.held.extend_from_slice(piece);
+        let Some(end) = memmem::rfind(&self.held[known..], b"\n\n") else {
+            if self.held.len() > PARAGRAPH_BYTES {
+                let problem = "a package is described by more than any should be";
+                return Err(IndexError::Text(problem));
+            }
+            return Ok(());
+        };
+        let rest = self.held.split_off(known + end + 2);
+        let paragraphs = std::mem::replace(&mut self.held, rest);
+        self.read(&paragraphs)
+    }
+
+    /// Ends the index.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add) has.
+    pub fn finish(mut self) -> Result<Index, IndexError> {
+        let last = std::mem::take(&mut self.held);
+        self.read(&last)?;
+        let Self { mut index, .. } = self;
+        index.sort();
+        index.collect_provides()?;
+        Ok(index)
+    }
+
+    /// Reads whole paragraphs.
+    fn read(&mut self, paragraphs: &[u8]) -> Result<(), IndexError> {
+        let text = std::str::from_utf8(paragraphs);
+        let mut rest = text.map_err(|_not_utf8| IndexError::Text("it is not UTF-8"))?;
         let mut draft = Draft::default();
-        let mut rest = text;
-        let mut line_number = 0;
         while !rest.is_empty() {
-            line_number += 1;
+            self.lines += 1;
             let end = memchr(b'\n', rest.as_bytes()).unwrap_or(rest.len());
             let (line, after) = (&rest[..end], rest.get(end + 1..).unwrap_or_default());
             // Long descriptions and lists are none of ours.
             match line.as_bytes().first() {
                 None => {
-                    index.finish(&mut draft, line_number)?;
+                    self.index.finish(&mut draft, self.lines)?;
                 }
                 Some(b' ' | b'\t') => {}
                 Some(_) => draft.set(line),
             }
             rest = after;
         }
-        index.finish(&mut draft, line_number + 1)?;
-        index.sort();
-        index.collect_provides()?;
-        Ok(index)
+        self.index.finish(&mut draft, self.lines + 1)
     }
+}
 
+impl Index {
     fn finish(&mut self, draft: &mut Draft<'_>, line: usize) -> Result<(), IndexError> {
         let draft = std::mem::take(draft);
         if !draft.has_fields {
@@ -208,6 +247,14 @@ fn cut(text: &str) -> String {
 mod tests {
     use super::*;
 
+    impl Index {
+        pub(crate) fn parse(bytes: &[u8]) -> Result<Self, IndexError> {
+            let mut parser = Parser::default();
+            parser.add(bytes)?;
+            parser.finish()
+        }
+    }
+
     const SHA: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     fn paragraph(name: &str, version: &str, more: &str) -> String {
@@ -269,5 +316,47 @@ mod tests {
         }
         assert!(Index::parse(b"Package: \xff").is_err());
         assert!(Index::parse(b"").unwrap().is_empty());
+    }
+    #[test]
+    fn pieces_of_any_length_are_the_same_index() {
+        let text = paragraph("b", "1", "Provides: v (= 2), w\n")
+            + "\n"
+            + &paragraph("c", "1", "")
+            + &paragraph("a", "1", "Description: größer\n")
+            + "\n\n";
+        let whole = Index::parse(text.as_bytes()).unwrap();
+        assert_eq!(whole.len(), 3);
+        for length in 1..text.len() {
+            let mut parser = Parser::default();
+            for piece in text.as_bytes().chunks(length) {
+                parser.add(piece).unwrap();
+            }
+            assert_eq!(parser.finish().unwrap(), whole, "{length}");
+        }
+    }
+
+    #[test]
+    fn the_line_of_a_wrong_paragraph_is_counted_over_all_pieces() {
+        let text =
+            paragraph("a", "1", "") + "\n" + &paragraph("b", "1", "").replace("Size: 7", "Size: x");
+        let line = text.lines().count();
+        for length in [1, 50, text.len()] {
+            let mut parser = Parser::default();
+            let mut pieces = text.as_bytes().chunks(length);
+            let outcome = pieces.try_for_each(|piece| parser.add(piece));
+            let error = outcome.and_then(|()| parser.finish()).unwrap_err();
+            assert!(
+                matches!(&error, IndexError::Paragraph { line: told, .. } if *told == line),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_paragraph_without_end_is_refused_before_it_fills_the_memory() {
+        let mut parser = Parser::default();
+        let piece = vec![b'x'; 1 << 20];
+        let error = (0..64).find_map(|_| parser.add(&piece).err()).unwrap();
+        assert!(matches!(error, IndexError::Text(_)), "{error}");
     }
 }
