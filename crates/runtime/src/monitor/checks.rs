@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::Source;
+use super::waiting::Source;
 use crate::config::ContainerConfig;
 use crate::exec::ExecOrder;
 use crate::health::{HealthCheck, HealthStatus, Probe};

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
-use super::Source;
+use super::waiting::Source;
 use crate::control::{self, FromVerb, MAX_PACKET, Reply, Request};
 use crate::log::Stream;
 

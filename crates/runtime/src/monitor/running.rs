@@ -9,7 +9,7 @@ use kiln_sandbox::{Exit, ExitStatus, SandboxError, Signal, Terminal, WindowSize}
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
-use super::Source;
+use super::waiting::Source;
 use crate::control::MAX_PIECE;
 use crate::launch::Started;
 use crate::log::Stream;
