@@ -214,3 +214,12 @@ pub(crate) fn read_all(child: &mut Child) -> String {
     }
     String::from_utf8_lossy(&text).into_owned()
 }
+
+pub(crate) fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}

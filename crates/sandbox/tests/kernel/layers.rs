@@ -6,8 +6,7 @@ use kiln_sandbox::{
     Access, FileOwner, Mount, MountSource, OverlayInterface, RootfsSpec, SandboxError,
 };
 
-use crate::cases::names;
-use crate::context::Context;
+use crate::context::{Context, names};
 use crate::{Case, EVERYBODY};
 
 pub(crate) const CASES: &[Case] = &[

@@ -16,13 +16,15 @@
     reason = "a test ends where something is not as it should be, and says so"
 )]
 
-mod cases;
 mod context;
 mod hostile;
 mod layers;
 mod leftovers;
 mod limits;
+mod mounts;
+mod process;
 mod terminal;
+mod users;
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -48,7 +50,9 @@ pub(crate) const MULTIPLE: &[Identity] = &[Identity::Root, Identity::Mapped];
 
 fn all() -> impl Iterator<Item = &'static Case> {
     [
-        cases::CASES,
+        process::CASES,
+        mounts::CASES,
+        users::CASES,
         hostile::CASES,
         layers::CASES,
         limits::CASES,
@@ -85,7 +89,8 @@ fn main() -> ExitCode {
         .filter(|word| !word.starts_with('-'))
         .collect();
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    let named = all().filter(|case| ![cases::RUNS_FOR_EVER, cases::SWEEPS].contains(&case.name));
+    let named =
+        all().filter(|case| ![process::RUNS_FOR_EVER, process::SWEEPS].contains(&case.name));
     for case in named.filter(|case| {
         words.is_empty() || words.iter().any(|word| case.name.contains(word.as_str()))
     }) {
@@ -192,7 +197,7 @@ fn run(case: &Case, identity: Identity) -> Outcome {
 /// Kills a process that has started sandboxes, as `kill -9` does, and looks for what is left.
 fn killed(identity: Identity) -> Outcome {
     let directory = directory();
-    let mut command = match command_for(cases::RUNS_FOR_EVER, identity, directory.path()) {
+    let mut command = match command_for(process::RUNS_FOR_EVER, identity, directory.path()) {
         Ok(command) => command,
         Err(outcome) => return outcome,
     };
@@ -225,7 +230,7 @@ fn killed(identity: Identity) -> Outcome {
             ));
         }
         let directory = self::directory();
-        let swept = command_for(cases::SWEEPS, identity, directory.path())
+        let swept = command_for(process::SWEEPS, identity, directory.path())
             .map(|mut command| command.output());
         if !swept.is_ok_and(|output| output.is_ok_and(|output| output.status.success())) {
             return Outcome::Failed("cannot sweep".to_owned());

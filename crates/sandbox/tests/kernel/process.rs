@@ -1,18 +1,13 @@
-//! What a sandbox is: its process and its mounts.
+//! The process of a sandbox: what it is started as, sees of the machine, and ends with.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use kiln_sandbox::{
-    Access, BindSource, ExitStatus, FileContent, FileOwner, Ids, Mount, MountSource, Network,
-    RootfsSpec, SandboxError, SandboxSpec, Stdio, Syncs, User,
-};
+use kiln_sandbox::{ExitStatus, Network, RootfsSpec, SandboxSpec, Stdio, Syncs, User};
 
 use crate::context::{Context, Identity, read_all};
-use crate::{Case, EVERYBODY, MULTIPLE, SINGLE};
+use crate::{Case, EVERYBODY};
 
 /// For [`killed`](crate::killed): removes what dead kilns left.
 pub(crate) const SWEEPS: &str = "sweeps";
@@ -40,31 +35,6 @@ pub(crate) const CASES: &[Case] = &[
         name: "the process is alone and clean",
         identities: EVERYBODY,
         run: clean,
-    },
-    Case {
-        name: "bind mounts",
-        identities: EVERYBODY,
-        run: binds,
-    },
-    Case {
-        name: "tmpfs mounts have a size",
-        identities: EVERYBODY,
-        run: tmpfs,
-    },
-    Case {
-        name: "generated files and secrets",
-        identities: EVERYBODY,
-        run: files,
-    },
-    Case {
-        name: "users are those of the image",
-        identities: MULTIPLE,
-        run: users,
-    },
-    Case {
-        name: "owners are flattened where there is one user",
-        identities: SINGLE,
-        run: flattened,
     },
     Case {
         name: "syncs are pretended where that is asked for",
@@ -100,11 +70,6 @@ pub(crate) const CASES: &[Case] = &[
         name: "a sandbox ends with its handle and with its thread",
         identities: EVERYBODY,
         run: lifelines,
-    },
-    Case {
-        name: "targets behind links to nowhere",
-        identities: EVERYBODY,
-        run: dangling,
     },
 ];
 
@@ -190,226 +155,6 @@ fn clean(context: &mut Context) {
     }
     assert!(!mounts.contains(" ext4 "), "{mounts}");
     assert_eq!(context.output("echo x > /dev/null; head -c 3 /dev/zero | od -An -tx1; ls -l /dev/stdout/ 2>&1 | head -n 0"), " 00 00 00\n");
-}
-
-pub(crate) fn names(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
-}
-
-fn binds(context: &mut Context) {
-    let source = context.tree(&["file", "sub/inner"]);
-    let socket = source.join("socket");
-    let listener = UnixListener::bind(&socket).unwrap();
-    let mut spec = context.script(
-        "cat /ro/file; cat /one; echo; touch /ro/new 2>&1; touch /ro/sub/new 2>&1; echo changed > /one 2>/dev/null || \
-         echo refused; echo new > /rw/new; test -S /run/agent && echo socket; cat /opened/inner",
-    );
-    let opened = rustix::fs::open(
-        source.join("sub"),
-        rustix::fs::OFlags::PATH,
-        rustix::fs::Mode::empty(),
-    )
-    .unwrap();
-    spec.mounts = vec![
-        Mount::bind(&source, "/ro", Access::ReadOnly),
-        Mount::bind(source.join("file"), "/one", Access::ReadOnly),
-        Mount::bind(&source, "/rw", Access::ReadWrite),
-        Mount::bind(&socket, "/run/agent", Access::ReadWrite),
-        Mount {
-            target: "/opened".into(),
-            source: MountSource::Bind {
-                source: BindSource::Opened(Arc::new(opened)),
-                access: Access::ReadOnly,
-            },
-        },
-    ];
-    let (text, _) = context.run(&spec);
-    let text = text.replace("/bin/sh: can't create /one: Read-only file system\n", "");
-    assert_eq!(
-        text,
-        "filefile\ntouch: /ro/new: Read-only file system\ntouch: /ro/sub/new: Read-only file system\nrefused\nsocket\n\
-         sub/inner"
-    );
-    assert_eq!(
-        std::fs::read_to_string(source.join("new")).unwrap(),
-        "new\n"
-    );
-    drop(listener);
-
-    let mut spec = context.script("");
-    spec.mounts = vec![Mount::bind("/nonexistent/source", "/x", Access::ReadOnly)];
-    assert!(
-        context
-            .refusal(&spec)
-            .to_string()
-            .contains("/nonexistent/source")
-    );
-    context.renew(&mut spec);
-    spec.mounts = vec![Mount::bind(source.join("file"), "/etc", Access::ReadOnly)];
-    let error = context.refusal(&spec).to_string();
-    assert_eq!(
-        error,
-        "cannot mount at `/etc`: it is a directory, and a file is to be mounted"
-    );
-    // Nothing is made in what belongs to the host.
-    context.renew(&mut spec);
-    spec.mounts = vec![
-        Mount::bind(&source, "/b", Access::ReadWrite),
-        Mount::tmpfs("/b/missing", None),
-    ];
-    let error = context.refusal(&spec).to_string();
-    assert!(
-        error.contains("there is no `missing` to mount on"),
-        "{error}"
-    );
-    assert!(!source.join("missing").exists());
-}
-
-fn tmpfs(context: &mut Context) {
-    let mut spec = context.script(
-        "dd if=/dev/zero of=/memory/big bs=64k count=100 2>&1 | grep -c 'No space'; stat -c %a /memory; \
-         dd if=/dev/zero of=/dev/shm/big bs=64k count=100 2>&1 | grep -c 'No space'; mkdir /memory/nested",
-    );
-    spec.shm_size_bytes = 1 << 20;
-    spec.mounts = vec![
-        Mount::tmpfs("/memory", Some(1 << 20)),
-        Mount::tmpfs("/memory/inside", Some(4096)),
-    ];
-    let (text, _) = context.run(&spec);
-    assert_eq!(text, "1\n1777\n1\n");
-    // Over the default one.
-    let mut spec = context.script("touch /dev/shm/x && grep -c /dev/shm /proc/mounts");
-    spec.mounts = vec![Mount::tmpfs("/dev/shm", Some(1 << 20))];
-    assert_eq!(context.run(&spec).0, "2\n");
-}
-
-fn files(context: &mut Context) {
-    let upper = context.upper();
-    let rootfs = RootfsSpec::writable(vec![context.directory.join("base")], upper.clone());
-    let script = "cat /etc/hosts /run/secrets/token; echo; stat -c '%a %u' /run/secrets/token /etc/hosts; \
-                  echo x > /etc/hosts || rm /run/secrets/token || chmod 777 /run/secrets/token; grep -c token /proc/mounts";
-    let mut spec = context.script_in(rootfs, script);
-    spec.mounts = vec![
-        Mount::text("/etc/hosts", "127.0.0.1 me\n"),
-        Mount::secret("/run/secrets/token", b"s3cret".to_vec()),
-    ];
-    let user = if context.identity == Identity::Single {
-        0
-    } else {
-        1000
-    };
-    if user != 0 {
-        spec.user = User::Named("app".to_owned());
-    }
-    assert!(
-        !format!("{spec:?}").contains("s3cret"),
-        "a secret must not show in debug output"
-    );
-    let (text, _) = context.run(&spec);
-    assert!(
-        text.starts_with(&format!("127.0.0.1 me\ns3cret\n400 {user}\n444 0\n")),
-        "{text}"
-    );
-    assert!(text.trim_end().ends_with('1'), "{text}");
-    assert_eq!(names(&upper.upper), [""; 0]);
-    if user != 0 {
-        // Somebody else cannot read it.
-        let mut spec = context.script("cat /run/secret 2>&1");
-        spec.user = User::Named("app".to_owned());
-        spec.mounts = vec![Mount {
-            target: "/run/secret".into(),
-            source: MountSource::File {
-                content: FileContent(b"x".to_vec()),
-                mode: 0o400,
-                owner: FileOwner::Root,
-            },
-        }];
-        let (text, exit) = context.run(&spec);
-        assert!(
-            !exit.success() && text.contains("Permission denied"),
-            "{text}"
-        );
-    }
-    let left = std::fs::read_dir(context.directory.join("scratch"))
-        .unwrap()
-        .flatten();
-    let left: Vec<_> = left
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("run-"))
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
-}
-
-fn users(context: &mut Context) {
-    let mut run = |user: User| {
-        let mut spec = context.script(
-            "echo $(id -u) $(id -g) $(id -G) $HOME; grep Cap /proc/self/status | tr '\n\t' '  '",
-        );
-        spec.user = user;
-        context.run(&spec).0
-    };
-    let none = "CapInh: 0000000000000000 CapPrm: 0000000000000000 CapEff: 0000000000000000 CapBnd: 00000000800405fb \
-                CapAmb: 0000000000000000 ";
-    assert_eq!(
-        run(User::Named("app".to_owned())),
-        format!("1000 1000 1000 2000 /home/app\n{none}")
-    );
-    assert_eq!(
-        run(User::Named("app:extra".to_owned())),
-        format!("1000 2000 2000 /home/app\n{none}")
-    );
-    let ids = Ids {
-        uid: 7,
-        gid: 8,
-        groups: vec![9, 10],
-    };
-    assert_eq!(run(User::Ids(ids)), format!("7 8 8 9 10 /\n{none}"));
-
-    assert_eq!(
-        context.output("touch /f; chown 12:34 /f; stat -c '%u %g' /f"),
-        "12 34\n"
-    );
-    let mut spec = context.script("");
-    spec.user = User::Named("nobody-here".to_owned());
-    assert!(matches!(
-        context.refusal(&spec),
-        SandboxError::Account { .. }
-    ));
-    if context.identity == Identity::Mapped {
-        context.renew(&mut spec);
-        spec.user = User::Ids(Ids {
-            uid: 4_000_000_000,
-            gid: 0,
-            groups: vec![],
-        });
-        let error = context.refusal(&spec).to_string();
-        assert!(
-            error.contains("user 4000000000 is not mapped") && error.contains("/etc/subuid"),
-            "{error}"
-        );
-    }
-}
-
-fn flattened(context: &mut Context) {
-    let script = "touch /f && chown 12:34 /f && stat -c '%u %g' /f && chown -h 1:1 /bin/sh && su app -c 'id -u'; echo $?";
-    let text = context.output(script);
-    assert!(text.starts_with("0 0\n"), "{text}");
-    let mut spec = context.script("id -u");
-    spec.user = User::Named("app".to_owned());
-    assert_eq!(context.run(&spec).0, "0\n");
-    context.renew(&mut spec);
-    spec.security.owners = kiln_sandbox::OwnerEmulation::None;
-    assert!(matches!(
-        context.refusal(&spec),
-        SandboxError::Unmapped { .. }
-    ));
-    let mut spec = context.script("touch /f && chown 12:34 /f");
-    spec.security.owners = kiln_sandbox::OwnerEmulation::None;
-    assert!(!context.run(&spec).1.success());
 }
 
 fn syncs(context: &mut Context) {
@@ -602,31 +347,6 @@ fn lifelines(context: &mut Context) {
         ExitStatus::Signal(9),
         "the thread that spawned it is gone"
     );
-}
-
-fn dangling(context: &mut Context) {
-    let links = context.tree(&[
-        "etc/resolv.conf -> ../run/resolve/stub.conf",
-        "data -> /srv/data",
-    ]);
-    let lower = vec![links, context.directory.join("base")];
-    let upper = context.upper();
-    for rootfs in [
-        RootfsSpec::read_only(lower.clone()),
-        RootfsSpec::writable(lower, upper.clone()),
-    ] {
-        let mut spec = context.script_in(rootfs, "cat /etc/resolv.conf /data/x");
-        let source = context.tree(&["x"]);
-        spec.mounts = vec![
-            Mount::text("/etc/resolv.conf", "nameserver\n"),
-            Mount::bind(source, "/data", Access::ReadOnly),
-        ];
-        let mut child = context.host.spawn(&spec).unwrap();
-        assert_eq!(read_all(&mut child), "nameserver\nx");
-        assert!(child.wait().unwrap().success());
-    }
-    // Nothing of it is in the layer.
-    assert_eq!(names(&upper.upper), [""; 0]);
 }
 
 fn sweep(context: &mut Context) {
