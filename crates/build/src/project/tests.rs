@@ -1,12 +1,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use kiln_manifest::model::FileSet;
 use kiln_manifest::value::{Glob, ProjectPath};
 use kiln_manifest::{Span, Spanned};
 use miette::Diagnostic;
+use rustix::fs::{Mode, OFlags};
 use tempfile::TempDir;
 
 use super::*;
@@ -307,6 +309,35 @@ fn pipes_and_sockets_are_passed_over() {
         ..WantedFiles::default()
     });
     assert!(files.file(&pipe.value).is_err());
+}
+
+#[test]
+fn a_walk_goes_as_deep_as_paths_can_say() {
+    const LEVELS: usize = 1900;
+    let space = Space::new(&["other", "top/file"]);
+    let mut folder: OwnedFd = fs::File::open(space.at("top")).unwrap().into();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    // One below the other, as the path of the project comes before it.
+    for _ in 0..LEVELS {
+        rustix::fs::mkdirat(&folder, c"a", Mode::RWXU).unwrap();
+        folder = rustix::fs::openat(&folder, c"a", flags, Mode::empty()).unwrap();
+    }
+    fs::rename(
+        space.at("top/file"),
+        format!("/proc/self/fd/{}/file", folder.as_raw_fd()),
+    )
+    .unwrap();
+    let found = walk::walk(&space.project(), &[vec![]], &|_| true);
+    let project = fs::File::open(space.project_path()).unwrap();
+    kiln_layer::remove_tree(project.as_fd(), b"top").unwrap();
+    let found = found.unwrap().found;
+    let deep = format!("top/{}file", "a/".repeat(LEVELS));
+    let paths: Vec<&[u8]> = found.iter().map(|found| found.path.as_slice()).collect();
+    assert!(
+        paths == [b"other".as_slice(), deep.as_bytes()],
+        "{} files",
+        paths.len()
+    );
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! One walk over the project for all sets, in parallel.
 //!
-//! Every directory is opened from its parent's descriptor without following links, so the walk cannot
-//! leave the project even while somebody moves things about in it.
+//! Every directory is opened below the project without following links, so the walk cannot leave the project even
+//! while somebody moves things about in it. No descriptor is held while what is below a directory is walked, so a
+//! tree may be as deep as paths can say.
 
 use std::cmp::Ordering;
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicUsize;
@@ -16,6 +17,9 @@ use rustix::io::Errno;
 
 use super::unreadable::Unreadable;
 use super::{DirectoryId, FILES_LIMIT, Project, ProjectError, joined, on_all_cores};
+
+/// How many levels are walked on all cores, each on the stack of the one above; a path has up to 2048 levels.
+const PARALLEL_LEVELS: usize = 64;
 
 /// A file or link of the project.
 #[derive(Clone, Debug)]
@@ -108,7 +112,7 @@ struct Child {
 
 enum What {
     Kept(FoundKind),
-    Folder(CString),
+    Folder,
 }
 
 impl Child {
@@ -116,7 +120,7 @@ impl Child {
     /// its slash. Sorting the children of every directory so makes the whole walk sorted.
     fn order(&self, other: &Self, parent_length: usize) -> Ordering {
         let name = |child: &Self| -> (usize, Option<u8>) {
-            let is_folder = matches!(child.what, What::Folder(_));
+            let is_folder = matches!(child.what, What::Folder);
             (child.path.len(), is_folder.then_some(b'/'))
         };
         let ((own_length, own_end), (other_length, other_end)) = (name(self), name(other));
@@ -142,9 +146,7 @@ impl Walk<'_> {
 
     fn root(&self, path: &[u8]) -> Result<Vec<Found>, ProjectError> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
-        let name = OsStr::from_bytes(if path.is_empty() { b"." } else { path });
-        let root = self.project.root();
-        let file = match kiln_sys::confined::open_beneath(root, name, flags, Mode::empty()) {
+        let file = match self.open(path, flags) {
             Ok(file) => file,
             // Not there, or behind a link.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Vec::new()),
@@ -155,15 +157,7 @@ impl Walk<'_> {
         };
         let stat = rustix::fs::fstat(&file).map_err(|error| io("look at", path, error))?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => {
-                return match open_directory(file.as_fd(), c".") {
-                    Ok(directory) => self.directory(directory, path),
-                    Err(error) => {
-                        self.cannot_read(path, error);
-                        Ok(Vec::new())
-                    }
-                };
-            }
+            FileType::Directory => return self.folder(path, 0),
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(&file, c"", Vec::new())
                     .map_err(|error| io("read", path, error))?;
@@ -184,50 +178,80 @@ impl Walk<'_> {
         }])
     }
 
-    fn directory(&self, directory: OwnedFd, path: &[u8]) -> Result<Vec<Found>, ProjectError> {
-        let is_store = |store| DirectoryId::of(&directory).map(|id| id == store);
-        if let Some(store) = self.project.store
-            && is_store(store).map_err(|error| io("look at", path, error))?
-        {
-            return Ok(Vec::new());
+    /// Opens what is at a path of the project, and follows no link on the way.
+    fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let path = OsStr::from_bytes(if path.is_empty() { b"." } else { path });
+        kiln_sys::confined::open_beneath(self.project.root(), path, flags, Mode::empty())
+    }
+
+    /// Returns what is below a folder that is so many levels below its root, sorted by path.
+    fn folder(&self, path: &[u8], level: usize) -> Result<Vec<Found>, ProjectError> {
+        if level == PARALLEL_LEVELS {
+            return self.deep_folder(path);
         }
-        let mut children = self.children(directory.as_fd(), path)?;
-        let count = self.count.fetch_add(children.len(), Relaxed) + children.len();
-        if count > FILES_LIMIT {
-            return Err(ProjectError::TooMany { limit: FILES_LIMIT });
-        }
+        let mut children = self.children(path)?;
         children.sort_unstable_by(|one, other| one.order(other, path.len()));
-        let folders: Vec<(&CString, &Vec<u8>)> = children
+        let folders: Vec<&Vec<u8>> = children
             .iter()
-            .filter_map(|child| match &child.what {
-                What::Folder(name) => Some((name, &child.path)),
-                What::Kept(_) => None,
-            })
+            .filter(|child| matches!(child.what, What::Folder))
+            .map(|child| &child.path)
             .collect();
-        let below = on_all_cores(&folders, |(name, path)| {
-            match open_directory(directory.as_fd(), name) {
-                Ok(folder) => self.directory(folder, path),
-                // Gone, or another kind of thing, since its name was read.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Vec::new()),
-                Err(error) => {
-                    self.cannot_read(path, error);
-                    Ok(Vec::new())
-                }
-            }
-        })?;
+        let below = on_all_cores(&folders, |path| self.folder(path, level + 1))?;
         let mut found =
             Vec::with_capacity(children.len() + below.iter().map(Vec::len).sum::<usize>());
         let mut below = below.into_iter();
         for Child { path, what } in children {
             match what {
                 What::Kept(kind) => found.push(Found { path, kind }),
-                What::Folder(_) => found.extend(below.next().into_iter().flatten()),
+                What::Folder => found.extend(below.next().into_iter().flatten()),
             }
         }
         Ok(found)
     }
 
-    fn children(&self, directory: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Child>, ProjectError> {
+    /// As [`Self::folder`], one folder after the other.
+    fn deep_folder(&self, path: &[u8]) -> Result<Vec<Found>, ProjectError> {
+        let mut found = Vec::new();
+        let mut pending = vec![path.to_vec()];
+        while let Some(folder) = pending.pop() {
+            for Child { path, what } in self.children(&folder)? {
+                match what {
+                    What::Kept(kind) => found.push(Found { path, kind }),
+                    What::Folder => pending.push(path),
+                }
+            }
+        }
+        found.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+        Ok(found)
+    }
+
+    /// Returns what is looked at in a folder, unsorted; nothing of one that is the store.
+    fn children(&self, path: &[u8]) -> Result<Vec<Child>, ProjectError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let directory = match self.open(path, flags) {
+            Ok(directory) => directory,
+            // Gone, or another kind of thing, since its name was read.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Vec::new()),
+            Err(error) => {
+                self.cannot_read(path, error);
+                return Ok(Vec::new());
+            }
+        };
+        let is_store = |store| DirectoryId::of(&directory).map(|id| id == store);
+        if let Some(store) = self.project.store
+            && is_store(store).map_err(|error| io("look at", path, error))?
+        {
+            return Ok(Vec::new());
+        }
+        let children = self.read(directory.as_fd(), path)?;
+        let count = self.count.fetch_add(children.len(), Relaxed) + children.len();
+        if count > FILES_LIMIT {
+            return Err(ProjectError::TooMany { limit: FILES_LIMIT });
+        }
+        Ok(children)
+    }
+
+    fn read(&self, directory: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Child>, ProjectError> {
         let mut children = Vec::new();
         let mut buffer: Vec<u8> = Vec::with_capacity(32 * 1024);
         let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
@@ -240,7 +264,7 @@ impl Walk<'_> {
             let path = joined(path, name.to_bytes());
             let what = match self.entry(directory, name, entry.file_type(), &path)? {
                 Entry::Kept(kind) => What::Kept(kind),
-                Entry::Folder if (self.enters)(&path) => What::Folder(name.to_owned()),
+                Entry::Folder if (self.enters)(&path) => What::Folder,
                 Entry::Folder | Entry::Passed => continue,
             };
             children.push(Child { path, what });
@@ -301,11 +325,6 @@ enum Entry {
     Kept(FoundKind),
     Folder,
     Passed,
-}
-
-fn open_directory(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 fn file_found(stat: &Stat) -> FoundKind {
