@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kiln_client::{Document, Error as ClientError, Registry};
+use kiln_http::Patience;
 use kiln_image::Image;
 use kiln_layer::Ownership;
 use kiln_manifest::value::Name;
@@ -40,8 +41,12 @@ use crate::workspace::Workspace;
 pub(crate) use self::bring::Listener;
 pub(crate) use self::write::{Writer, finished};
 
-/// How long a registry that limits requests is waited for: what it has can be made here, too.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// What the answer of a cache is worth: what it has can be made here, too.
+const PATIENCE: Patience = Patience {
+    silence: Duration::from_secs(20),
+    retry_after: Duration::from_secs(2),
+    ..Patience::FULL
+};
 
 /// How far caches are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

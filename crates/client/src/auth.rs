@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use kiln_http::{BodyText, Cancel, Client};
+use kiln_http::{BodyText, Cancel, Client, Patience};
 use kiln_oci::Reference;
 
 use crate::access::Access;
@@ -59,6 +59,7 @@ pub(crate) struct Asker<'a> {
     pub(crate) files: &'a CredentialFiles,
     pub(crate) reference: &'a Reference,
     pub(crate) place: &'a Place,
+    pub(crate) patience: Patience,
     pub(crate) access: &'a Access,
     pub(crate) cancel: &'a Cancel,
 }
@@ -159,7 +160,12 @@ impl Session {
                     lasting: false,
                 };
                 let answer = wanted
-                    .fetch(asker.http, credential.as_ref(), asker.cancel)
+                    .fetch(
+                        asker.http,
+                        credential.as_ref(),
+                        asker.patience,
+                        asker.cancel,
+                    )
                     .map_err(|error| asker.failed(user.clone(), error))?;
                 match answer {
                     Answer::Token(token) => {

@@ -3,7 +3,9 @@
 //! Knows nothing of where passwords come from: the caller reads one from a prompt or from standard
 //! input. Nor does it keep anything; that is [`CredentialFiles::store`](crate::CredentialFiles::store).
 
-use kiln_http::{BodyText, Cancel, Cancelled, Client, Error as HttpError, Request, Response, Url};
+use kiln_http::{
+    BodyText, Cancel, Cancelled, Client, Error as HttpError, Patience, Request, Response, Url,
+};
 use kiln_oci::{MAX_DOCUMENT_BYTES, Reference};
 
 use crate::challenge::Challenge;
@@ -98,7 +100,7 @@ impl Registry {
             credential,
             cancel,
         };
-        let secure = self.is_secure(host(registry), cancel);
+        let secure = self.is_secure(host(registry), Patience::FULL, cancel);
         let url = secure
             .and_then(|secure| {
                 Url::from_parts(secure, host(registry), "/v2/").map_err(HttpError::Url)
@@ -176,7 +178,12 @@ impl Attempt<'_> {
             lasting: true,
         };
         let answer = wanted
-            .fetch(self.http, Some(self.credential), self.cancel)
+            .fetch(
+                self.http,
+                Some(self.credential),
+                Patience::FULL,
+                self.cancel,
+            )
             .map_err(|error| self.failed(error))?;
         match answer {
             Answer::Token(token) => {

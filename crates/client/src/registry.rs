@@ -1,10 +1,10 @@
 //! Registries as seen by one kiln process.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kiln_http::{Cancel, Client, Request, Url};
+use kiln_http::{Cancel, Client, Patience, Request, Url};
 use kiln_oci::{MAX_DOCUMENT_BYTES, Platform, Reference};
 
 use crate::access::Access;
@@ -15,12 +15,20 @@ use crate::place::Place;
 use crate::settings::Settings;
 use crate::visit::Visit;
 
+/// What the answer of a mirror is worth, which the next place can give, too. One that fetches on demand needs some
+/// seconds for its first byte.
+const MIRROR_PATIENCE: Patience = Patience {
+    tries: 2,
+    silence: Duration::from_secs(10),
+    retry_after: Duration::from_secs(1),
+};
+
 /// Talks to registries. Clones share connections and tokens; used from any number of threads.
 #[derive(Debug, Clone)]
 pub struct Registry {
     inner: Arc<Inner>,
-    /// How long a registry may make whoever asks wait, if that is less than the settings say.
-    patience: Option<Duration>,
+    /// What an answer is worth.
+    patience: Patience,
 }
 
 #[derive(Debug)]
@@ -30,6 +38,8 @@ pub(crate) struct Inner {
     pub(crate) auth: Auth,
     /// Whether loopback hosts speak TLS, by authority, as found out.
     pub(crate) secure: Mutex<BTreeMap<String, bool>>,
+    /// Mirrors that did not answer, by authority: they are not waited for again.
+    pub(crate) silent: Mutex<BTreeSet<String>>,
 }
 
 impl Registry {
@@ -41,23 +51,28 @@ impl Registry {
                 settings,
                 auth: Auth::default(),
                 secure: Mutex::default(),
+                silent: Mutex::default(),
             }),
-            patience: None,
+            patience: Patience::FULL,
         }
     }
 
-    /// Returns the same for work that is not worth a long wait: a registry that says to come back later than
-    /// in `patience` has failed.
+    /// Returns the same for work that is not worth a long wait.
     #[must_use]
-    pub fn impatient(&self, patience: Duration) -> Self {
+    pub fn impatient(&self, patience: Patience) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
-            patience: Some(patience),
+            patience,
         }
     }
 
-    pub(crate) fn patience(&self) -> Option<Duration> {
-        self.patience
+    /// Returns what an answer of `place` is worth.
+    pub(crate) fn patience(&self, place: &Place) -> Patience {
+        if place.is_mirror {
+            MIRROR_PATIENCE
+        } else {
+            self.patience
+        }
     }
 
     pub(crate) fn inner(&self) -> &Inner {
@@ -130,6 +145,7 @@ impl Registry {
     pub(crate) fn is_secure(
         &self,
         authority: &str,
+        patience: Patience,
         cancel: &Cancel,
     ) -> Result<bool, kiln_http::Error> {
         let http = &self.inner.http;
@@ -156,7 +172,12 @@ impl Registry {
             return Ok(secure);
         }
         // Servers that want TLS answer 400 to plain words, or nothing that is HTTP.
-        let secure = match http.fetch(&Request::get(plain).tries(1), MAX_DOCUMENT_BYTES, cancel) {
+        let once = Patience {
+            tries: 1,
+            ..patience
+        };
+        let request = Request::get(plain).patience(once);
+        let secure = match http.fetch(&request, MAX_DOCUMENT_BYTES, cancel) {
             Ok(response) => response.status == 400,
             Err(kiln_http::Error::Protocol { .. } | kiln_http::Error::Broken { .. }) => true,
             // The request itself will tell, with its tries.
@@ -183,20 +204,39 @@ impl Registry {
         let (last, mirrors) = places.split_last().expect("the registry itself is a place");
         let visit = |place| self.visit(reference, place, &Access::Pull, cancel);
         for (number, place) in mirrors.iter().enumerate().skip(first) {
+            if self.silent().contains(&place.authority) {
+                continue;
+            }
             match work(visit(place), number) {
-                Err(error) if !error.is_ours() => {
-                    // Told once for each mirror: every blob asks anew.
-                    let mirror = place.authority.as_str();
-                    let error = error.renamed(place.name(reference));
-                    tracing::warn!(
-                        once = mirror,
-                        "the mirror `{mirror}` is of no help: {error}"
-                    );
-                }
+                Err(error) if !error.is_ours() => self.pass_over(place, reference, error),
                 result => return result,
             }
         }
         work(visit(last), mirrors.len())
+    }
+
+    fn silent(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        let silent = self.inner.silent.lock();
+        silent.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells what is wrong with a mirror, unless it just has not got everything, which is in the nature of one.
+    fn pass_over(&self, mirror: &Place, reference: &Reference, error: Error) {
+        if error.is_silence() {
+            self.silent().insert(mirror.authority.clone());
+        }
+        let is_absence = error.is_absence();
+        let error = error.renamed(mirror.name(reference));
+        let mirror = mirror.authority.as_str();
+        if is_absence {
+            tracing::debug!("the mirror `{mirror}` does not have it: {error}");
+        } else {
+            // Told once for each mirror: every blob asks anew.
+            tracing::warn!(
+                once = mirror,
+                "the mirror `{mirror}` is of no help: {error}"
+            );
+        }
     }
 }
 
@@ -206,6 +246,29 @@ impl Error {
         matches!(
             self,
             Self::Cancelled(_) | Self::Sink { .. } | Self::Source { .. } | Self::Credentials(_)
+        )
+    }
+
+    /// Tells whether the place was asked and simply has not got it.
+    fn is_absence(&self) -> bool {
+        matches!(
+            self,
+            Self::RepositoryNotFound { .. }
+                | Self::ManifestNotFound { .. }
+                | Self::BlobNotFound { .. }
+                | Self::Platform { .. }
+        )
+    }
+
+    /// Tells whether nobody answered, or too late.
+    fn is_silence(&self) -> bool {
+        use kiln_http::Error as Http;
+        let Self::Http { source, .. } = self else {
+            return false;
+        };
+        matches!(
+            **source,
+            Http::Timeout { .. } | Http::Connect { .. } | Http::HostNotFound { .. }
         )
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kiln_http::{BodyText, Cancel, Client, Error as HttpError, Request, Url};
+use kiln_http::{BodyText, Cancel, Client, Error as HttpError, Patience, Request, Url};
 use serde::Deserialize;
 
 use crate::credentials::{Credential, Secret};
@@ -61,9 +61,10 @@ impl Wanted<'_> {
         &self,
         http: &Client,
         credential: Option<&Credential>,
+        patience: Patience,
         cancel: &Cancel,
     ) -> Result<Answer, HttpError> {
-        let request = self.request(credential)?;
+        let request = self.request(credential)?.patience(patience);
         let response = http.fetch(&request, LARGEST_ANSWER, cancel)?;
         if matches!(response.status, 400 | 401 | 403) {
             let body = String::from_utf8_lossy(&response.body);

@@ -138,7 +138,8 @@ impl BlobUpload<'_> {
     /// Sends the blob, in as many tries as it takes; returns how many bytes have left.
     fn send(&self, begun: Option<Session>) -> Result<u64, Error> {
         let visit = &self.visit;
-        let about = Request::new(Method::Put, visit.url("blobs/uploads/")?);
+        let about =
+            Request::new(Method::Put, visit.url("blobs/uploads/")?).patience(visit.patience());
         let mut attempts = visit.inner().http.attempts(&about);
         let mut session = begun;
         let (mut furthest, mut sent, mut renewals) = (0, 0, 0);

@@ -1,9 +1,8 @@
 //! One operation at one place: addresses, authorised requests, blobs.
 
 use std::io::{self, Read as _};
-use std::time::Duration;
 
-use kiln_http::{Body, BodyText, Cancel, Download, Failure, Request, Response, Url};
+use kiln_http::{Body, BodyText, Cancel, Download, Failure, Patience, Request, Response, Url};
 use kiln_oci::{Digest, MAX_DOCUMENT_BYTES, Reference};
 
 use crate::access::Access;
@@ -16,10 +15,6 @@ use crate::report::said;
 
 /// How often a request is answered with 401 before that is the answer.
 const MOST_CHALLENGES: u32 = 2;
-/// How often a mirror is asked before the next place is.
-const MIRROR_TRIES: u32 = 2;
-/// How long a mirror may make a pull wait that the next place could serve.
-const MIRROR_PATIENCE: Duration = Duration::from_secs(1);
 
 /// One operation on one reference at one place.
 #[derive(Clone, Copy)]
@@ -42,9 +37,14 @@ impl Visit<'_> {
             files: &self.inner().settings.credentials,
             reference: self.reference,
             place: self.place,
+            patience: self.patience(),
             access: self.access,
             cancel: self.cancel,
         }
+    }
+
+    pub(crate) fn patience(&self) -> Patience {
+        self.registry.patience(self.place)
     }
 
     pub(crate) fn name(&self) -> Box<Reference> {
@@ -60,7 +60,7 @@ impl Visit<'_> {
     pub(crate) fn url(&self, rest: &str) -> Result<Url, Error> {
         let secure = self
             .registry
-            .is_secure(&self.place.authority, self.cancel)
+            .is_secure(&self.place.authority, self.patience(), self.cancel)
             .map_err(|error| self.failed(None, error))?;
         Url::from_parts(secure, &self.place.authority, &self.place.path(rest))
             .map_err(|error| self.failed(None, kiln_http::Error::Url(error)))
@@ -159,15 +159,7 @@ impl Visit<'_> {
     }
 
     pub(crate) fn authorised(&self, request: Request, ticket: Option<&Ticket>) -> Request {
-        let mut request = request;
-        let mut patience = self.registry.patience();
-        if self.place.is_mirror {
-            request = request.tries(MIRROR_TRIES);
-            patience = Some(MIRROR_PATIENCE);
-        }
-        if let Some(patience) = patience {
-            request = request.longest_retry_after(patience);
-        }
+        let request = request.patience(self.patience());
         match ticket {
             Some(ticket) => request.authorization(ticket.authorization.clone()),
             None => request,

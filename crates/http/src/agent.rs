@@ -63,7 +63,6 @@ impl Agents {
 }
 
 fn make(settings: &Settings, url: &Url, route: &Route) -> Result<ureq::Agent, Error> {
-    let timeouts = &settings.timeouts;
     let mut builder = ureq::config::Config::builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -72,11 +71,8 @@ fn make(settings: &Settings, url: &Url, route: &Route) -> Result<ureq::Agent, Er
         .accept("")
         // Lengths and digests are those of the bytes as they are kept.
         .accept_encoding("identity")
-        .timeout_resolve(Some(timeouts.connect))
-        .timeout_connect(Some(timeouts.connect))
-        .timeout_recv_response(Some(timeouts.first_byte))
-        .timeout_per_read(Some(timeouts.first_byte.max(timeouts.idle)))
-        .timeout_per_write(Some(timeouts.idle))
+        // Each request brings the others.
+        .timeout_per_write(Some(settings.timeouts.idle))
         .max_response_header_size(HEAD_BYTES)
         .input_buffer_size(INPUT_BYTES)
         .max_idle_connections(64)

@@ -11,6 +11,7 @@ use crate::error::{BODY_TEXT_BYTES, BodyText, Error, Phase, RedirectProblem};
 use crate::peer::Peer;
 use crate::request::{Headers, Method, Request, Response};
 use crate::retry::{Again, Failure, retry_after};
+use crate::settings::Timeouts;
 use crate::tls;
 use crate::transport::cancellable;
 use crate::upload::Stream;
@@ -122,6 +123,7 @@ impl Client {
         if !url.is_secure() && !url.is_loopback() && !allowed {
             return Err(Failure::last(Error::PlainHttp { url: url.shown() }));
         }
+        let timeouts = request.patience.timeouts(&settings.timeouts);
         let (agent, peer) = self.agents().get(settings, url)?;
         let malformed = |error: http::Error| {
             Failure::last(Error::Protocol {
@@ -159,7 +161,7 @@ impl Client {
         let same_method = method == request.method;
         let result = match (body.filter(|_| same_method), &request.body) {
             (Some(stream), _) => {
-                let patience = stream.answer_time(settings.timeouts.first_byte);
+                let patience = stream.answer_time(timeouts.first_byte);
                 let builder = match stream.size_bytes {
                     Some(size_bytes) => builder.header(http::header::CONTENT_LENGTH, size_bytes),
                     None => builder.header(http::header::TRANSFER_ENCODING, "chunked"),
@@ -168,24 +170,23 @@ impl Client {
                 let message = builder
                     .body(ureq::SendBody::from_reader(&mut reader))
                     .map_err(malformed)?;
-                let message = agent
-                    .configure_request(message)
-                    .timeout_recv_response(Some(patience))
-                    .build();
+                let message = timed(&agent, message, &timeouts, patience);
                 let result = cancellable(cancel, || agent.run(message));
                 reader.checked(url)?;
                 result
             }
             (None, Some(body)) if same_method => {
                 let message = builder.body(body.as_slice()).map_err(malformed)?;
+                let message = timed(&agent, message, &timeouts, timeouts.first_byte);
                 cancellable(cancel, || agent.run(message))
             }
             (None, _) => {
                 let message = builder.body(()).map_err(malformed)?;
+                let message = timed(&agent, message, &timeouts, timeouts.first_byte);
                 cancellable(cancel, || agent.run(message))
             }
         };
-        let response = result.map_err(|error| self.failed(error, url, &peer))?;
+        let response = result.map_err(|error| failed(error, url, &peer, &timeouts))?;
         let (parts, body) = response.into_parts();
         let headers = parts
             .headers
@@ -201,21 +202,36 @@ impl Client {
             peer,
             body: body.into_with_config().limit(u64::MAX).reader(),
             cancel: cancel.clone(),
-            idle: settings.timeouts.idle.max(settings.timeouts.first_byte),
+            idle: timeouts.idle,
         })
     }
+}
 
-    /// Sorts what ureq reports before the body.
-    fn failed(&self, error: ureq::Error, url: &Url, peer: &Peer) -> Failure {
-        let timeouts = &self.settings().timeouts;
-        sorted(error, url, peer, |timeout| {
-            if matches!(timeout, ureq::Timeout::Resolve | ureq::Timeout::Connect) {
-                (Phase::Connect, timeouts.connect)
-            } else {
-                (Phase::FirstByte, timeouts.first_byte)
-            }
-        })
-    }
+/// Gives a request its timeouts; `answer` is that of the head of the reply.
+fn timed<B: ureq::AsSendBody>(
+    agent: &ureq::Agent,
+    message: http::Request<B>,
+    timeouts: &Timeouts,
+    answer: Duration,
+) -> http::Request<B> {
+    agent
+        .configure_request(message)
+        .timeout_resolve(Some(timeouts.connect))
+        .timeout_connect(Some(timeouts.connect))
+        .timeout_recv_response(Some(answer))
+        .timeout_per_read(Some(timeouts.idle))
+        .build()
+}
+
+/// Sorts what ureq reports before the body.
+fn failed(error: ureq::Error, url: &Url, peer: &Peer, timeouts: &Timeouts) -> Failure {
+    sorted(error, url, peer, |timeout| {
+        if matches!(timeout, ureq::Timeout::Resolve | ureq::Timeout::Connect) {
+            (Phase::Connect, timeouts.connect)
+        } else {
+            (Phase::FirstByte, timeouts.first_byte)
+        }
+    })
 }
 
 /// Says in our words what ureq's error means, and whether another try may help.

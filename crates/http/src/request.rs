@@ -1,9 +1,9 @@
 //! What is asked, and a reply that fits in memory.
 
 use std::fmt;
-use std::time::Duration;
 
 use crate::error::{BodyText, Error};
+use crate::patience::Patience;
 use crate::url::Url;
 
 /// The method of a request.
@@ -41,8 +41,7 @@ pub struct Request {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) authorization: Option<String>,
     pub(crate) plain_http: bool,
-    pub(crate) tries: Option<u32>,
-    pub(crate) longest_retry_after: Option<Duration>,
+    pub(crate) patience: Patience,
     pub(crate) body: Option<Vec<u8>>,
 }
 
@@ -56,8 +55,7 @@ impl Request {
             headers: Vec::new(),
             authorization: None,
             plain_http: false,
-            tries: None,
-            longest_retry_after: None,
+            patience: Patience::FULL,
             body: None,
         }
     }
@@ -113,18 +111,10 @@ impl Request {
         self
     }
 
-    /// Asks at most `tries` times instead of what the settings say.
+    /// Sets what the answer is worth, where that is less than the settings say.
     #[must_use]
-    pub fn tries(mut self, tries: u32) -> Self {
-        self.tries = Some(tries);
-        self
-    }
-
-    /// Waits at most this long because the server says so, instead of what the settings say: where somebody
-    /// else can be asked, too.
-    #[must_use]
-    pub fn longest_retry_after(mut self, wait: Duration) -> Self {
-        self.longest_retry_after = Some(wait);
+    pub fn patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
         self
     }
 

@@ -7,6 +7,9 @@ use crate::error::Error;
 use crate::request::Request;
 use crate::settings::RetryPolicy;
 
+/// A wait that whoever waits wants to know of.
+const LONG: Duration = Duration::from_secs(2);
+
 /// A failed try, and whether another may end better.
 #[derive(Debug)]
 #[must_use]
@@ -62,8 +65,13 @@ impl<E: Into<Error>> From<E> for Failure {
 #[derive(Debug)]
 pub struct Attempts<'a> {
     policy: &'a RetryPolicy,
+    /// Whom is asked, for messages.
+    authority: String,
     most: u32,
+    bears_silence: bool,
     longest_retry_after: Duration,
+    /// How much of that is used up.
+    obeyed: Duration,
     /// Seed of this request's waits.
     random: u64,
     failed: u32,
@@ -77,12 +85,14 @@ impl<'a> Attempts<'a> {
         let random = address.bytes().fold(policy.seed, |state, byte| {
             mixed(state.wrapping_add(u64::from(byte)))
         });
+        let patience = &request.patience;
         Self {
             policy,
-            most: request.tries.unwrap_or(policy.tries).max(1),
-            longest_retry_after: request
-                .longest_retry_after
-                .unwrap_or(policy.longest_retry_after),
+            authority: request.url.authority(),
+            most: policy.tries.min(patience.tries).max(1),
+            bears_silence: patience.bears_silence(),
+            longest_retry_after: policy.longest_retry_after.min(patience.retry_after),
+            obeyed: Duration::ZERO,
             random,
             failed: 0,
             at_once_used: false,
@@ -92,10 +102,11 @@ impl<'a> Attempts<'a> {
     /// Starts counting anew, after a try that made progress.
     pub fn reset(&mut self) {
         self.failed = 0;
+        self.obeyed = Duration::ZERO;
         self.at_once_used = false;
     }
 
-    /// Waits before the next try, if there is to be one. Blocks.
+    /// Waits before the next try, if there is to be one, and tells of it if that is long. Blocks.
     ///
     /// # Errors
     /// The failure, with the number of tries, when there is none; [`Error::Cancelled`].
@@ -103,24 +114,51 @@ impl<'a> Attempts<'a> {
         // Whatever went wrong after a cancellation was caused by it.
         cancel.check()?;
         self.failed += 1;
+        let is_silence = matches!(*failure.error, Error::Timeout { .. });
         let delay = match failure.again {
+            Again::Later if is_silence && !self.bears_silence => {
+                return Err(failure.error.after_tries(self.failed));
+            }
             Again::Never => return Err(failure.error.after_tries(self.failed)),
             Again::AtOnce if !self.at_once_used => {
                 self.at_once_used = true;
                 self.failed -= 1;
                 Duration::ZERO
             }
-            Again::After(Some(wait)) if wait > self.longest_retry_after => {
+            Again::After(Some(wait))
+                if self.obeyed.saturating_add(wait) > self.longest_retry_after =>
+            {
                 return Err(failure.error.after_tries(self.failed));
             }
-            Again::After(Some(wait)) => wait,
+            Again::After(Some(wait)) => {
+                self.obeyed += wait;
+                wait
+            }
             Again::AtOnce | Again::Later | Again::After(None) => self.backed_off(),
         };
         if self.failed >= self.most {
             return Err(failure.error.after_tries(self.failed));
         }
-        tracing::debug!("trying again in {delay:?}: {}", failure.error);
+        self.tell(&failure, is_silence, delay);
         Ok(cancel.sleep(delay)?)
+    }
+
+    /// Says what is waited for: once for all requests that have been turned away as often by the same host.
+    fn tell(&self, failure: &Failure, is_silence: bool, delay: Duration) {
+        let (error, authority) = (&failure.error, &self.authority);
+        let next = format!("try {} of {}", self.failed + 1, self.most);
+        let once = format!("{authority}: {next}");
+        if is_silence {
+            tracing::warn!(once, "{error}; trying again ({next})");
+        } else if delay >= LONG && matches!(failure.again, Again::After(Some(_))) {
+            let seconds = delay.as_secs();
+            tracing::warn!(
+                once,
+                "`{authority}` wants to be asked again in {seconds} s: waiting ({next})"
+            );
+        } else {
+            tracing::debug!("trying again in {delay:?}: {error}");
+        }
     }
 
     fn backed_off(&mut self) -> Duration {
@@ -214,6 +252,21 @@ mod tests {
             tries(&attempts.wait(failure(again), &cancel).unwrap_err()),
             1
         );
+    }
+
+    #[test]
+    fn what_servers_say_is_waited_for_up_to_a_limit_in_all() {
+        let cancel = Cancel::new();
+        let policy = RetryPolicy {
+            longest_retry_after: Duration::from_millis(5),
+            tries: 9,
+            ..POLICY
+        };
+        let mut attempts = Attempts::new(&policy, &request());
+        let said = || failure(Again::After(Some(Duration::from_millis(2))));
+        attempts.wait(said(), &cancel).unwrap();
+        attempts.wait(said(), &cancel).unwrap();
+        assert_eq!(tries(&attempts.wait(said(), &cancel).unwrap_err()), 3);
     }
 
     #[test]

@@ -139,7 +139,8 @@ pub struct RetryPolicy {
     pub first_delay: Duration,
     /// The longest wait between two tries.
     pub longest_delay: Duration,
-    /// The longest `Retry-After` that is waited for; a longer one is reported at once.
+    /// How long `Retry-After` is waited for, in all tries of a request together; what would be longer is reported at
+    /// once.
     pub longest_retry_after: Duration,
     /// Makes the waits of two processes differ; any number that is unlikely to be the same.
     pub seed: u64,
@@ -151,7 +152,7 @@ impl Default for RetryPolicy {
             tries: 6,
             first_delay: Duration::from_millis(250),
             longest_delay: Duration::from_secs(20),
-            longest_retry_after: Duration::from_secs(60),
+            longest_retry_after: Duration::from_secs(120),
             seed: 0,
         }
     }

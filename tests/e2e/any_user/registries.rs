@@ -1,9 +1,10 @@
 //! Images to registries and back.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::fixtures::{Registry, busybox_project};
+use crate::fixtures::{Page, Registry, Web, busybox_project};
 use crate::space::{Run, TestSpace, host};
 
 const STEPS: &str = r#"
@@ -232,6 +233,31 @@ fn a_mirror_that_does_not_answer_is_warned_of_once() {
 }
 
 #[test]
+fn a_registry_that_wants_to_be_asked_later_is_told_of() {
+    let busy = Page {
+        header: "retry-after: 60\r\n",
+        ..Page::status(429)
+    };
+    let web = Web::start([("/v2/", Page::ok("{}")), ("/v2/a/manifests/latest", busy)]);
+    let space = TestSpace::new();
+    let host = web.url("").trim_start_matches("http://").to_owned();
+    let mut waiting = space
+        .command()
+        .args(["pull", &format!("{host}/a")])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("kiln starts");
+    let stderr = BufReader::new(waiting.stderr.take().expect("a pipe"));
+    let lines = stderr.lines().map_while(Result::ok);
+    let said: Vec<String> = lines.take(2).collect();
+    waiting.kill().expect("it waits");
+    waiting.wait().expect("it ends");
+    let expected =
+        format!("warning: `{host}` wants to be asked again in 60 s: waiting (try 2 of 6)");
+    assert_eq!(said.get(1), Some(&expected), "{said:?}");
+}
+
+#[test]
 fn what_a_mirror_lacks_or_refuses_is_said_of_the_mirror() {
     let image = busybox_project(STEPS);
     image.kiln_ok(["build"]);
@@ -251,12 +277,15 @@ fn what_a_mirror_lacks_or_refuses_is_said_of_the_mirror() {
         guarded.host()
     );
     std::fs::write(settings.join("config.toml"), mirrors).expect("settings");
+    // To lack something is in the nature of a mirror.
     let pulled = space.kiln_ok(["pull", &name]);
+    assert!(!pulled.stderr.contains(&empty.host()), "{}", pulled.shown());
+    let curious = space.kiln_ok(["--verbose", "pull", &name]);
+    curious.assert_says(&format!(
+        "detail: the mirror `{0}` does not have it: `{0}` has no repository `hub/team/tool`",
+        empty.host()
+    ));
     pulled
-        .assert_says(&format!(
-            "is of no help: `{}` has no repository `hub/team/tool`",
-            empty.host()
-        ))
         .assert_says(&format!(
             "`{}` does not let anonymous users read `hub/team/tool`",
             guarded.host()

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::server::{Answer, Server};
 use kiln_http::{
-    Cancel, Client, Error, Phase, Proxies, RedirectProblem, Request, RetryPolicy, Settings,
-    Timeouts, Url,
+    Cancel, Client, Error, Patience, Phase, Proxies, RedirectProblem, Request, RetryPolicy,
+    Settings, Timeouts, Url,
 };
 
 const LIMIT: u64 = 1 << 20;
@@ -348,6 +348,40 @@ fn silence_is_a_timeout_and_slowness_is_not() {
         assert_eq!(phase, expected);
     }
     assert_eq!(get(&client, &server.url("/")).unwrap().body, b"hello");
+}
+
+#[test]
+fn a_request_that_is_worth_less_waits_less_and_once() {
+    let server = Server::start(|request| {
+        let mut answer = Answer::ok("hello");
+        match request.target.as_str() {
+            "/mute" => answer.mute = true,
+            _ => answer.stall_after = Some(2),
+        }
+        answer
+    });
+    let mut settings = settings();
+    settings.timeouts = Timeouts::default();
+    let client = Client::new(settings);
+    let silence = Duration::from_millis(200);
+    let patience = Patience {
+        silence,
+        ..Patience::FULL
+    };
+    for (path, expected) in [("/mute", Phase::FirstByte), ("/stall", Phase::Body)] {
+        let request = Request::get(url(&server.url(path))).patience(patience);
+        let error = client.fetch(&request, LIMIT, &Cancel::new()).unwrap_err();
+        let Error::Timeout {
+            phase,
+            after,
+            tries: 1,
+            ..
+        } = error
+        else {
+            panic!("{error:?}")
+        };
+        assert_eq!((phase, after), (expected, silence));
+    }
 }
 
 #[test]

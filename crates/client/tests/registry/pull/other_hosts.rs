@@ -97,6 +97,59 @@ fn a_mirror_that_is_down_or_lies_is_no_obstacle() {
 }
 
 #[test]
+fn a_mirror_that_is_silent_is_waited_for_once() {
+    let image = TestImage::new("linux/amd64", &[1000, 2000]);
+    let upstream = Contents::new().image("app", "latest", &image).serve();
+    let mute = Server::start(|request| Answer {
+        mute: request.target != "/v2/",
+        ..Answer::new(200)
+    });
+    let registry = mirrored(&upstream, &mute);
+    pull(&registry, &on(&upstream, "app"), &Memory::default()).unwrap();
+    pull(&registry, &on(&upstream, "app"), &Memory::default()).unwrap();
+    assert_eq!(asked(&mute), ["GET cache/app/manifests/latest"]);
+}
+
+#[test]
+fn a_mirror_that_falls_silent_hands_over_what_it_sent() {
+    let image = TestImage::new("linux/amd64", &[100_000]);
+    let upstream = Contents::new().image("app", "latest", &image).serve();
+    let layer = Digest::of(&image.layers[0]).hex();
+    let stalling = Contents::new()
+        .image("cache/app", "latest", &image)
+        .spoiled(move |request, real| {
+            let mut answer = real();
+            if request.target.ends_with(&layer) {
+                answer.stall_after = Some(60_000);
+            }
+            answer
+        });
+    let registry = mirrored(&upstream, &stalling);
+    pull(&registry, &on(&upstream, "app"), &Memory::default()).unwrap();
+    let received = upstream.received();
+    let rest = received.iter().find(|it| it.target.contains("/blobs/"));
+    assert_eq!(rest.unwrap().header("range"), Some("bytes=60000-"));
+    let of_layer = |target: &String| target.contains(&Digest::of(&image.layers[0]).hex());
+    assert_eq!(asked(&stalling).iter().filter(|it| of_layer(it)).count(), 1);
+}
+
+#[test]
+fn a_mirror_whose_token_server_is_silent_is_passed_over() {
+    let image = TestImage::new("linux/amd64", &[1000]);
+    let upstream = Contents::new().image("app", "latest", &image).serve();
+    let tokens = Server::start(|_| Answer {
+        mute: true,
+        ..Answer::new(200)
+    });
+    let challenge = format!("Bearer realm=\"{}\"", tokens.url("/token"));
+    let mirror =
+        Server::start(move |_| Answer::new(401).header("www-authenticate", challenge.clone()));
+    let registry = mirrored(&upstream, &mirror);
+    pull(&registry, &on(&upstream, "app"), &Memory::default()).unwrap();
+    assert_eq!(tokens.received().len(), 1);
+}
+
+#[test]
 fn a_mirror_that_is_asked_too_often_is_not_waited_for() {
     let image = TestImage::new("linux/amd64", &[1000]);
     let upstream = Contents::new().image("app", "latest", &image).serve();
