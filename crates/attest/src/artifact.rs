@@ -4,6 +4,7 @@
 //! what               artifact type and layer                       also under the tag
 //! SBOM, provenance   the document's own media type
 //!   signed           application/vnd.dsse.envelope.v1+json         sha256-<hex>.att
+//! by others          whatever type it has                           sha256-<hex>.sbom
 //! signature          application/vnd.dev.cosign.artifact.sig.v1+json
 //!                    (layer …simplesigning.v1+json, annotated)     sha256-<hex>.sig
 //! ```
@@ -51,6 +52,16 @@ pub fn signature_tag(digest: Digest) -> String {
 /// The tag under which cosign looks for signed statements about `digest`.
 pub fn attestation_tag(digest: Digest) -> String {
     format!("sha256-{}.att", digest.hex())
+}
+
+/// The tags under which cosign keeps what is about `digest`, with the artifact type of what they name; `None` where
+/// that is the type of the layer.
+pub fn tags_about(digest: Digest) -> [(String, Option<&'static str>); 3] {
+    [
+        (signature_tag(digest), Some(SIGNATURE_ARTIFACT_TYPE)),
+        (attestation_tag(digest), Some(ENVELOPE_TYPE)),
+        (format!("sha256-{}.sbom", digest.hex()), None),
+    ]
 }
 
 impl Artifact {

@@ -36,7 +36,7 @@ mod testing;
 
 pub use artifact::{
     Artifact, ENVELOPE_TYPE, IN_TOTO_TYPE, SIGNATURE_ANNOTATION, SIGNATURE_ARTIFACT_TYPE,
-    SIGNATURE_LAYER_TYPE, attestation_tag, signature_tag,
+    SIGNATURE_LAYER_TYPE, attestation_tag, signature_tag, tags_about,
 };
 pub use claim::{Claim, ClaimError, Refusal, Signature};
 pub use component::{Algorithm, Component, Kind, Role};

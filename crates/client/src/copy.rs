@@ -36,12 +36,27 @@ impl Registry {
         cancel: &Cancel,
     ) -> Result<Pushed, Error> {
         let documents = self.fetch_documents(from, platform, cancel)?;
+        self.copy_documents(&documents, from, to, progress, cancel)
+    }
+
+    /// Puts `documents` under the name `to`, with their blobs from the repository of `from`. Blocks.
+    ///
+    /// # Errors
+    /// Those of [`push`](Self::push) about `to`; [`Error::BlobNotFound`] about `from`.
+    pub fn copy_documents(
+        &self,
+        documents: &Documents,
+        from: &Reference,
+        to: &Reference,
+        progress: &(dyn Fn(PushProgress) + Sync),
+        cancel: &Cancel,
+    ) -> Result<Pushed, Error> {
         let source = Remote {
             registry: self,
             reference: from,
             cancel,
         };
-        self.push(to, &documents, &source, progress, cancel)
+        self.push(to, documents, &source, progress, cancel)
     }
 
     /// Fetches and verifies the one document that `reference` names, a manifest or an index. Blocks.

@@ -184,7 +184,11 @@ impl Transfer<'_> {
     }
 }
 
-fn bounded(reference: &Reference, what: &str, count: usize) -> Result<(), TransferError> {
+pub(crate) fn bounded(
+    reference: &Reference,
+    what: &str,
+    count: usize,
+) -> Result<(), TransferError> {
     if count > MOST_ENTRIES {
         return Err(TransferError::TooMuch {
             reference: Box::new(reference.clone()),
@@ -195,12 +199,12 @@ fn bounded(reference: &Reference, what: &str, count: usize) -> Result<(), Transf
     Ok(())
 }
 
-fn at_digest(reference: &Reference, digest: Digest) -> Reference {
+pub(crate) fn at_digest(reference: &Reference, digest: Digest) -> Reference {
     let (registry, repository) = (reference.registry(), reference.repository());
     Reference::new(registry, repository, None, Some(digest)).expect("its parts are of a reference")
 }
 
-fn at_tag(reference: &Reference, tag: &str) -> Reference {
+pub(crate) fn at_tag(reference: &Reference, tag: &str) -> Reference {
     let (registry, repository) = (reference.registry(), reference.repository());
     Reference::new(registry, repository, Some(tag), None).expect("the tag is of hex digits")
 }

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod attached;
 mod deliver;
 mod error;
 mod layer;
@@ -30,6 +31,7 @@ use kiln_client::Registry;
 use kiln_http::Cancel;
 use kiln_store::Session;
 
+pub use attached::{attached, copy_attached};
 pub use deliver::{Delivered, Delivery};
 pub use error::TransferError;
 pub use push::PushedImage;

@@ -337,7 +337,52 @@ fn kiln_takes_what_openssl_signed_in_the_layouts_of_cosign() {
         assert_eq!(verified.stdout, pushed.stdout);
         let other = space.kiln(["verify-signature", "--key", "kiln.pub", &name]);
         other.assert_code(1).assert_says("that `kiln.pub` verifies");
+        // Whoever signs with cosign sees it in the list, and has it in a copy.
+        let listed = referrers(&space, &name);
+        let artifact = "application/vnd.dev.cosign.artifact.sig.v1+json";
+        assert_eq!(types(&listed), [artifact]);
+        let copy = format!("{}/copies/{repository}:1", registry.host());
+        space.kiln_ok(["copy", "--referrers", &name, &copy]);
+        assert_eq!(referrers(&space, &copy), listed);
+        let there = ["verify-signature", "--key", "key.pub", "--identity"];
+        space.kiln_ok([&there[..], &[&name, &copy]].concat());
     }
+}
+
+#[test]
+fn what_is_attached_goes_with_a_copy_that_wants_it() {
+    let (space, registry) = start();
+    sealed(&space, &["generate-key", "--output", "other"]).assert_code(0);
+    let name = format!("{}/team/app", registry.host());
+    let arguments = ["push", "--sbom", "spdx", "--provenance", "--sign"];
+    let pushed = sealed(
+        &space,
+        &[&arguments[..], &["kiln.key", "app", &name]].concat(),
+    );
+    let plain = format!("{}/plain/app", registry.host());
+    space.kiln_ok(["copy", &name, &plain]);
+    assert_eq!(referrers(&space, &plain), [] as [Value; 0]);
+
+    // What others attached to the copy stays.
+    let copy = format!("{}/copies/app", registry.host());
+    sealed(&space, &["push", "--sign", "other.key", "app", &copy]).assert_code(0);
+    let copied = space.kiln_ok(["copy", "--referrers", &name, &copy]);
+    copied.assert_says("copied what is attached to it: 5");
+    let verify = [
+        "verify-signature",
+        "--statement",
+        "spdx",
+        "--statement",
+        "provenance",
+    ];
+    let from_there = ["--key", "kiln.pub", "--identity", &name, &copy];
+    space.kiln_ok([&verify[..], &from_there].concat());
+    space.kiln_ok(["verify-signature", "--key", "other.pub", &copy]);
+    let tag = format!("sha256-{}.sig", hex(&pushed));
+    let list = raw(&space, &format!("{copy}:{tag}"));
+    assert_eq!(list["layers"].as_array().expect("layers").len(), 2);
+    let again = space.kiln_ok(["copy", "--referrers", &name, &copy]);
+    again.assert_says("is this image already");
 }
 
 /// The size of a name's manifest.

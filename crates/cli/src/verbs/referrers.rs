@@ -14,8 +14,8 @@ use crate::verbs::Format;
 
 /// List what is attached to an image in its registry
 ///
-/// Signatures, lists of parts, provenance, and whatever others attached. None of it is
-/// verified.
+/// Signatures, lists of parts, provenance, and whatever others attached, also under the tags of
+/// cosign (`sha256-….sig`, `.att`, `.sbom`). None of it is verified.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln referrers registry.example.com/team/notes:1.2
@@ -52,7 +52,9 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
             Some(platform) => registry.resolve(&args.image, platform, cancel)?.manifest,
             None => registry.fetch_root(&args.image, cancel)?.digest,
         };
-        Ok(registry.referrers(&args.image, digest, wanted, cancel)?)
+        let mut found = kiln_transfer::attached(registry, &args.image, digest, cancel)?;
+        found.retain(|entry| wanted.is_none() || entry.artifact_type.as_deref() == wanted);
+        Ok(found)
     })?;
     session.finish()?;
     if args.format == Format::Json {
@@ -64,7 +66,9 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     }
     let mut rows = vec![["TYPE", "DIGEST", "SAYS"].map(String::from).to_vec()];
     rows.extend(found.iter().map(|entry| {
-        let says = entry.annotations.get("in-toto.io/predicate-type");
+        let annotation = |name| entry.annotations.get(name);
+        let says = annotation("in-toto.io/predicate-type")
+            .or_else(|| annotation("org.opencontainers.image.ref.name"));
         vec![
             text::harmless(entry.artifact_type.as_deref().unwrap_or("-")),
             entry.digest.to_string(),
