@@ -6,6 +6,7 @@
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,10 @@ use serde::{Deserialize, Serialize};
 
 /// How long a helper may take: it may wait for the user to unlock something.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// When whoever waits is told what for.
+const LONG: Duration = Duration::from_secs(3);
+/// How long the last words of a helper that has ended may be on their way.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// The most that is read from a helper, in bytes.
 const LARGEST_ANSWER: u64 = 1 << 20;
 /// What helpers say when they have no entry.
@@ -98,8 +103,7 @@ fn run(
         .spawn()
         .map_err(failed)?;
     let (stdin, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let output = thread::spawn(move || limited(output));
-    let errors = thread::spawn(move || limited(errors));
+    let (output, errors) = (pieces(output), pieces(errors));
     if let Some(mut stdin) = stdin {
         let written = stdin.write_all(input);
         // A helper that does not want to know has closed its input, and its answer says more.
@@ -110,9 +114,8 @@ fn run(
             return Err(failed(error));
         }
     }
-    let success = wait(&mut child, cancel)?;
-    let output = output.join().unwrap_or_default();
-    let errors = errors.join().unwrap_or_default();
+    let success = wait(&mut child, program, cancel)?;
+    let (output, errors) = (whole(&output), whole(&errors));
     if output.len() as u64 >= LARGEST_ANSWER {
         return Err(Failure::Reason("its answer is too long".to_owned()));
     }
@@ -139,19 +142,33 @@ fn run(
     }))
 }
 
-/// Reads what a helper writes. The rest of too much is not read, and the helper stopped by it.
-fn limited(stream: Option<impl Read>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Some(stream) = stream {
+/// Reads what a helper writes, as it comes. The rest of too much is not read, and the helper stopped by it.
+fn pieces(stream: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let Some(stream) = stream else { return };
+        let mut stream = stream.take(LARGEST_ANSWER);
+        let mut buffer = vec![0; 16 << 10];
         // What came before a failure is the answer there is.
-        drop(stream.take(LARGEST_ANSWER).read_to_end(&mut bytes));
-    }
-    bytes
+        while let Ok(read @ 1..) = stream.read(&mut buffer) {
+            if sender.send(buffer[..read].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// Puts together what a helper wrote that has ended. What it left running may hold its output open for ever.
+fn whole(pieces: &Receiver<Vec<u8>>) -> Vec<u8> {
+    let next = || pieces.recv_timeout(LAST_WORDS).ok();
+    std::iter::from_fn(next).flatten().collect()
 }
 
 /// Waits for the end; says whether it was a success.
-fn wait(child: &mut Child, cancel: &Cancel) -> Result<bool, Failure> {
+fn wait(child: &mut Child, program: &Path, cancel: &Cancel) -> Result<bool, Failure> {
     let started = Instant::now();
+    let mut is_told = false;
     let mut pause = Duration::from_millis(1);
     loop {
         match child.try_wait() {
@@ -162,6 +179,13 @@ fn wait(child: &mut Child, cancel: &Cancel) -> Result<bool, Failure> {
         if let Err(cancelled) = cancel.sleep(pause) {
             stop(child)?;
             return Err(Failure::Cancelled(cancelled));
+        }
+        if started.elapsed() > LONG && !is_told {
+            is_told = true;
+            let name = program.file_name().unwrap_or_default().display();
+            tracing::warn!(
+                "the credential helper `{name}` has not answered yet: it may want to be unlocked"
+            );
         }
         if started.elapsed() > PATIENCE {
             stop(child)?;

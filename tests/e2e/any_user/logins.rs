@@ -1,10 +1,11 @@
 //! Registries from the command line: logging in and out, lists of tags, copies.
 
+use std::fs;
 use std::io::Write as _;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::fixtures::{Registry, busybox_project};
-use crate::space::TestSpace;
+use crate::space::{TestSpace, host};
 
 /// Runs `kiln login` with a password on standard input; returns its exit code and what it says.
 fn log_in(space: &TestSpace, registry: &str, password: &str) -> (Option<i32>, String) {
@@ -71,4 +72,25 @@ fn a_copy_needs_a_login_where_the_registry_wants_one() {
         .kiln(["tags", &to])
         .assert_code(1)
         .assert_says("kiln login");
+}
+
+#[test]
+fn a_helper_that_takes_its_time_is_told_of() {
+    let space = TestSpace::new();
+    let registry = Registry::start_guarded(&space);
+    let home = space.path().join("home");
+    fs::create_dir_all(home.join(".docker")).expect("a folder");
+    let settings = "{\"credsStore\":\"slow\"}";
+    fs::write(home.join(".docker/config.json"), settings).expect("settings");
+    let answer = "{\"Username\":\"me\",\"Secret\":\"hunter2\"}";
+    let text = space.path().join("text");
+    fs::write(&text, format!("#!/bin/sh\nsleep 4\necho '{answer}'\n")).expect("a script");
+    let helper = home.join("docker-credential-slow");
+    host(Command::new("install").args([&text, &helper]));
+    let path = format!("{}:/usr/bin:/bin", home.display());
+    let name = format!("{}/team/app", registry.host());
+    let asked = space.run(space.command().args(["tags", &name]).env("PATH", path));
+    asked
+        .assert_says("warning: the credential helper `docker-credential-slow` has not answered yet")
+        .assert_says("has no repository `team/app`");
 }

@@ -133,6 +133,20 @@ fn helpers_are_asked() {
 }
 
 #[test]
+fn what_a_helper_leaves_running_is_not_waited_for() {
+    let agent = r#"sleep 20 & echo '{"Username":"me","Secret":"s"}'"#;
+    let started = std::time::Instant::now();
+    let found = find(
+        &[r#"{"credsStore":"agent"}"#],
+        &[("agent", agent)],
+        "r",
+        "x",
+    );
+    assert_eq!(found, "me:s");
+    assert!(started.elapsed().as_secs() < 15);
+}
+
+#[test]
 fn a_helper_without_an_entry_passes_and_a_broken_one_does_not() {
     let none = "echo 'credentials not found in native keychain'; exit 1";
     let broken = "echo 'the keychain is \x1b[1mlocked' >&2; exit 3";
