@@ -5,6 +5,7 @@
 //!
 //! Precedence, strongest first: flag, environment, settings file, default.
 
+mod certificates;
 mod user_file;
 
 use std::collections::BTreeMap;
@@ -253,6 +254,9 @@ impl Settings {
     /// What the HTTP client has to know.
     pub(crate) fn http(&self) -> kiln_http::Settings {
         let environment = &self.environment;
+        let mut hosts = self.user.hosts();
+        let found = certificates::hosts(&certificate_folders(environment));
+        certificates::add(&mut hosts, found);
         let mut settings = kiln_http::Settings {
             proxies: kiln_http::Proxies {
                 // As curl has it: `HTTP_PROXY` in capitals may come from a request header of a CGI.
@@ -264,7 +268,7 @@ impl Settings {
                 files: environment.path("SSL_CERT_FILE").into_iter().collect(),
                 directories: environment.path("SSL_CERT_DIR").into_iter().collect(),
             },
-            hosts: self.user.hosts(),
+            hosts,
             ..kiln_http::Settings::default()
         };
         let since = self
@@ -276,16 +280,27 @@ impl Settings {
     }
 }
 
+/// Where a user's programs have their settings.
+fn configuration(environment: &Environment) -> Option<PathBuf> {
+    environment
+        .path("XDG_CONFIG_HOME")
+        .or_else(|| environment.path("HOME").map(|home| home.join(".config")))
+}
+
+/// Where podman and docker have folders of certificates, most particular first.
+fn certificate_folders(environment: &Environment) -> Vec<PathBuf> {
+    let own = configuration(environment).map(|folder| folder.join("containers/certs.d"));
+    let others = ["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from);
+    own.into_iter().chain(others).collect()
+}
+
 /// Where docker and podman keep credentials, most particular first.
 fn credential_files(environment: &Environment) -> Vec<PathBuf> {
-    let home = environment.path("HOME");
     let below = |folder: Option<PathBuf>, file: &str| folder.map(|folder| folder.join(file));
-    let configuration = environment
-        .path("XDG_CONFIG_HOME")
-        .or_else(|| below(home.clone(), ".config"));
+    let configuration = configuration(environment);
     let docker = environment
         .path("DOCKER_CONFIG")
-        .or_else(|| below(home, ".docker"));
+        .or_else(|| below(environment.path("HOME"), ".docker"));
     [
         environment.path("REGISTRY_AUTH_FILE"),
         below(environment.path("XDG_RUNTIME_DIR"), "containers/auth.json"),
@@ -357,10 +372,7 @@ fn epoch(environment: &Environment) -> Outcome<Option<u64>> {
 }
 
 fn settings_path(environment: &Environment) -> Option<PathBuf> {
-    environment
-        .path("XDG_CONFIG_HOME")
-        .or_else(|| environment.path("HOME").map(|home| home.join(".config")))
-        .map(|folder| folder.join("kiln/config.toml"))
+    configuration(environment).map(|folder| folder.join("kiln/config.toml"))
 }
 
 /// The store's folder: `KILN_HOME`, the settings file, then by user.

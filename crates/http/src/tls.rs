@@ -131,8 +131,16 @@ fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, Error> {
 fn client_certificate(files: &ClientCertificate) -> Result<ClientCert, Error> {
     let chain = certificates(&files.certificate)?;
     let pem = read(&files.key)?;
-    let key = PrivateKey::from_pem(&pem)
-        .map_err(|_error| unusable(&files.key, &"it holds no private key in PEM form"))?;
+    let key = PrivateKey::from_pem(&pem).map_err(|_error| {
+        // Both forms of sealed keys say it in their first two lines.
+        let is_sealed = pem.windows(9).take(200).any(|word| word == b"ENCRYPTED");
+        let reason = if is_sealed {
+            "it is sealed by a password, which nobody is asked for here: `openssl pkey -in KEY -out KEY` unseals it"
+        } else {
+            "it holds no private key in PEM form"
+        };
+        unusable(&files.key, &reason)
+    })?;
     // ureq takes it that the pair is valid, and would panic in the middle of a request.
     let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| unusable(&files.key, &error))?;
     let provider = rustls::crypto::ring::default_provider();
@@ -146,7 +154,10 @@ fn client_certificate(files: &ClientCertificate) -> Result<ClientCert, Error> {
         .collect();
     rustls::sign::CertifiedKey::new(der_chain, signer)
         .keys_match()
-        .map_err(|error| unusable(&files.certificate, &error))?;
+        .map_err(|_mismatch| {
+            let key = files.key.display();
+            unusable(&files.certificate, &format!("`{key}` is not its key"))
+        })?;
     Ok(ClientCert::new_with_certs(&chain, key))
 }
 

@@ -58,6 +58,25 @@ pub(crate) struct UserFile {
 }
 
 impl UserFile {
+    /// Makes paths that begin nowhere begin at `folder`: settings must not depend on where kiln is called.
+    fn begin_paths_at(&mut self, folder: &Path) {
+        let registries = self.registry.values_mut();
+        let of_registries = registries.flat_map(|registry| {
+            let pair = registry.certificate.iter_mut().chain(&mut registry.key);
+            registry.authorities.iter_mut().chain(pair)
+        });
+        let of_run = &mut self.run.cdi;
+        for path in self
+            .store
+            .path
+            .iter_mut()
+            .chain(of_run)
+            .chain(of_registries)
+        {
+            *path = folder.join(&*path);
+        }
+    }
+
     /// Registries to ask before others.
     pub(crate) fn mirrors(&self) -> BTreeMap<String, RegistrySettings> {
         let of = |registry: &UserRegistry| RegistrySettings {
@@ -203,7 +222,10 @@ fn parse(path: &Path, text: &str) -> Outcome<UserFile> {
             Some("these are your own settings, not the project's".to_owned()),
         )
     };
-    let file: UserFile = toml::from_str(text).map_err(|error| wrong(&error.to_string()))?;
+    let mut file: UserFile = toml::from_str(text).map_err(|error| wrong(&error.to_string()))?;
+    if let Some(folder) = path.parent() {
+        file.begin_paths_at(folder);
+    }
     for (host, registry) in &file.registry {
         if registry.certificate.is_some() != registry.key.is_some() {
             return Err(wrong(&format!(
@@ -223,6 +245,22 @@ mod tests {
         let failure = parse(Path::new("/c/config.toml"), "sotre = 1").expect_err("typo");
         assert!(failure.report.to_string().contains("/c/config.toml"));
         assert_eq!(failure.class, Class::User);
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let text = "[store]\npath = \"store\"\n[registry.a]\nauthorities = [\"a.pem\", \"/b.pem\"]\n\
+                    certificate = \"c.pem\"\nkey = \"d.pem\"\n";
+        let file = parse(Path::new("/c/kiln/config.toml"), text).expect("settings");
+        let registry = &file.registry["a"];
+        let path = |path: &str| PathBuf::from(path);
+        assert_eq!(file.store.path, Some(path("/c/kiln/store")));
+        assert_eq!(
+            registry.authorities,
+            [path("/c/kiln/a.pem"), path("/b.pem")]
+        );
+        assert_eq!(registry.certificate, Some(path("/c/kiln/c.pem")));
+        assert_eq!(registry.key, Some(path("/c/kiln/d.pem")));
     }
 
     #[test]

@@ -143,15 +143,29 @@ fn a_client_certificate_is_shown_where_it_is_set() {
     };
     let mine = authority.issue("me", 2999);
     assert_eq!(with(&mine).unwrap(), b"known");
-    // A key that does not belong to the certificate, and a file that is no key.
+    // A key that does not belong to the certificate, a file that is no key, and keys as openssl seals them.
     let other = authority.issue("other", 2999);
-    for key in [&other.key, &mine.certificate] {
+    let sealed = |name: &str, text: &str| {
+        let path = authority.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let new = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let old = "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n\
+               AAAA\n-----END EC PRIVATE KEY-----\n";
+    for (key, said) in [
+        (&other.key, "is not its key"),
+        (&mine.certificate, "holds no private key"),
+        (&sealed("new", new), "is sealed by a password"),
+        (&sealed("old", old), "is sealed by a password"),
+    ] {
         let mixed = Pair {
             certificate: mine.certificate.clone(),
             key: key.clone(),
         };
         let error = with(&mixed).unwrap_err();
         assert!(matches!(error, Error::CertificateFile { .. }), "{error:?}");
+        assert!(error.to_string().contains(said), "{error}");
     }
 }
 
