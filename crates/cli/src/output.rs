@@ -79,7 +79,7 @@ impl FromStr for Output {
         } else {
             text.to_owned()
         };
-        let (mut form, mut place, mut compression) = (None, None, Method::Gzip);
+        let (mut form, mut place, mut compression) = (None, None, None);
         for part in text.split(',') {
             let (key, value) = part
                 .split_once('=')
@@ -93,8 +93,9 @@ impl FromStr for Output {
                 "dest" => place = Some(value.to_owned()),
                 "compression" => {
                     let method = Method::from_str(value, false);
-                    compression = method
-                        .map_err(|_unknown| unknown("compression", value, "gzip, zstd, none"))?;
+                    let known = "gzip, zstd, none";
+                    compression =
+                        Some(method.map_err(|_unknown| unknown("compression", value, known))?);
                 }
                 _ => return Err(unknown("key", key, "type, dest, compression")),
             }
@@ -113,20 +114,27 @@ impl Output {
     /// Puts it together; the place `-` is standard output.
     ///
     /// # Errors
-    /// A folder cannot be written to standard output.
+    /// A folder cannot be written to standard output, and a root file system has no layers to compress.
     pub(crate) fn new(
         form: Form,
         place: Option<PathBuf>,
-        compression: Method,
+        compression: Option<Method>,
     ) -> Result<Self, String> {
+        if place.as_ref().is_some_and(|it| it.as_os_str().is_empty()) {
+            return Err("the place to write to is empty".to_owned());
+        }
+        let is_compressed = compression.is_some_and(|method| method != Method::None);
+        if is_compressed && matches!(form, Form::Tar | Form::Dir) {
+            return Err("a root file system has no layers, and is written uncompressed".to_owned());
+        }
         let place = place.filter(|place| place.as_os_str() != "-");
         if place.is_none() && matches!(form, Form::Layout | Form::Dir) {
-            return Err("a folder cannot be written to standard output".to_owned());
+            return Err("a folder cannot be written to standard output: name a place".to_owned());
         }
         Ok(Self {
             form,
             place,
-            compression,
+            compression: compression.unwrap_or_default(),
         })
     }
 
@@ -274,6 +282,7 @@ mod tests {
         assert!(parsed("type=tar,dest=-").unwrap().is_stdout());
         let zstd = parsed("type=layout,dest=x,compression=zstd").unwrap();
         assert_eq!((zstd.form, zstd.compression), (Form::Layout, Method::Zstd));
+        assert!(parsed("type=tar,dest=x,compression=none").is_ok());
         assert_eq!(parsed("type=local,dest=x").unwrap().form, Form::Dir);
         for (wrong, answer) in [
             ("type=zip,dest=x", "there is no type `zip`"),
@@ -282,6 +291,9 @@ mod tests {
             ("type=dir,dest=-", "standard output"),
             ("type=tar,dst=x", "there is no key `dst`"),
             ("type=tar,x", "not KEY=VALUE"),
+            ("type=tar,dest=", "is empty"),
+            ("type=tar,dest=x,compression=zstd", "has no layers"),
+            ("type=dir,dest=x,compression=gzip", "has no layers"),
         ] {
             let said = parsed(wrong).unwrap_err();
             assert!(said.contains(answer), "{wrong}: {said}");

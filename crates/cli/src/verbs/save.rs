@@ -35,9 +35,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FORM", default_value = "oci")]
     form: Form,
 
-    /// Choose how layers are compressed
-    #[arg(long, value_name = "METHOD", default_value = "gzip")]
-    compress: Method,
+    /// Choose how layers are compressed [default: gzip]
+    #[arg(long, value_name = "METHOD")]
+    compress: Option<Method>,
 
     /// Write the image for this platform alone, of one that is for several
     #[arg(long, value_name = "OS/ARCHITECTURE")]
@@ -46,10 +46,8 @@ pub(crate) struct Args {
 
 /// Writes it.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
-    let output = Output::new(args.form, args.output.clone(), args.compress).map_err(|message| {
-        let help = Some("name a place: kiln save -o PATH".to_owned());
-        Failure::message(Class::User, message, help)
-    })?;
+    let output = Output::new(args.form, args.output.clone(), args.compress)
+        .map_err(|message| Failure::message(Class::User, message, None))?;
     if output.is_stdout() && settings.stdout_is_terminal {
         return Err(Failure::message(
             Class::User,
