@@ -201,7 +201,8 @@ fn read(text: &str) -> Result<Reference, ReferenceFault> {
         Some(colon) => (&named[..colon], Some(&named[colon + 1..])),
         None => (named, None),
     };
-    if name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    let is_hex = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_hex(name) || (name == "sha256" && tag.is_some_and(is_hex)) {
         return Err(ReferenceFault::HexName);
     }
     let (registry, rest) = match name.split_once('/') {
@@ -454,6 +455,7 @@ mod tests {
             ("debian@sha256:00", "not a digest"),
             ("debian@sha512:00", "only sha256"),
             (&DIGEST[7..], "image id"),
+            (DIGEST, "image id"),
             (&long, "more than 255"),
             (&format!("a:{}", "t".repeat(129)), "the tag"),
         ] {
