@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use kiln_image::Inspection;
 use kiln_network::DEFAULT_NETWORK;
+use kiln_oci::Reference;
 use kiln_runtime::{
     PlannedCommunication, PlannedLimits, PlannedNetwork, PlannedSource, StoredContainer,
 };
 use kiln_sandbox::ANY_SWAP;
 use kiln_store::Store;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::listing;
 use crate::monitor_log::MONITOR_LOG;
@@ -16,6 +18,46 @@ use crate::ports::{self, Places};
 
 /// A time that is none.
 const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// What an image has, by docker's names: for templates that were written for docker.
+pub(crate) fn image(image: &Inspection) -> Map<String, Value> {
+    let config = &image.config;
+    let platform = &config.platform;
+    let tagged = |reference: &Reference| {
+        let (name, tag) = (reference.familiar(), reference.tag()?);
+        let end = format!(":{tag}");
+        // The short form leaves `latest` out.
+        Some(if name.ends_with(&end) {
+            name
+        } else {
+            name + &end
+        })
+    };
+    let tags: Vec<String> = image.references.iter().filter_map(tagged).collect();
+    let mut run = json!({
+        "Cmd": null, "Entrypoint": null, "Env": null, "ExposedPorts": null, "Labels": null,
+        "StopSignal": "", "User": "", "Volumes": null, "WorkingDir": "",
+    });
+    if let (Some(all), Value::Object(mut said)) = (run.as_object_mut(), json!(config.config)) {
+        all.append(&mut said);
+    }
+    let shown = json!({
+        "Architecture": platform.architecture,
+        "Author": config.author.as_deref().unwrap_or_default(),
+        "Config": run,
+        "Created": config.created.as_deref().unwrap_or(NEVER),
+        "Id": image.id,
+        "Os": platform.os,
+        "RepoTags": tags,
+        "RootFS": { "Layers": config.rootfs.diff_ids, "Type": "layers" },
+        "Size": image.size_bytes,
+        "Variant": platform.variant.as_deref().unwrap_or_default(),
+    });
+    let Value::Object(shown) = shown else {
+        return Map::new();
+    };
+    shown
+}
 
 /// One container as JSON.
 pub(crate) fn container(store: &Store, places: &Places, container: &StoredContainer) -> Value {

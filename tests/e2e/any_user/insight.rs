@@ -169,6 +169,29 @@ fn graph_is_drawn_in_every_form() {
 }
 
 #[test]
+fn templates_for_dockers_images_are_filled_in() {
+    let space = busybox_project("[image.app.config]\nuser = \"10\"\n");
+    space.kiln_ok(["build"]);
+    space.kiln_ok(["tag", "app", "app:2"]);
+    let shown = |template: &str| {
+        let shown = space.kiln_ok(["inspect", "-f", template, "localhost/t/app"]);
+        shown.stdout.trim_end().to_owned()
+    };
+    let images = space.kiln_ok(["images", "--format", "json"]).stdout;
+    let images: serde_json::Value = serde_json::from_str(&images).expect("JSON");
+    assert_eq!(shown("{{.Id}}"), images[0]["id"].as_str().expect("an id"));
+    assert_eq!(shown("{{.Os}} {{.Config.User}}"), "linux 10");
+    assert_eq!(shown("{{json .Config.Entrypoint}}"), "null");
+    assert_eq!(
+        shown("{{json .RepoTags}}"),
+        "[\"app:2\",\"localhost/t/app:latest\"]"
+    );
+    assert_eq!(shown("{{len .RootFS.Layers}}"), "1");
+    // And by the names of the document.
+    assert!(shown("{{.digest}}").starts_with("sha256:"));
+}
+
+#[test]
 fn an_images_name_is_no_beginning_of_a_containers_id() {
     let space = busybox_project("");
     let id = space.kiln_ok(["create", "app", "true"]).stdout;

@@ -19,7 +19,8 @@ use crate::verbs::{network, volume};
 /// Show everything about containers or an image, as JSON
 ///
 /// A name is looked for among the containers first, and the beginning of an id last;
-/// containers come as a list, with docker's names for what docker has.
+/// containers come as a list, with docker's names for what docker has; templates have these for
+/// images, too.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln inspect                          the project's default image
@@ -28,6 +29,7 @@ use crate::verbs::{network, volume};
   kiln inspect web | jq '.[].State'     what a container is doing
   kiln inspect --type volume data
   kiln inspect -f '{{.State.Status}}' web
+  kiln inspect -f '{{.Os}}/{{.Architecture}}' app
   kiln inspect app | jq '.index.manifests[].platform'
                                         what an image for several platforms is for")]
 pub(crate) struct Args {
@@ -107,8 +109,12 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let name = args.names.first().map(String::as_str);
     let found = local::find(settings, &store, name)?;
     let image = found.load(&store, args.platform.as_ref())?;
-    let shown = kiln_image::inspect(&store, &found.descriptor, &image)?;
-    show(args, json!(shown), printer)
+    let image = kiln_image::inspect(&store, &found.descriptor, &image)?;
+    let mut shown = json!(image);
+    if let (Some(shown), Some(_)) = (shown.as_object_mut(), &args.format) {
+        shown.append(&mut inspection::image(&image));
+    }
+    show(args, shown, printer)
 }
 
 /// Prints what was found, or what a template says of each.
