@@ -1,5 +1,7 @@
 //! `kiln rmi`: takes names of images away.
 
+use std::collections::BTreeSet;
+
 use kiln_oci::{Descriptor, Reference};
 
 use crate::errors::{Class, Failure, Outcome};
@@ -24,11 +26,13 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     let session = local::session(settings)?;
     let store = session.store();
-    let mut references = Vec::new();
+    let mut references = BTreeSet::new();
     for image in &args.images {
         let found = local::find(settings, store, Some(image))?;
         match found.reference {
-            Some(reference) => references.push(reference),
+            Some(reference) => {
+                references.insert(reference);
+            }
             // An id stands for all names that the image has.
             None => {
                 let names = store.references().list()?.into_iter();
