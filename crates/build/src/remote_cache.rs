@@ -43,7 +43,7 @@ pub(crate) use self::write::{Writer, finished};
 
 /// What the answer of a cache is worth: what it has can be made here, too.
 const PATIENCE: Patience = Patience {
-    silence: Duration::from_secs(20),
+    silence: Duration::from_secs(10),
     retry_after: Duration::from_secs(2),
     ..Patience::FULL
 };
