@@ -5,9 +5,12 @@
 //! made it, so that a later one can remove what a killed one left:
 //!
 //! ```text
-//! kiln-<pid>-<start time of that process>-<n>       of its sandbox number n
-//! kiln-<pid>-<start time of that process>-home      of itself, where it had to make room
+//! kiln-<pid>-<start time of that process>-<its PID namespace>-<n>       of its sandbox number n
+//! kiln-<pid>-<start time of that process>-<its PID namespace>-home      of itself, where it had to make room
 //! ```
+//!
+//! A kiln in another PID namespace, such as one in a container that has the host's cgroups, cannot tell which of them still
+//! run, and leaves their groups alone: an empty one may be that of a sandbox that is just being started.
 
 mod controller;
 mod cpuset;
@@ -186,6 +189,7 @@ impl Hierarchies {
     /// Removes groups whose kiln is gone; returns how many. Those that still have processes stay.
     pub(crate) fn sweep(&self) -> usize {
         let mut removed = 0;
+        let this = Owner::this_process();
         for parent in self.parents() {
             let Ok(entries) = std::fs::read_dir(&parent) else {
                 continue;
@@ -195,7 +199,7 @@ impl Hierarchies {
                 let Some(owner) = name.to_str().and_then(Owner::parse) else {
                     continue;
                 };
-                if !owner.is_alive() && self.remove(&entry.path()) {
+                if owner.has_ended(this) && self.remove(&entry.path()) {
                     removed += 1;
                 }
             }

@@ -1,12 +1,16 @@
 //! Which process made a group, by the name of the group.
 
 use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 /// The process in the name of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Owner {
     pid: u32,
     start_time: u64,
+    /// The PID namespace in which its number is that.
+    namespace: u64,
 }
 
 /// The name of a group: its owner and a number.
@@ -19,6 +23,9 @@ pub(crate) struct GroupName {
 /// What stands for a number in the name of the group its owner is in.
 const HOME: &str = "home";
 
+/// Where a process finds its own PID namespace.
+const NAMESPACE: &str = "/proc/self/ns/pid";
+
 impl Owner {
     /// This process.
     pub(crate) fn this_process() -> Self {
@@ -26,6 +33,7 @@ impl Owner {
         Self {
             pid,
             start_time: start_time(pid).unwrap_or(0),
+            namespace: fs::metadata(NAMESPACE).map_or(0, |namespace| namespace.ino()),
         }
     }
 
@@ -39,7 +47,8 @@ impl Owner {
 
     pub(super) fn parse(name: &str) -> Option<Self> {
         let mut parts = name.strip_prefix("kiln-")?.split('-');
-        let (pid, start_time, number) = (parts.next()?, parts.next()?, parts.next()?);
+        let (pid, start_time) = (parts.next()?, parts.next()?);
+        let (namespace, number) = (parts.next()?, parts.next()?);
         if number != HOME {
             number.parse::<u64>().ok()?;
         }
@@ -49,33 +58,45 @@ impl Owner {
         Some(Self {
             pid: pid.parse().ok()?,
             start_time: start_time.parse().ok()?,
+            namespace: namespace.parse().ok()?,
         })
     }
 
-    /// Whether it still runs. One that has ended and that nobody has taken notice of does not: where the first
-    /// process of a container is no init, that is for ever.
-    pub(super) fn is_alive(self) -> bool {
-        Status::read(self.pid).is_some_and(|status| {
-            status.start_time == self.start_time && !matches!(status.state, 'Z' | 'X')
-        })
+    /// Whether it has ended, as far as `looker` can tell: processes of another PID namespace have other numbers here, or
+    /// none. One that has ended and that nobody has taken notice of counts as that: where the first process of a
+    /// container is no init, it is there for ever.
+    pub(super) fn has_ended(self, looker: Self) -> bool {
+        self.namespace == looker.namespace
+            && Status::read(self.pid).is_none_or(|status| {
+                status.start_time != self.start_time || matches!(status.state, 'Z' | 'X')
+            })
     }
 }
 
 impl GroupName {
     /// The name of a group for the owner itself.
     pub(super) fn home(self) -> String {
-        let Owner { pid, start_time } = self.owner;
-        format!("kiln-{pid}-{start_time}-{HOME}")
+        let Owner {
+            pid,
+            start_time,
+            namespace,
+        } = self.owner;
+        format!("kiln-{pid}-{start_time}-{namespace}-{HOME}")
     }
 }
 
 impl fmt::Display for GroupName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
-            owner: Owner { pid, start_time },
+            owner:
+                Owner {
+                    pid,
+                    start_time,
+                    namespace,
+                },
             number,
         } = self;
-        write!(formatter, "kiln-{pid}-{start_time}-{number}")
+        write!(formatter, "kiln-{pid}-{start_time}-{namespace}-{number}")
     }
 }
 
@@ -111,9 +132,11 @@ mod tests {
     #[test]
     fn whoever_has_ended_is_not_alive_whether_somebody_noticed_or_not() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
+        let this = Owner::this_process();
         let owner = Owner {
             pid: child.id(),
             start_time: start_time(child.id()).unwrap(),
+            ..this
         };
         let has_ended = || Status::read(owner.pid).is_some_and(|status| status.state == 'Z');
         for _ in 0..500 {
@@ -123,9 +146,15 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         assert!(has_ended());
-        assert!(!owner.is_alive());
+        assert!(owner.has_ended(this));
         child.wait().unwrap();
-        assert!(!owner.is_alive());
+        assert!(owner.has_ended(this));
+        // Whoever has that number in another PID namespace is somebody else.
+        let elsewhere = Owner {
+            namespace: this.namespace + 1,
+            ..owner
+        };
+        assert!(!elsewhere.has_ended(this));
     }
 
     #[test]
@@ -134,22 +163,22 @@ mod tests {
         let name = owner.group(3);
         assert_eq!(Owner::parse(&name.to_string()), Some(owner));
         assert_eq!(Owner::parse(&name.home()), Some(owner));
-        assert!(owner.is_alive());
-        assert!(
-            !Owner {
-                start_time: owner.start_time + 1,
-                ..owner
-            }
-            .is_alive()
-        );
+        assert!(owner.namespace != 0 && !owner.has_ended(owner));
+        let later = Owner {
+            start_time: owner.start_time + 1,
+            ..owner
+        };
+        assert!(later.has_ended(owner));
         for name in [
             "kiln",
             "kiln-",
             "kiln-1-2",
-            "kiln-1-2-3-4",
-            "kiln-1-x-3",
-            "kiln-1-2-x",
-            "other-1-2-3",
+            "kiln-1-2-3",
+            "kiln-1-2-3-4-5",
+            "kiln-1-x-3-4",
+            "kiln-1-2-x-4",
+            "kiln-1-2-3-x",
+            "other-1-2-3-4",
         ] {
             assert_eq!(Owner::parse(name), None, "{name}");
         }

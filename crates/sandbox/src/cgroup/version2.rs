@@ -5,7 +5,7 @@
 //! takes from all others what it has no use for itself.
 //!
 //! ```text
-//! <parent>/kiln-<pid>-<start>-<n>/sandbox/
+//! <parent>/kiln-<pid>-<start>-<namespace>-<n>/sandbox/
 //! ```
 
 mod parent;

@@ -223,10 +223,16 @@ fn swept(context: &mut Context) {
     spec.limits.pids = PidsLimit::AtMost(10);
     let mut child = context.host.spawn(&spec).unwrap();
     let group = groups().pop().unwrap();
-    let dead = group.with_file_name("kiln-4194305-1-1");
+    let name = group.file_name().unwrap().to_str().unwrap();
+    let namespace: u64 = name.split('-').nth(3).unwrap().parse().unwrap();
+    let named = |namespace| group.with_file_name(format!("kiln-4194305-1-{namespace}-1"));
+    // In another PID namespace there may be such a process: it cannot be seen from here.
+    let [dead, elsewhere] = [named(namespace), named(namespace + 1)];
     std::fs::create_dir(&dead).unwrap();
+    std::fs::create_dir(&elsewhere).unwrap();
     assert!(context.host.sweep() >= 1);
     assert!(!dead.exists() && group.exists());
+    std::fs::remove_dir(&elsewhere).expect("it was left alone");
     child.kill().unwrap();
     child.wait().unwrap();
 }
