@@ -9,6 +9,7 @@
 mod blobs;
 pub(crate) mod body;
 pub(crate) mod error;
+mod head;
 mod identify;
 mod lists;
 mod manifests;
@@ -81,7 +82,8 @@ pub(crate) async fn answer(
     let route = Route::parse(request.uri().path());
     let kind = route.as_ref().map_or(Kind::Unknown, Route::kind);
     let mut name: Arc<str> = "".into();
-    let answer = match route {
+    let checked = head::check(request.version(), request.headers());
+    let answer = match checked.and(route) {
         Ok(route) => dispatch(registry, request, route, peer, &mut name).await,
         Err(error) => Err(error),
     };
@@ -98,6 +100,11 @@ pub(crate) async fn answer(
     headers.insert(
         "x-content-type-options",
         HeaderValue::from_static("nosniff"),
+    );
+    // Whoever pushes says what type a manifest is: a browser must not run it as a page of ours.
+    headers.insert(
+        "content-security-policy",
+        HeaderValue::from_static("sandbox"),
     );
     if is_head {
         // With 304 it would be the size of what was not asked for.
@@ -139,12 +146,12 @@ async fn dispatch(
         moment: Moment::default(),
     };
     if matches!(route, Route::Health) {
-        return own::health();
+        return own::health(&asked);
     }
     asked.moment = registry.moment(route.repo()).await?;
     match route {
         Route::Token => return token::answer(asked, body, name).await,
-        Route::Health => return own::health(),
+        Route::Health => return own::health(&asked),
         Route::Ready => return own::ready(&asked).await,
         Route::Metrics => return own::metrics(&asked).await,
         Route::Base
@@ -179,6 +186,14 @@ impl Asked {
     /// A header as text.
     pub(crate) fn header(&self, name: impl http::header::AsHeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Checks that nothing is to be changed.
+    pub(crate) fn only_reads(&self) -> Result<(), ApiError> {
+        match self.method {
+            Method::GET | Method::HEAD => Ok(()),
+            _ => Err(ApiError::method("GET, HEAD")),
+        }
     }
 
     /// Whether changes are refused.

@@ -83,11 +83,14 @@ impl Grants {
             };
             if let Some((name, words)) = rest.rsplit_once(':') {
                 let wanted = words.split(',');
-                let actions = if words == "*" {
+                let mut actions = if words == "*" {
                     ALL.to_vec()
                 } else {
                     wanted.filter_map(Action::parse).collect()
                 };
+                // A token that says the same again and again would not fit into a header.
+                actions.sort_unstable();
+                actions.dedup();
                 found.push((name.to_owned(), actions));
             }
         }
@@ -169,5 +172,13 @@ mod tests {
         assert!(grants.allow(Action::Push, "a/b"));
         assert!(!grants.allow(Action::Delete, "a/b"));
         assert!(!grants.allow(Action::Pull, "c"));
+    }
+
+    #[test]
+    fn a_scope_says_each_action_once() {
+        let scope = format!("repository:a:{}", "push,pull,".repeat(100));
+        let scopes = Grants::parse_scopes([scope.as_str()].into_iter());
+        let both = vec![Action::Pull, Action::Push];
+        assert_eq!(scopes, [("a".to_owned(), both)]);
     }
 }

@@ -1,7 +1,7 @@
 //! Lists: tags, repositories, referrers.
 
+use http::StatusCode;
 use http::header::{CONTENT_TYPE, LINK};
-use http::{Method, StatusCode};
 use serde_json::json;
 
 use super::error::ApiError;
@@ -21,16 +21,9 @@ const MOST_BYTES: usize = 3 << 20;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-fn only_read(asked: &Asked) -> Result<(), ApiError> {
-    match asked.method {
-        Method::GET | Method::HEAD => Ok(()),
-        _ => Err(ApiError::method("GET, HEAD")),
-    }
-}
-
 /// Says that this is a registry, to whoever may know.
 pub(super) fn base(asked: &Asked) -> Answer {
-    only_read(asked)?;
+    asked.only_reads()?;
     let access = &asked.registry.access;
     let showed_something = asked.headers.contains_key(http::header::AUTHORIZATION);
     if access.needs_login && !asked.caller.is_known() && !showed_something {
@@ -65,7 +58,7 @@ fn last(asked: &Asked) -> &str {
 
 /// The tags of a repository.
 pub(super) async fn tags(asked: &Asked, repo: &RepoName) -> Answer {
-    only_read(asked)?;
+    asked.only_reads()?;
     asked.allow(Action::Pull, repo)?;
     let most = count(asked)?.unwrap_or(MOST_ITEMS);
     let found = asked
@@ -89,7 +82,7 @@ pub(super) async fn tags(asked: &Asked, repo: &RepoName) -> Answer {
 
 /// The repositories that the caller may read.
 pub(super) async fn catalog(asked: &Asked) -> Answer {
-    only_read(asked)?;
+    asked.only_reads()?;
     if asked.registry.access.needs_login && !asked.caller.is_known() {
         return Err(asked.challenge(Some("registry:catalog:*".to_owned())));
     }
@@ -127,7 +120,7 @@ fn header(text: &str) -> Result<http::HeaderValue, ApiError> {
 
 /// What refers to a manifest, which need not be there.
 pub(super) async fn referrers(asked: &Asked, repo: &RepoName, subject: &Digest) -> Answer {
-    only_read(asked)?;
+    asked.only_reads()?;
     asked.allow(Action::Pull, repo)?;
     let filter = asked
         .query

@@ -8,12 +8,14 @@ use super::error::ApiError;
 use super::{Answer, Asked, finish, json, plain};
 
 /// The process runs.
-pub(super) fn health() -> Answer {
+pub(super) fn health(asked: &Asked) -> Answer {
+    asked.only_reads()?;
     json(&json!({ "status": "ok" }))
 }
 
 /// The registry can do its work.
 pub(super) async fn ready(asked: &Asked) -> Answer {
+    asked.only_reads()?;
     let registry = &asked.registry;
     registry.index.repositories("", 1).await?;
     registry.blobs.answers().await?;
@@ -26,6 +28,7 @@ pub(super) async fn ready(asked: &Asked) -> Answer {
 
 /// Numbers for Prometheus; for administrators where accounts are needed, or from this machine.
 pub(super) async fn metrics(asked: &Asked) -> Answer {
+    asked.only_reads()?;
     let registry = &asked.registry;
     let proxied = registry.config.access.behind_tls_proxy;
     if registry.access.needs_login && (proxied || !asked.peer.address.is_loopback()) {

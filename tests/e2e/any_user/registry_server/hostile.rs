@@ -148,6 +148,46 @@ fn a_request_is_one_request() {
 }
 
 #[test]
+fn heads_that_can_be_read_in_two_ways_are_refused() {
+    let space = TestSpace::new();
+    let registry = OwnRegistry::start(&space, "");
+    for (head, status) in [
+        ("GET /v2/ HTTP/1.1\r\nHost: x\r\n", 200),
+        ("GET /v2/ HTTP/1.0\r\n", 200),
+        ("GET /v2/ HTTP/1.1\r\n", 400),
+        ("GET http://x/v2/ HTTP/1.1\r\n", 400),
+        ("GET /v2/ HTTP/1.1\r\nHost: x\r\nHost: y\r\n", 400),
+        ("GET /v2/ HTTP/1.1\r\nHost: x\r\nHost: x\r\n", 400),
+        (
+            "POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n",
+            400,
+        ),
+    ] {
+        let answer = raw(
+            &registry,
+            format!("{head}Connection: close\r\n\r\n0\r\n\r\n").as_bytes(),
+        );
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} "))
+                || answer.starts_with(&format!("HTTP/1.0 {status} ")),
+            "{head:?}: {answer}"
+        );
+    }
+}
+
+#[test]
+fn what_is_served_is_no_page_and_no_program() {
+    let space = TestSpace::new();
+    let registry = OwnRegistry::start(&space, "");
+    let page = br#"{"schemaVersion":2,"mediaType":"text/html","x":"<script>alert(1)</script>"}"#;
+    registry.manifest("a", "x", "text/html", page).expect(201);
+    let reply = registry.get("/v2/a/manifests/x").expect(200);
+    assert_eq!(reply.header("content-type"), Some("text/html"));
+    assert_eq!(reply.header("content-security-policy"), Some("sandbox"));
+    assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+}
+
+#[test]
 fn heads_have_a_size_and_bodies_too() {
     let space = TestSpace::new();
     let registry = OwnRegistry::start(&space, "");

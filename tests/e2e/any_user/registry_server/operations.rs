@@ -149,6 +149,12 @@ pub(super) fn monitoring_sees_what_happens() {
     registry.get("/v2/a/manifests/v1").expect(200);
     registry.get("/v2/a/manifests/v2").expect(404);
     assert_eq!(registry.get("/healthz").expect(200).json()["status"], "ok");
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+            let reply = registry.ask(method, path, &[], b"").expect(405);
+            assert_eq!(reply.header("allow"), Some("GET, HEAD"), "{method} {path}");
+        }
+    }
     assert_eq!(
         registry.get("/readyz").expect(200).json()["read-only"],
         false
