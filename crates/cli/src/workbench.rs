@@ -86,6 +86,8 @@ pub(crate) fn workspace(
     entered: Entered,
     wishes: BuildWishes,
 ) -> Outcome<Workspace> {
+    // Each package that is unpacked takes some.
+    kiln_sys::memory::keep_large_buffers_apart();
     let Entered { session, host } = entered;
     let store = session.store().clone();
     let folder = std::path::absolute(&project.folder).map_err(|error| {

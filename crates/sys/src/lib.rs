@@ -10,6 +10,7 @@
 //! | [`confined`] | opening and making files below a directory, whatever links are planted there |
 //! | [`device_filter`] | which devices a cgroup of version 2 may use |
 //! | [`xattr`] | extended attributes by file descriptor, links included |
+//! | [`memory`] | how the allocator gives memory back |
 //! | [`mount`] | mounts as descriptors |
 //! | [`namespace`] | moving this process itself into namespaces |
 //! | [`network`] | network namespaces, and work done inside of them |
@@ -26,6 +27,7 @@ pub mod aside;
 pub mod confined;
 pub mod device_filter;
 pub mod init;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod network;
