@@ -1,7 +1,7 @@
 //! What is mounted into a sandbox, made from its description.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use kiln_sys::Errno;
@@ -14,7 +14,7 @@ use crate::files::Files;
 use crate::host::Host;
 use crate::overlay::Stubs;
 use crate::ownership;
-use crate::spec::{Access, BindSource, FileOwner, Ids, Mount, MountSource, SandboxSpec};
+use crate::spec::{Access, BindSource, FileOwner, Ids, Mount, MountSource, SandboxSpec, Tmpfs};
 use crate::target::{Growth, Kind};
 
 /// Something to mount, made, and how its place has to look.
@@ -39,122 +39,37 @@ impl Host {
     }
 
     fn source(&self, mount: &Mount, user: &Ids, files: &mut Files) -> Result<Source, SandboxError> {
-        let Mount { target, source } = mount;
-        let fail = || {
-            let target = target.clone();
-            |errno: Errno| SandboxError::Target {
-                target,
-                reason: errno.to_string(),
-            }
+        let failed = |errno: Errno| SandboxError::Target {
+            target: mount.target.clone(),
+            reason: errno.to_string(),
         };
-        let plain = MountAttributes {
-            no_devices: true,
-            ..MountAttributes::default()
-        };
-        let read_only = MountAttributes {
-            read_only: true,
-            ..plain
-        };
-        match source {
+        match &mount.source {
             MountSource::Bind { source, access } => {
                 let opened;
                 let source = match source {
                     BindSource::Opened(source) => source.as_fd(),
                     BindSource::Path(path) => {
-                        opened =
-                            rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-                                .map_err(|errno| SandboxError::Directory {
-                                path: path.clone(),
-                                role: "what is mounted",
-                                errno,
-                            })?;
+                        opened = open(path, "what is mounted")?;
                         opened.as_fd()
                     }
                 };
-                let stat = rustix::fs::fstat(source).map_err(fail())?;
-                let directory = confined::file_type(&stat) == FileType::Directory;
-                // With what is mounted below: in a user namespace nothing else is allowed, and it is what people
-                // expect.
-                let depth = if directory {
-                    Depth::Recursive
-                } else {
-                    Depth::Single
-                };
-                let tree = mount::clone_tree(source, depth).map_err(fail())?;
-                let attributes = if *access == Access::ReadOnly {
-                    read_only
-                } else {
-                    plain
-                };
-                mount::set_attributes(tree.as_fd(), attributes, Propagation::Private, depth)
-                    .map_err(fail())?;
-                let kind = if directory {
-                    Kind::Directory
-                } else {
-                    Kind::File
-                };
-                Ok(Source {
-                    mount: tree,
-                    kind,
-                    growth: Growth::Forbidden,
-                })
+                bind(source, *access).map_err(failed)
             }
             MountSource::Device(path) => {
-                let node = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-                    .map_err(|errno| SandboxError::Directory {
-                        path: path.clone(),
-                        role: "a device",
-                        errno,
-                    })?;
-                let kind = confined::file_type(&rustix::fs::fstat(&node).map_err(fail())?);
+                let node = open(path, "a device")?;
+                let kind = confined::file_type(&rustix::fs::fstat(&node).map_err(failed)?);
                 if !matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
                     let path = path.display();
                     return Err(SandboxError::spec(format!("`{path}` is no device node")));
                 }
-                let tree = mount::clone_tree(node.as_fd(), Depth::Single).map_err(fail())?;
-                let inert = MountAttributes {
+                let attributes = MountAttributes {
                     no_set_id: true,
                     no_execute: true,
                     ..MountAttributes::default()
                 };
-                mount::set_attributes(tree.as_fd(), inert, Propagation::Private, Depth::Single)
-                    .map_err(fail())?;
-                Ok(Source {
-                    mount: tree,
-                    kind: Kind::File,
-                    growth: Growth::Forbidden,
-                })
+                single_file(node.as_fd(), attributes).map_err(failed)
             }
-            MountSource::Tmpfs(memory) => {
-                let number = |text: String| CString::new(text).expect("digits only");
-                let (uid, gid) = memory.owner;
-                let mode = number(format!("{:o}", memory.mode & 0o7777));
-                let (uid, gid) = (number(uid.to_string()), number(gid.to_string()));
-                let size = memory.size_bytes.map(|size| number(size.to_string()));
-                let mut options = vec![
-                    (c"mode", mode.as_c_str()),
-                    (c"uid", uid.as_c_str()),
-                    (c"gid", gid.as_c_str()),
-                ];
-                options.extend(size.as_ref().map(|size| (c"size", size.as_c_str())));
-                let read_only = memory.access == Access::ReadOnly;
-                let attributes = MountAttributes {
-                    no_set_id: true,
-                    no_execute: !memory.executable,
-                    read_only,
-                    ..plain
-                };
-                let tree = mount::new_filesystem(c"tmpfs", &options, attributes).map_err(fail())?;
-                Ok(Source {
-                    mount: tree,
-                    kind: Kind::Directory,
-                    growth: if read_only {
-                        Growth::Forbidden
-                    } else {
-                        Growth::Allowed
-                    },
-                })
-            }
+            MountSource::Tmpfs(memory) => tmpfs(memory).map_err(failed),
             MountSource::Overlay {
                 lower,
                 upper,
@@ -162,7 +77,7 @@ impl Host {
             } => {
                 let tree = self.working_copy(lower, upper)?;
                 if let (FileOwner::User, true) = (owner, user.uid != 0 || user.gid != 0) {
-                    ownership::give(tree.as_fd(), user).map_err(fail())?;
+                    ownership::give(tree.as_fd(), user).map_err(failed)?;
                 }
                 Ok(Source {
                     mount: tree,
@@ -176,27 +91,103 @@ impl Host {
                 owner,
             } => {
                 let file = files.add(content, *mode, *owner, user)?;
-                let tree = mount::clone_tree(file.as_fd(), Depth::Single).map_err(fail())?;
                 let attributes = MountAttributes {
                     no_set_id: true,
                     no_execute: true,
-                    ..read_only
+                    ..READ_ONLY
                 };
-                mount::set_attributes(
-                    tree.as_fd(),
-                    attributes,
-                    Propagation::Private,
-                    Depth::Single,
-                )
-                .map_err(fail())?;
-                Ok(Source {
-                    mount: tree,
-                    kind: Kind::File,
-                    growth: Growth::Forbidden,
-                })
+                single_file(file.as_fd(), attributes).map_err(failed)
             }
         }
     }
+}
+
+const PLAIN: MountAttributes = MountAttributes {
+    read_only: false,
+    no_set_id: false,
+    no_devices: true,
+    no_execute: false,
+};
+const READ_ONLY: MountAttributes = MountAttributes {
+    read_only: true,
+    ..PLAIN
+};
+
+fn open(path: &Path, role: &'static str) -> Result<OwnedFd, SandboxError> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+        SandboxError::Directory {
+            path: path.to_owned(),
+            role,
+            errno,
+        }
+    })
+}
+
+fn bind(source: BorrowedFd<'_>, access: Access) -> Result<Source, Errno> {
+    let is_directory = confined::file_type(&rustix::fs::fstat(source)?) == FileType::Directory;
+    // With what is mounted below: in a user namespace nothing else is allowed, and it is what people expect.
+    let (kind, depth) = if is_directory {
+        (Kind::Directory, Depth::Recursive)
+    } else {
+        (Kind::File, Depth::Single)
+    };
+    let attributes = match access {
+        Access::ReadOnly => READ_ONLY,
+        Access::ReadWrite => PLAIN,
+    };
+    let tree = mount::clone_tree(source, depth)?;
+    mount::set_attributes(tree.as_fd(), attributes, Propagation::Private, depth)?;
+    Ok(Source {
+        mount: tree,
+        kind,
+        growth: Growth::Forbidden,
+    })
+}
+
+fn single_file(file: BorrowedFd<'_>, attributes: MountAttributes) -> Result<Source, Errno> {
+    let tree = mount::clone_tree(file, Depth::Single)?;
+    mount::set_attributes(
+        tree.as_fd(),
+        attributes,
+        Propagation::Private,
+        Depth::Single,
+    )?;
+    Ok(Source {
+        mount: tree,
+        kind: Kind::File,
+        growth: Growth::Forbidden,
+    })
+}
+
+fn tmpfs(memory: &Tmpfs) -> Result<Source, Errno> {
+    let number = |text: String| CString::new(text).expect("digits only");
+    let (uid, gid) = memory.owner;
+    let mode = number(format!("{:o}", memory.mode & 0o7777));
+    let (uid, gid) = (number(uid.to_string()), number(gid.to_string()));
+    let size = memory.size_bytes.map(|size| number(size.to_string()));
+    let mut options = vec![
+        (c"mode", mode.as_c_str()),
+        (c"uid", uid.as_c_str()),
+        (c"gid", gid.as_c_str()),
+    ];
+    options.extend(size.as_ref().map(|size| (c"size", size.as_c_str())));
+    let read_only = memory.access == Access::ReadOnly;
+    let attributes = MountAttributes {
+        no_set_id: true,
+        no_execute: !memory.executable,
+        read_only,
+        ..PLAIN
+    };
+    let tree = mount::new_filesystem(c"tmpfs", &options, attributes)?;
+    Ok(Source {
+        mount: tree,
+        kind: Kind::Directory,
+        growth: if read_only {
+            Growth::Forbidden
+        } else {
+            Growth::Allowed
+        },
+    })
 }
 
 /// What must be there to be mounted on, as far as paths tell.
