@@ -54,13 +54,6 @@ pub struct BuildManifest {
 }
 
 impl BuildManifest {
-    /// Returns `[image.*]` as they are when `target` is built for, which must be one that the manifest names or
-    /// that it was read for.
-    #[must_use]
-    pub fn images_for(&self, target: &Platform) -> &BTreeMap<Name, Image> {
-        self.targets.get(target).unwrap_or(&self.images)
-    }
-
     /// Returns every platform that an image names, and `more`.
     #[must_use]
     pub fn platforms(&self, more: &[Platform]) -> BTreeSet<Platform> {

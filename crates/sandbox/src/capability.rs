@@ -77,8 +77,6 @@ impl Capability {
     pub const SYSLOG: Self = Self(34);
     /// Whole control of the machine, more or less.
     pub const SYS_ADMIN: Self = Self(21);
-    /// Drop capabilities, also from the bounding set.
-    pub const SETPCAP: Self = Self(8);
     /// Highest number known to this version of kiln.
     pub const LAST: Self = Self(40);
 

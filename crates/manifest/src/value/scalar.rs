@@ -119,12 +119,6 @@ impl Mode {
     pub fn bits(self) -> u32 {
         self.0
     }
-
-    /// The same mode for a folder: search permission wherever there is read permission.
-    #[must_use]
-    pub fn for_folder(self) -> Self {
-        Self(self.0 | ((self.0 & 0o444) >> 2))
-    }
 }
 
 /// A user and maybe a group, each by name or number: `app`, `10001`, `app:staff`, `0:0`.
