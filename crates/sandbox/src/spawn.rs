@@ -96,75 +96,7 @@ impl Host {
             let mut files = Files::new(self)?;
             let sources = self.sources(spec, &account.ids, &mut files)?;
             match self.place(spec, &root, sources) {
-                Ok(Placed {
-                    proc_target,
-                    sys_target,
-                    dev_target,
-                    devices,
-                    terminal,
-                    mounts,
-                    workdir,
-                }) => {
-                    let Account { ids, home } = account;
-                    let private_network = !matches!(spec.network, Network::Host);
-                    let made_network = match &spec.network {
-                        Network::Made(network) => Some(duplicate(network.as_ref())?),
-                        Network::None | Network::Host => None,
-                    };
-                    let (stdio, mut ends) = stdio(spec.stdio, &ids)?;
-                    ends.terminal = terminal;
-                    if let Some(console) = &devices.console {
-                        give(&console.inner, &ids)?;
-                    }
-                    let capabilities = spec.security.capabilities.intersection(self.capabilities);
-                    let filter = profile::filter(capabilities, &spec.security)?;
-                    let mut program = program(&spec.argv, &spec.env, &home)?;
-                    let init = spec.init.then(|| init_for(&mut program)).transpose()?;
-                    let prepared = Prepared {
-                        program,
-                        init,
-                        root,
-                        proc_target,
-                        sys_target,
-                        dev_target,
-                        devices,
-                        sys: self.sys_tree(private_network)?,
-                        mounts,
-                        covers: Covers {
-                            empty: self.scratch.empty.clone(),
-                            processors: self.throttled_processors(),
-                        },
-                        workdir,
-                        stdio,
-                        own_group: group.is_some(),
-                        cgroups: group
-                            .map(|group| std::mem::take(&mut group.join))
-                            .unwrap_or_default(),
-                        cgroup_tree: self.hierarchies().unified(),
-                        hostname: hostname(spec)?,
-                        private_network,
-                        made_network,
-                        communication: match &spec.communication {
-                            Some(other) => Some(duplicate(&other.namespace)?),
-                            None => None,
-                        },
-                        time_namespace: spec.time_namespace,
-                        settings: sysctl::settings(spec)?,
-                        limits: rlimit::resolve(&spec.rlimits),
-                        ids,
-                        set_groups: !matches!(self.privileges, Privileges::Single { .. }),
-                        capabilities,
-                        no_new_privileges: spec.security.no_new_privileges
-                            || spec.security.owners == OwnerEmulation::Flatten,
-                        filter,
-                        parent: duplicate(&self.own_pidfd)?,
-                    };
-                    return Ok(Draft {
-                        prepared,
-                        files,
-                        ends,
-                    });
-                }
+                Ok(placed) => return self.draft(spec, group, root, account, files, placed),
                 Err(Misplaced {
                     error,
                     missing: None,
@@ -186,6 +118,86 @@ impl Host {
         Err(SandboxError::spec(format!(
             "more than {MAX_MISSING} places to mount on are missing in the root file system"
         )))
+    }
+
+    /// All that the plan is made of, once everything has its place.
+    fn draft(
+        &self,
+        spec: &SandboxSpec,
+        group: Option<&mut Cgroup>,
+        root: OwnedFd,
+        account: Account,
+        files: Files,
+        placed: Placed,
+    ) -> Result<Draft, SandboxError> {
+        let Placed {
+            proc_target,
+            sys_target,
+            dev_target,
+            devices,
+            terminal,
+            mounts,
+            workdir,
+        } = placed;
+        let Account { ids, home } = account;
+        let private_network = !matches!(spec.network, Network::Host);
+        let made_network = match &spec.network {
+            Network::Made(network) => Some(duplicate(network.as_ref())?),
+            Network::None | Network::Host => None,
+        };
+        let (stdio, mut ends) = stdio(spec.stdio, &ids)?;
+        ends.terminal = terminal;
+        if let Some(console) = &devices.console {
+            give(&console.inner, &ids)?;
+        }
+        let capabilities = spec.security.capabilities.intersection(self.capabilities);
+        let filter = profile::filter(capabilities, &spec.security)?;
+        let mut program = program(&spec.argv, &spec.env, &home)?;
+        let init = spec.init.then(|| init_for(&mut program)).transpose()?;
+        let prepared = Prepared {
+            program,
+            init,
+            root,
+            proc_target,
+            sys_target,
+            dev_target,
+            devices,
+            sys: self.sys_tree(private_network)?,
+            mounts,
+            covers: Covers {
+                empty: self.scratch.empty.clone(),
+                processors: self.throttled_processors(),
+            },
+            workdir,
+            stdio,
+            own_group: group.is_some(),
+            cgroups: group
+                .map(|group| std::mem::take(&mut group.join))
+                .unwrap_or_default(),
+            cgroup_tree: self.hierarchies().unified(),
+            hostname: hostname(spec)?,
+            private_network,
+            made_network,
+            communication: match &spec.communication {
+                Some(other) => Some(duplicate(&other.namespace)?),
+                None => None,
+            },
+            time_namespace: spec.time_namespace,
+            settings: sysctl::settings(spec)?,
+            limits: rlimit::resolve(&spec.rlimits),
+            ids,
+            set_groups: !matches!(self.privileges, Privileges::Single { .. }),
+            capabilities,
+            no_new_privileges: spec.security.no_new_privileges
+                || spec.security.owners == OwnerEmulation::Flatten,
+            filter,
+            parent: duplicate(&self.own_pidfd)?,
+        };
+        Ok(Draft {
+            prepared,
+            files,
+            ends,
+        })
     }
 
     /// Who the process runs as, in numbers that can be used here.
