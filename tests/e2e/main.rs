@@ -4,10 +4,6 @@
 //! `cargo xtask test` runs it as both; [`root`] needs root.
 #![forbid(unsafe_code)]
 #![expect(
-    dead_code,
-    reason = "the tests that use the rest land with their verbs"
-)]
-#![expect(
     clippy::panic,
     reason = "how a test says that its surroundings are broken"
 )]

@@ -144,6 +144,7 @@ impl TestSpace {
 
     /// Keeps the folders and fails, so that a human can look at them.
     #[track_caller]
+    #[expect(dead_code, reason = "called by hand in a test that is looked into")]
     pub(crate) fn eject(mut self) -> ! {
         let path = self.root.take().expect("not ejected before").keep();
         panic!("the test's folders are kept: {}", path.display());
