@@ -292,7 +292,13 @@ fn find_folder(settings: &Settings) -> Outcome<Option<PathBuf>> {
 
 fn missing(settings: &Settings) -> Failure {
     let start = settings.directory.display();
-    let (message, help) = if settings.directory_is_given {
+    let path = settings.directory.join(MANIFEST);
+    let (message, help) = if path.symlink_metadata().is_ok() {
+        (
+            format!("`{}` is no file", path.display()),
+            "a manifest is a regular file, or a link to one".to_owned(),
+        )
+    } else if settings.directory_is_given {
         (
             format!("there is no `{MANIFEST}` in `{start}`"),
             format!("write one: kiln init -C {start}"),

@@ -98,14 +98,19 @@ impl<'a> Decoder<'a> {
             {
                 format!("write {expected}")
             }
-            Value::Integer(_) | Value::Float(_) if expected.contains("with its unit") => {
+            Value::Integer(_) | Value::Float(_)
+                if expected.contains("with its unit") && !written.starts_with('-') =>
+            {
                 let unit = if expected.contains("time") { "s" } else { "MB" };
                 format!(
                     "write a unit behind the number, and all of it in quotes: `\"{written}{unit}\"`"
                 )
             }
             Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime
-                if expected.contains("string") || !(wants_list || expected.contains("table")) =>
+                if !expected.ends_with("number")
+                    && !expected.contains("with its unit")
+                    && (expected.contains("string")
+                        || !(wants_list || expected.contains("table"))) =>
             {
                 format!("write `\"{written}\"`")
             }
@@ -114,6 +119,20 @@ impl<'a> Decoder<'a> {
             }
             Value::String(text) if expected == Flag::EXPECTED && text.parse::<bool>().is_ok() => {
                 format!("write `{text}`, without quotes")
+            }
+            Value::String(text) if expected == "a table (a port)" => {
+                let published = text.split_once(':');
+                let (host, container) = published.unwrap_or((text, text));
+                match (host.parse::<u16>(), container.parse::<u16>()) {
+                    (Ok(host), Ok(container)) => {
+                        format!("write `{{ host = {host}, container = {container} }}`")
+                    }
+                    _ => "write `{ host = 8080, container = 80 }`".to_owned(),
+                }
+            }
+            _ if expected == "a table (a mount)" => {
+                "write `{ bind = \"PATH\" }`, `{ volume = \"NAME\" }` or `{ tmpfs = \"64MB\" }`"
+                    .to_owned()
             }
             Value::Table(_) if expected == "a list" => "put `[` and `]` around it".to_owned(),
             _ if expected.starts_with("a table") => {

@@ -25,6 +25,7 @@ mod reference;
 mod schema;
 mod span;
 mod suggest;
+mod syntax;
 mod tree;
 pub mod value;
 mod variables;

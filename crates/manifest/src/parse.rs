@@ -15,6 +15,7 @@ use crate::outline::Outline;
 use crate::problem::Problem;
 use crate::span::{SourceText, Span};
 use crate::suggest;
+use crate::syntax;
 use crate::tree::{self, Node, Table, Value};
 use crate::value::Name;
 use crate::variables::{TargetValues, Values, Variables};
@@ -140,7 +141,7 @@ fn read(
     if errors.is_empty() {
         return (manifest, problems, outline);
     }
-    let syntax: Vec<Problem> = errors.iter().map(syntax_problem).collect();
+    let syntax = syntax::problems(&errors, text);
     retain_what_is_no_fallout(&mut problems, &syntax, text);
     problems.extend(syntax);
     (None, problems, outline)
@@ -372,24 +373,6 @@ fn check_the_rest(
                 problems.push(problem);
             }
         }
-    }
-}
-
-fn syntax_problem(error: &toml::de::Error) -> Problem {
-    let message = error.message();
-    let help = if message.contains("unquoted key") {
-        "write keys with `a`-`z`, `A`-`Z`, `0`-`9`, `_` and `-`; one with anything else stands in quotes: `\"…\"`".to_owned()
-    } else if message.contains("duplicate key") {
-        "remove it, or put both into one table".to_owned()
-    } else if message.contains("string") || message.contains("quot") {
-        "put text into quotes: `\"…\"`, or `\"\"\"…\"\"\"` for several lines".to_owned()
-    } else {
-        "correct it: a line is `key = value`, a `[table]` or a `# comment`".to_owned()
-    };
-    Problem::Syntax {
-        reason: message.to_owned(),
-        at: error.span().unwrap_or_default().into(),
-        help,
     }
 }
 

@@ -137,7 +137,7 @@ pub enum Problem {
     )]
     UnknownSchema {
         /// What the file says.
-        found: i64,
+        found: String,
         /// The number.
         #[label("here")]
         at: SourceSpan,

@@ -36,6 +36,16 @@ const ALIASES: [(&str, &str); 32] = [
     ("working_dir", "workdir"),
 ];
 
+/// Keys of a base that people write beside it, and the key that has them.
+const KEYS_OF_BASES: [(&str, &str); 6] = [
+    ("components", "debian"),
+    ("mirror", "debian"),
+    ("packages", "debian"),
+    ("path", "oci"),
+    ("snapshot", "debian"),
+    ("suite", "debian"),
+];
+
 /// More names than this are not looked at: every unknown name would be compared with all of them.
 const CANDIDATES_LIMIT: usize = 1000;
 
@@ -63,6 +73,18 @@ pub fn nearest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+}
+
+/// What to do about a key of `from` that belongs to the table of one of its keys.
+pub(crate) fn key_of_base(key: &str) -> Option<String> {
+    let (_, base) = KEYS_OF_BASES.iter().find(|(known, _)| *known == key)?;
+    let first = match *base {
+        "debian" if key != "suite" => "suite = \"bookworm\", ",
+        _ => "",
+    };
+    Some(format!(
+        "`{key}` belongs to `{base}`: write `{base} = {{ {first}{key} = … }}`"
+    ))
 }
 
 /// `did you mean …?` if a candidate is near, else `otherwise`.

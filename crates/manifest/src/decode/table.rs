@@ -182,13 +182,19 @@ pub(crate) fn open<'n>(
             let candidates = known.iter().map(String::as_str);
             let meant = suggest::nearest(key, candidates.clone());
             place.meant.extend(meant.map(str::to_owned));
+            let of_base = match known.iter().any(|known| known == "debian") {
+                true => suggest::key_of_base(key),
+                false => None,
+            };
             decoder.problems.push(Problem::UnknownKey {
                 key: key.clone(),
                 table: what,
                 at,
-                help: suggest::help(key, candidates.clone(), || match known {
-                    [] => "remove it: the table has no keys".to_owned(),
-                    _ => format!("the keys are {}", suggest::listed(candidates, "and")),
+                help: of_base.unwrap_or_else(|| {
+                    suggest::help(key, candidates.clone(), || match known {
+                        [] => "remove it: the table has no keys".to_owned(),
+                        _ => format!("the keys are {}", suggest::listed(candidates, "and")),
+                    })
                 }),
             });
         }

@@ -97,7 +97,19 @@ fn check_url(whole: &str, after_scheme: &str) -> Result<(), ValueError> {
     if host.is_empty() || host.starts_with('-') || !authority.bytes().all(host_byte) {
         return Err(ValueError::new("has no valid host", "write a host name"));
     }
-    Ok(())
+    // The colons of an address of IPv6 stand in brackets.
+    let port = authority
+        .rsplit_once(':')
+        .filter(|(host, _)| !host.starts_with('[') || host.ends_with(']'));
+    match port {
+        Some((_, port)) if !port.is_empty() && !port.parse::<u16>().is_ok_and(|it| it > 0) => {
+            Err(ValueError::new(
+                "has no valid port",
+                "write a number from 1 to 65535 behind the host",
+            ))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// A branch, tag or commit.
@@ -232,6 +244,7 @@ mod tests {
             "https://example.com/a.tar.gz",
             "http://localhost:8000/",
             "https://[::1]:80/x?y#z",
+            "https://[::1]/x",
         ] {
             assert!(Url::parse(good).is_ok(), "{good}");
         }
@@ -243,6 +256,9 @@ mod tests {
             "https:///x",
             "https://user:pass@example.com/",
             "https://-x/",
+            "https://example.com:99999/x",
+            "https://example.com:0/x",
+            "https://[::1]:a/x",
             "https://exa mple.com/",
             "https://example.com/ä",
         ] {

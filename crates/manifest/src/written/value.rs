@@ -106,9 +106,9 @@ impl Decode for Schema {
     fn decode(node: &Node, decoder: &mut Decoder<'_>) -> Option<Self> {
         match node.value {
             Value::Integer(Some(1)) => Some(Self),
-            Value::Integer(number) => {
+            Value::Integer(_) => {
                 decoder.problems.push(Problem::UnknownSchema {
-                    found: number.unwrap_or(i64::MAX),
+                    found: decoder.source[node.span.start..node.span.end].to_owned(),
                     at: node.span.into(),
                 });
                 None

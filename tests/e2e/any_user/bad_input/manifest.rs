@@ -1,6 +1,10 @@
 //! Manifests that `kiln check` refuses.
 
+use std::fs;
+use std::os::unix::fs::symlink;
+
 use super::{CHECK, Row, try_all};
+use crate::space::TestSpace;
 
 #[test]
 fn what_is_not_a_manifest() {
@@ -48,6 +52,23 @@ fn what_is_not_a_manifest() {
             ..CHECK
         },
     ]);
+}
+
+#[test]
+fn what_is_called_like_one_and_is_no_file() {
+    let space = TestSpace::new();
+    let path = space.project().join("kiln.toml");
+    let check = || {
+        for arguments in [&["check"][..], &["build", "-C", "."]] {
+            let run = space.kiln(arguments);
+            run.assert_code(1).assert_says("kiln.toml` is no file");
+        }
+    };
+    fs::create_dir(&path).expect("a folder");
+    check();
+    fs::remove_dir(&path).expect("no folder");
+    symlink("nowhere", &path).expect("a link");
+    check();
 }
 
 #[test]
