@@ -31,6 +31,7 @@ mod run;
 mod same_bytes;
 mod sharing;
 mod sources;
+mod ssh_agent;
 mod supply;
 mod terminal;
 mod transfers;

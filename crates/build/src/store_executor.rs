@@ -11,6 +11,7 @@
 //! One file for each kind of base and action. What a step makes is a draft of the store until the
 //! layer is complete, so a step that fails or dies leaves nothing.
 
+mod agent;
 mod bases;
 mod explain;
 mod fetch;

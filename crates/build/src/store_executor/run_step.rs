@@ -13,11 +13,12 @@ use kiln_manifest::Spanned;
 use kiln_manifest::model::{Limits, Run, SecretTarget, SecretUse, Step};
 use kiln_manifest::value::{ContainerPath, Name};
 use kiln_sandbox::{
-    Access, BindSource, FileOwner, Mount, MountSource, Network, OwnerEmulation, PidsLimit,
-    Privileges, ProcessorTime, RootfsSpec, SandboxSpec, Stdio, Syncs, UpperDirectory, User,
+    Access, FileOwner, Mount, MountSource, Network, OwnerEmulation, PidsLimit, Privileges,
+    ProcessorTime, RootfsSpec, SandboxSpec, Stdio, Syncs, UpperDirectory, User,
 };
 use kiln_store::{CacheUse, LayerDraft, Scratch, Sharing, Wait};
 
+use super::agent::{Agent, AgentError};
 use super::layers::{Made, commit_draft};
 use super::process::{self, Ended, StepScratch};
 use super::resolve::Materials;
@@ -45,8 +46,15 @@ pub(crate) fn make(
     let draft = workspace.store().layers().draft(&workspace.session)?;
     let scratch = StepScratch::new(workspace);
     let caches = open_caches(workspace, run)?;
+    let agent = match run.ssh {
+        true => Some(start_agent(workspace, step, scratch.get()?)?),
+        false => None,
+    };
     let mut spec = spec(workspace, run, stack, &draft, &scratch, materials)?;
     spec.mounts.extend(caches.iter().map(Cache::mount));
+    if let Some(agent) = &agent {
+        add_agent(agent, &mut spec);
+    }
     within_means(workspace, task, &mut spec);
     let began = Instant::now();
     let deadline = run.timeout.map(|timeout| began + timeout);
@@ -91,7 +99,7 @@ pub(crate) fn make(
     commit_draft(workspace, draft, &stack.view, &[])
 }
 
-/// Describes the sandbox, all but the caches.
+/// Describes the sandbox, all but the caches and the ssh agent.
 fn spec(
     workspace: &Workspace,
     run: &Run,
@@ -109,7 +117,7 @@ fn spec(
         network,
         caches,
         secrets,
-        ssh,
+        ssh: _,
         limits,
         timeout: _,
     } = run;
@@ -155,9 +163,6 @@ fn spec(
     }
     for secret in secrets {
         add_secret(workspace, &mut spec, &secret.secret, &secret.target)?;
-    }
-    if *ssh {
-        add_agent(workspace, run, &mut spec)?;
     }
     Ok(spec)
 }
@@ -262,28 +267,27 @@ fn mask(workspace: &Workspace, run: &Run) -> Mask {
     Mask::new(run.secrets.iter().filter_map(value))
 }
 
-fn add_agent(workspace: &Workspace, run: &Run, spec: &mut SandboxSpec) -> Result<(), Failure> {
+/// Makes the agent of whoever runs kiln ready for a step.
+fn start_agent(workspace: &Workspace, step: &Step, scratch: &Scratch) -> Result<Agent, Failure> {
+    const HELP: &str = "start one (`eval $(ssh-agent)`, `ssh-add`), so that SSH_AUTH_SOCK is set";
+    let at = step.action.span;
     let Some(socket) = &workspace.ssh_agent else {
-        let at = run
-            .workdir
-            .as_ref()
-            .map(|workdir| workdir.span)
-            .unwrap_or_default();
-        return Err(
-            Problem::new(workspace, at, "the step needs an ssh agent, and none runs")
-                .help("start one (`eval $(ssh-agent)`, `ssh-add`), so that SSH_AUTH_SOCK is set")
-                .user(),
-        );
+        let message = "the step needs an ssh agent, and SSH_AUTH_SOCK, which names one, is not set";
+        return Err(Problem::new(workspace, at, message).help(HELP).user());
     };
-    spec.mounts.push(Mount {
-        target: AGENT_SOCKET.into(),
-        source: MountSource::Bind {
-            source: BindSource::Path(socket.clone()),
-            access: Access::ReadWrite,
-        },
-    });
+    Agent::start(socket, scratch.path()).map_err(|error| {
+        let problem = Problem::new(workspace, at, error.to_string());
+        match error {
+            AgentError::Unreachable { .. } => problem.help(HELP).user(),
+            AgentError::Socket { .. } => problem.environment(),
+        }
+    })
+}
+
+fn add_agent(agent: &Agent, spec: &mut SandboxSpec) {
+    let mount = Mount::bind(agent.socket(), AGENT_SOCKET, Access::ReadWrite);
+    spec.mounts.push(mount);
     spec.env.insert("SSH_AUTH_SOCK".into(), AGENT_SOCKET.into());
-    Ok(())
 }
 
 /// A cache while a step uses it.
