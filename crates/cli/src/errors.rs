@@ -146,6 +146,7 @@ impl Classify for StoreError {
             | Self::Ambiguous { .. }
             | Self::VolumeOf { .. }
             | Self::InUse { .. }
+            | Self::NotText(_)
             | Self::Name(_) => Class::User,
             Self::Io { .. }
             | Self::DiskFull { .. }

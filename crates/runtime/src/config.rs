@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::health::HealthCheck;
 use crate::limits::PlannedLimits;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlannedSource};
 
 /// Everything that is decided when a container is made. Never changed; what `update` changes is in [`Changes`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,6 +58,28 @@ pub struct ContainerConfig {
     pub health: Option<HealthCheck>,
     /// Where its output is kept.
     pub log: LogOptions,
+}
+
+impl ContainerConfig {
+    /// A path of the host that is not UTF-8, and so cannot be recorded.
+    pub(crate) fn path_that_is_no_text(&self) -> Option<&Path> {
+        let mounts = self.plan.mounts.values();
+        let mounts = mounts.filter_map(|mount| match &mount.source {
+            PlannedSource::Host(path) | PlannedSource::Device(path) => Some(path.as_path()),
+            PlannedSource::Project(_) | PlannedSource::Volume(_) | PlannedSource::Tmpfs(_) => None,
+        });
+        let secrets = self.secrets.values();
+        let secrets = secrets.filter_map(|secret| match secret {
+            SecretSource::File(path) => Some(path.as_path()),
+            SecretSource::Environment(_) => None,
+        });
+        self.project
+            .as_deref()
+            .into_iter()
+            .chain(mounts)
+            .chain(secrets)
+            .find(|path| path.to_str().is_none())
+    }
 }
 
 /// Where a secret's value comes from each time.

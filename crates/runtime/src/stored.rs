@@ -44,7 +44,8 @@ impl StoredContainer {
     /// One that is `kept` survives a loss of power from now on.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] if another container has the name, and what the system says.
+    /// [`StoreError::Exists`] if another container has the name, [`StoreError::NotText`] for a path of the host that
+    /// cannot be recorded, and what the system says.
     pub fn create(
         session: &Session,
         name: &Name,
@@ -53,6 +54,9 @@ impl StoredContainer {
         let containers = session.store().containers();
         let draft = containers.draft(session)?;
         let config = make(draft.id().clone());
+        if let Some(path) = config.path_that_is_no_text() {
+            return Err(StoreError::NotText(path.to_owned()));
+        }
         draft.write(CONFIG, &to_json(&config))?;
         draft.keep(&kept(&config))?;
         if !config.auto_remove {
@@ -275,7 +279,8 @@ fn read<T: DeserializeOwned>(
 }
 
 fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("the runtime's records have only text keys")
+    serde_json::to_vec(value)
+        .expect("records of the runtime have only text keys and paths that are text")
 }
 
 /// What must stay in the store as long as the container does.

@@ -112,6 +112,11 @@ pub enum StoreError {
         "`{0}` cannot be used as a name: it must be 1 to 128 of a-z, A-Z, 0-9, `.`, `_` and `-`, and start with a letter or digit"
     )]
     Name(String),
+    /// A path of the machine in a record, whose files are text.
+    #[error(
+        "`{0}` is not UTF-8, so no container can be made that uses it: rename the file or folder"
+    )]
+    NotText(PathBuf),
     /// Incoming bytes are not the ones asked for.
     #[error("the blob `{digest}` is not what was asked for: {source}")]
     Verify {

@@ -117,6 +117,23 @@ fn standard_input_reaches_the_container() {
 }
 
 #[test]
+fn a_project_whose_folder_is_no_text_is_built_and_not_run() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let space = busybox_project(SERVICE);
+    let folder = space.path().join(OsStr::from_bytes(b"caf\xe9"));
+    std::fs::rename(space.project(), &folder).expect("a new name");
+    let kiln = |arguments: &[&str]| space.run(space.command().current_dir(&folder).args(arguments));
+    kiln(&["build"]).assert_code(0);
+    for arguments in [&["run", "app"][..], &["create", "app"]] {
+        let run = kiln(arguments);
+        assert!(!run.stderr.contains("panicked"), "{}", run.shown());
+        run.assert_says("is not UTF-8").assert_says("rename");
+    }
+    assert_eq!(kiln(&["ps", "--all", "--quiet"]).stdout, "");
+}
+
+#[test]
 fn a_signal_is_passed_on() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
