@@ -9,6 +9,8 @@ use kiln_store::StoreError;
 use miette::{Diagnostic, Report};
 use thiserror::Error;
 
+use crate::shortage;
+
 /// What a verb returns.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
@@ -93,9 +95,10 @@ impl Failure {
         }
     }
 
-    /// A message and what to do about it.
+    /// A message and what to do about it, which for a shortage is known.
     pub(crate) fn message(class: Class, message: impl Into<String>, help: Option<String>) -> Self {
         let message = message.into();
+        let help = help.or_else(|| shortage::help(&message).map(str::to_owned));
         Self::new(class, Report::new(Message { message, help }))
     }
 
@@ -121,7 +124,13 @@ impl Failure {
             Class::Environment
         };
         let message = format!("cannot write the output: {error}");
-        Self::message(class, message, None)
+        Self::new(
+            class,
+            Report::new(Message {
+                message,
+                help: None,
+            }),
+        )
     }
 }
 

@@ -15,6 +15,7 @@ use miette::{Diagnostic, LabeledSpan, NamedSource, Report, SourceCode};
 use crate::errors::{Class, Failure};
 use crate::progress;
 use crate::settings::Settings;
+use crate::shortage;
 use crate::text;
 use crate::words;
 
@@ -181,6 +182,11 @@ impl Diagnostic for FailedPart {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         if let Some(help) = self.inner.as_ref().and_then(|inner| inner.help()) {
             return Some(help);
+        }
+        if self.summary.kind == FailureKind::Environment
+            && let Some(help) = shortage::help(&self.summary.message)
+        {
+            return Some(Box::new(help));
         }
         self.has_log().then(|| {
             Box::new(format!("see all it wrote: kiln log {}", self.name)) as Box<dyn fmt::Display>

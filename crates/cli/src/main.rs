@@ -42,6 +42,7 @@ mod recipe;
 mod reference;
 mod rights;
 mod settings;
+mod shortage;
 mod signals;
 mod sizes;
 mod suggest;

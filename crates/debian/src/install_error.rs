@@ -28,8 +28,8 @@ pub enum InstallError {
         #[source]
         source: io::Error,
     },
-    /// A package's files were refused.
-    #[error("the package `{package}` was refused")]
+    /// A package's files were refused, or there is no room for them.
+    #[error("the package `{package}` cannot be unpacked")]
     Unpack {
         /// The package.
         package: String,

@@ -47,7 +47,9 @@ mount -o remount,size=200M "$KILN_HOME" || exit 97
         command.env(name, value.expect("set"));
     }
     let run = space.run(&mut command);
-    run.assert_code(0).assert_says("No space left");
+    run.assert_code(0)
+        .assert_says("No space left")
+        .assert_says("help: free some space there, with `kiln gc` for example, or set KILN_HOME");
     assert!(!run.stderr.contains("panicked"), "{}", run.shown());
     assert!(
         run.stdout.ends_with("small\n20971520\n25165824\n"),
