@@ -180,6 +180,8 @@ fn a_failing_step_shows_its_end_its_place_and_where_the_rest_is() {
         [image.app.step.after]
         needs = ["fails"]
         run = "true"
+        [image.app.step.idle]
+        mkdir = ["/idle"]
         "#,
     );
     let run = space.kiln(["build"]);
@@ -200,6 +202,10 @@ fn a_failing_step_shows_its_end_its_place_and_where_the_rest_is() {
         .kiln(["log", "app.after"])
         .assert_code(1)
         .assert_says("never ran here");
+    space
+        .kiln(["log", "app.idle"])
+        .assert_code(1)
+        .assert_says("`app.idle` runs no program, so it has no log");
 }
 
 #[test]

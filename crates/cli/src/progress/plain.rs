@@ -131,8 +131,15 @@ impl<W: Write + Send> View for Plain<W> {
                 duration_ms,
                 ..
             } => {
-                let took = text::duration(Duration::from_millis(*duration_ms));
-                self.line(step, &format!("failed after {took}: {}", cause.message))
+                let failed = match *duration_ms {
+                    // What it is made of could not be had, and it never ran.
+                    0 => "failed".to_owned(),
+                    took => format!(
+                        "failed after {}",
+                        text::duration(Duration::from_millis(took))
+                    ),
+                };
+                self.line(step, &format!("{failed}: {}", cause.message))
             }
             EventKind::Skipped { step, because } => self.line(step, &words::skipped(because)),
             EventKind::Cancelled { step } => self.line(step, "cancelled"),

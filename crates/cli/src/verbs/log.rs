@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 
 use kiln_graph::{BuildTarget, NodeName};
-use kiln_manifest::model::ServiceImage;
+use kiln_manifest::model::{Action, ServiceImage};
 use kiln_oci::Platform;
 
 use crate::errors::{Class, Failure, Outcome};
@@ -53,11 +53,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         None => None,
     };
     let Some(mut file) = file else {
-        return Err(Failure::message(
-            Class::User,
-            format!("there is no log of `{}`", args.step),
-            Some(format!("run it again: kiln build --no-cache={}", args.step)),
-        ));
+        return Err(without_log(args, name, &project));
     };
     let mut block = vec![0; BLOCK_BYTES];
     loop {
@@ -69,6 +65,28 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         }
         printer.data(&block[..read])?;
     }
+}
+
+/// A step that was made and has no log.
+fn without_log(args: &Args, name: &str, project: &Project) -> Failure {
+    let (plain, _target) = name.split_once('@').unwrap_or((name, ""));
+    let steps = project.manifest.images.values().flat_map(|image| {
+        let of_image = &image.name.value;
+        let steps = image.steps.iter();
+        steps.map(move |(name, step)| (NodeName::of_step(of_image, name).to_string(), step))
+    });
+    let step = steps.into_iter().find(|(known, _)| known == plain);
+    let (message, help) = match step.map(|(_, step)| &step.action.value) {
+        Some(action) if !matches!(action, Action::Run(_) | Action::Packages(_)) => (
+            format!("`{}` runs no program, so it has no log", args.step),
+            "only `run` and `packages` steps, and bases of packages, have one".to_owned(),
+        ),
+        Some(_) | None => (
+            format!("there is no log of `{}`", args.step),
+            format!("run it again: kiln build --no-cache={}", args.step),
+        ),
+    };
+    Failure::message(Class::User, message, Some(help))
 }
 
 /// A step of the manifest that never ran here, or a name that is none.
