@@ -68,7 +68,13 @@ impl ProcessError {
         let names = known.iter().map(String::as_str);
         Some(match kiln_manifest::nearest(name, names) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => "name one of these, use numbers, or add it by an `account` step that this step `needs`".to_owned(),
+            None => {
+                let one = match known.is_empty() {
+                    true => "use",
+                    false => "name one of these, use",
+                };
+                format!("{one} numbers, or add it by an `account` step that this step `needs`")
+            }
         })
     }
 

@@ -59,7 +59,7 @@ table! {
         caches: Option<Map<Name, Spanned<ContainerPath>>>,
         /// For `run`: secrets the step sees. They are declared as `[secret.NAME]`.
         secrets: Option<List<OrString<SecretUse>>>,
-        /// For `run`: whether the ssh agent of the person who runs kiln can be reached.
+        /// For `run`: whether the ssh agent of the person who runs kiln can be reached, by any user of the step.
         /// Default: `false`.
         ssh: Option<Flag>,
         /// For `run`: limits of what the step uses. They never change the result's cache key.
@@ -196,7 +196,7 @@ table! {
     Copy as "an entry of `copy`" {
         /// Where `path` is: `image.step`, a step beside this one, or an image.
         from: Option<Spanned<SourceName>>,
-        /// The file, link or folder to copy, an absolute path in `from`.
+        /// The file or folder to copy, an absolute path in `from`; a link is followed.
         path: Option<Spanned<ContainerPath>>,
         /// Patterns of project files to copy, relative to `base`. Each file keeps that path below `to`.
         files: Option<List<Spanned<FilePattern>>>,

@@ -145,6 +145,11 @@ fn a_step_that_cannot_be_started_says_why() {
         .assert_says("let a `run` step make it before");
     let (_space, run) = failed("run = \"true\"\nuser = \"rot\"", 1);
     run.assert_says("did you mean `root`?");
+    let without = "run = \"true\"\nuser = \"ghost\"\nneeds = [\"empty\"]\n\
+                   [image.app.step.empty]\nremove = [\"/etc/passwd\"]";
+    let (_space, run) = failed(without, 1);
+    run.assert_says("which has none")
+        .assert_says("help: use numbers, or add it");
     rewrite_busybox_project(&space, "[service.web]\nimage = \"app\"\nuser = \"ghost\"\n");
     for (arguments, who) in [
         (
