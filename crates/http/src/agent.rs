@@ -71,8 +71,6 @@ fn make(settings: &Settings, url: &Url, route: &Route) -> Result<ureq::Agent, Er
         .accept("")
         // Lengths and digests are those of the bytes as they are kept.
         .accept_encoding("identity")
-        // Each request brings the others.
-        .timeout_per_write(Some(settings.timeouts.idle))
         .max_response_header_size(HEAD_BYTES)
         .input_buffer_size(INPUT_BYTES)
         .max_idle_connections(64)

@@ -220,6 +220,7 @@ fn timed<B: ureq::AsSendBody>(
         .timeout_connect(Some(timeouts.connect))
         .timeout_recv_response(Some(answer))
         .timeout_per_read(Some(timeouts.idle))
+        .timeout_per_write(Some(timeouts.idle))
         .build()
 }
 

@@ -59,7 +59,7 @@ pub fn attached(
 }
 
 /// Copies what is attached to `subjects` in the repository of `from` to that of `to`, where they are already, with
-/// what is attached to that in turn. Returns how much was missing there. Blocks.
+/// what is attached to that in turn. Returns whether anything was missing there. Blocks.
 ///
 /// Lists under cosign's tags keep what they have.
 ///
@@ -72,10 +72,10 @@ pub fn copy_attached(
     subjects: impl IntoIterator<Item = Digest>,
     progress: &(dyn Fn(PushProgress) + Sync),
     cancel: &Cancel,
-) -> Result<usize, TransferError> {
+) -> Result<bool, TransferError> {
     let mut waiting: Vec<Digest> = subjects.into_iter().collect();
     let mut seen = BTreeSet::new();
-    let mut copied = 0;
+    let mut was_missing = false;
     while let Some(subject) = waiting.pop() {
         if !seen.insert(subject) {
             continue;
@@ -91,7 +91,7 @@ pub fn copy_attached(
                 continue;
             }
             match registry.copy(&one, &other, None, progress, cancel) {
-                Ok(_) => copied += 1,
+                Ok(_) => was_missing = true,
                 Err(error @ Error::ManifestNotFound { .. }) => {
                     tracing::warn!(
                         "the list of what is attached to `{subject}` is out of date: {error}"
@@ -111,10 +111,10 @@ pub fn copy_attached(
             };
             let documents = Documents::single(list);
             registry.copy_documents(&documents, &one, &other, progress, cancel)?;
-            copied += 1;
+            was_missing = true;
         }
     }
-    Ok(copied)
+    Ok(was_missing)
 }
 
 /// What the tag is to name at the destination, where it names `there`; `None` if nothing is missing.

@@ -367,7 +367,7 @@ fn what_is_attached_goes_with_a_copy_that_wants_it() {
     let copy = format!("{}/copies/app", registry.host());
     sealed(&space, &["push", "--sign", "other.key", "app", &copy]).assert_code(0);
     let copied = space.kiln_ok(["copy", "--referrers", &name, &copy]);
-    copied.assert_says("copied what is attached to it: 5");
+    copied.assert_says("copied what is attached to it");
     let verify = [
         "verify-signature",
         "--statement",

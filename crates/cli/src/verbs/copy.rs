@@ -59,12 +59,12 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
             let subjects = images.map(|document| document.digest);
             kiln_transfer::copy_attached(&registry, source, destination, subjects, &show, cancel)?
         } else {
-            0
+            false
         };
         Ok::<_, TransferError>((copied, attached))
     })?;
-    if attached > 0 {
-        printer.note(format!("copied what is attached to it: {attached}"));
+    if attached {
+        printer.note("copied what is attached to it");
     } else if !copied.changed {
         let name = destination.familiar();
         printer.note(format!("{name} is this image already"));
