@@ -34,9 +34,10 @@ pub(crate) fn image(image: &Inspection) -> Map<String, Value> {
         })
     };
     let tags: Vec<String> = image.references.iter().filter_map(tagged).collect();
+    // Templates print what is missing as docker prints what is empty.
     let mut run = json!({
-        "Cmd": null, "Entrypoint": null, "Env": null, "ExposedPorts": null, "Labels": null,
-        "StopSignal": "", "User": "", "Volumes": null, "WorkingDir": "",
+        "Cmd": [], "Entrypoint": [], "Env": [], "ExposedPorts": {}, "Labels": {},
+        "StopSignal": "", "User": "", "Volumes": {}, "WorkingDir": "",
     });
     if let (Some(all), Value::Object(mut said)) = (run.as_object_mut(), json!(config.config)) {
         all.append(&mut said);

@@ -181,7 +181,10 @@ fn templates_for_dockers_images_are_filled_in() {
     let images: serde_json::Value = serde_json::from_str(&images).expect("JSON");
     assert_eq!(shown("{{.Id}}"), images[0]["id"].as_str().expect("an id"));
     assert_eq!(shown("{{.Os}} {{.Config.User}}"), "linux 10");
-    assert_eq!(shown("{{json .Config.Entrypoint}}"), "null");
+    assert_eq!(
+        shown("{{.Config.Entrypoint}} {{.Config.Labels}}"),
+        "[] map[]"
+    );
     assert_eq!(
         shown("{{json .RepoTags}}"),
         "[\"app:2\",\"localhost/t/app:latest\"]"
