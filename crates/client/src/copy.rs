@@ -187,10 +187,11 @@ impl BlobSource for Remote<'_> {
             blob: blob.clone(),
             position: from_byte,
             body: None,
+            mirror: None,
             attempts,
         };
         // A blob that is not there is known before anything is sent.
-        reader.body = Some(reader.open()?);
+        reader.open()?;
         Ok(Box::new(reader))
     }
 
@@ -205,24 +206,36 @@ struct Arriving<'a> {
     blob: Descriptor,
     position: u64,
     body: Option<Body>,
+    /// The mirror that the body is from, if it is from one.
+    mirror: Option<String>,
     attempts: Attempts<'a>,
 }
 
 impl Arriving<'_> {
-    fn open(&self) -> Result<Body, Error> {
+    fn open(&mut self) -> Result<&mut Body, Error> {
         let Remote {
             registry,
             reference,
             cancel,
         } = *self.remote;
-        registry.at_places(reference, 0, cancel, |visit, _| {
-            visit.open_blob(self.blob.digest, self.position)
-        })
+        let (body, mirror) = registry.at_places(reference, 0, cancel, |visit, _| {
+            let place = visit.place;
+            let body = visit.open_blob(self.blob.digest, self.position)?;
+            Ok((body, place.is_mirror.then(|| place.authority.clone())))
+        })?;
+        self.mirror = mirror;
+        Ok(self.body.insert(body))
     }
 
     /// Waits after a failure; the next read opens the blob again.
     fn broken(&mut self, failure: Failure) -> io::Result<()> {
         self.body = None;
+        // The next place goes on at once where a mirror fell silent.
+        if let Some(mirror) = self.mirror.take()
+            && matches!(*failure.error, kiln_http::Error::Timeout { .. })
+        {
+            self.remote.registry.silent().insert(mirror);
+        }
         self.attempts
             .wait(failure, self.remote.cancel)
             .map_err(io::Error::other)
@@ -234,10 +247,7 @@ impl Read for Arriving<'_> {
         while self.position < self.blob.size_bytes {
             let body = match &mut self.body {
                 Some(body) => body,
-                None => {
-                    let body = self.open().map_err(io::Error::other)?;
-                    self.body.insert(body)
-                }
+                None => self.open().map_err(io::Error::other)?,
             };
             let failure = match body.read(buffer) {
                 Ok(0) => Failure::later(kiln_http::Error::WrongSize {

@@ -215,7 +215,8 @@ impl Registry {
         work(visit(last), mirrors.len())
     }
 
-    fn silent(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    /// The mirrors that are not asked any more.
+    pub(crate) fn silent(&self) -> MutexGuard<'_, BTreeSet<String>> {
         let silent = self.inner.silent.lock();
         silent.unwrap_or_else(PoisonError::into_inner)
     }

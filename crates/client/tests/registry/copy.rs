@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kiln_client::{Error, Outcome, Pushed, Settings};
 use kiln_http::Cancel;
-use kiln_oci::Reference;
+use kiln_oci::{Digest, Reference};
 
 use crate::docker::{DockerRegistry, assert_whole, images, missing};
 use crate::fake::{Contents, asked, on, registry};
 use crate::memory::{Blobs, TestImage, index, indexed};
 use crate::mutable::Mutable;
+use crate::pull::other_hosts::mirrored;
 use crate::server::Answer;
 
 fn pair() -> (TestImage, TestImage) {
@@ -65,6 +66,37 @@ fn an_index_comes_with_all_its_platforms_or_one() {
     )
     .unwrap_err();
     assert!(matches!(error, Error::Platform { .. }), "{error}");
+}
+
+#[test]
+fn a_mirror_that_falls_silent_in_a_copy_is_left() {
+    let (image, _) = pair();
+    let upstream = Contents::new().image("app", "latest", &image).serve();
+    let layer = Digest::of(&image.layers[0]).hex();
+    let stalled = layer.clone();
+    let mirror = Contents::new()
+        .image("cache/app", "latest", &image)
+        .spoiled(move |request, real| {
+            let mut answer = real();
+            if request.target.ends_with(&stalled) {
+                answer.stall_after = Some(100_000);
+            }
+            answer
+        });
+    let to = Mutable::start();
+    let (from, name) = (on(&upstream, "app"), on(&to.server, "mine/app:1"));
+    let registry = mirrored(&upstream, &mirror);
+    registry
+        .copy(&from, &name, None, &|_| {}, &Cancel::new())
+        .unwrap();
+    assert!(to.has_blob("mine/app", &image.layers[0]));
+    let of_layer = |server| {
+        asked(server)
+            .iter()
+            .filter(|it| it.ends_with(&layer))
+            .count()
+    };
+    assert_eq!((of_layer(&mirror), of_layer(&upstream)), (1, 1));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Pulling from a registry that works, and from one that does not.
 
 mod at_once;
-mod other_hosts;
+pub(crate) mod other_hosts;
 mod refusals;
 
 use std::collections::BTreeMap;

@@ -28,7 +28,7 @@ fn a_redirected_blob_comes_from_the_other_host() {
     );
 }
 
-fn mirrored(upstream: &Server, mirror: &Server) -> Registry {
+pub(crate) fn mirrored(upstream: &Server, mirror: &Server) -> Registry {
     let mut settings = Settings::default();
     let location = format!("{}/cache/", mirror.address);
     let mirrors = vec![Mirror { location }];
