@@ -37,6 +37,30 @@ fn docker_runs_what_kiln_saves_and_pushes_and_kiln_what_docker_does() {
         client(&["rmi", name]);
     }
 
+    // Several names of an image are several there, and when they come back.
+    space.kiln_ok(["tag", "app", "second:1"]);
+    space.kiln_ok(["save", "-o", "both.tar", name, "second:1"]);
+    let archive = |name: &str| space.project().join(name).display().to_string();
+    let loaded = client(&["load", "-i", &archive("both.tar")]);
+    assert!(
+        loaded.contains(name) && loaded.contains("second:1"),
+        "{loaded}"
+    );
+    let id = |image: &str| client(&["inspect", "-f", "{{.Id}}", image]);
+    assert_eq!(id(name), id("second:1"));
+    client(&["save", "-o", &archive("back.tar"), name, "second:1"]);
+    host(Command::new("gzip").arg(archive("back.tar")));
+    let back = TestSpace::new();
+    let names = back.kiln_ok(["load", &archive("back.tar.gz")]).stdout;
+    let mut names: Vec<&str> = names.lines().collect();
+    names.sort_unstable();
+    assert_eq!(names, ["localhost/test/app", "second:1"]);
+    assert_eq!(
+        back.kiln_ok(["inspect", "-f", "{{.Id}}", "second:1"])
+            .stdout,
+        id(name)
+    );
+
     // A registry between them, both ways.
     let registry = Registry::start(&space);
     let pushed = format!("{}/kiln/app", registry.host());
