@@ -41,7 +41,7 @@ pub use create::{CreateOptions, create};
 pub use error::BundleError;
 pub use example::{example, without_root};
 pub use exec::{ExecOptions, SubGroup, exec};
-pub use export::{Surroundings, export, write};
+pub use export::{Surroundings, export, pretend, write};
 pub use features::features;
 pub use keep::{KeepOrder, keep};
 pub use profile::Profile;

@@ -86,7 +86,8 @@ pub(crate) fn spawn(
     };
     let written = kiln_bundle::export(spec, &unfolded, surroundings).and_then(|mut bundle| {
         bundle.hooks = (!plan.hooks.is_empty()).then(|| hooks(&plan.hooks));
-        if let (Some(linux), Some(filter)) = (&mut bundle.linux, plan.rights.filter()?) {
+        if let (Some(linux), Some(mut filter)) = (&mut bundle.linux, plan.rights.filter()?) {
+            kiln_bundle::pretend(&mut filter, &unfolded.pretended);
             linux.seccomp = Some(filter);
         }
         kiln_bundle::write(&bundle, &unfolded.folder)

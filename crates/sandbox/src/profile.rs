@@ -58,17 +58,25 @@ pub(crate) fn filter(
 /// Rules of somebody else, with what is pretended here where those would let the kernel refuse it.
 fn given(table: &Table, owners: OwnerEmulation) -> Table {
     let mut table = table.clone();
-    if owners == OwnerEmulation::Flatten && table.architecture == NATIVE {
-        for number in calls::OWNERSHIP.iter().chain(calls::OWNERSHIP_HERE) {
-            let number = u32::try_from(*number).expect("numbers of system calls are small");
-            let rule = table.rules.get(&number).cloned();
-            if rule.unwrap_or(Rule::Always(table.default)) == Rule::ALLOW {
-                let pretended = Rule::Always(Action::Errno(0));
-                table.rules.insert(number, pretended);
-            }
-        }
+    for number in pretended(&table, owners) {
+        table.rules.insert(number, Rule::Always(Action::Errno(0)));
     }
     table
+}
+
+/// The system calls that rules of somebody else allow and that are only pretended here.
+pub(crate) fn pretended(table: &Table, owners: OwnerEmulation) -> Vec<u32> {
+    if owners != OwnerEmulation::Flatten || table.architecture != NATIVE {
+        return Vec::new();
+    }
+    let numbers = calls::OWNERSHIP.iter().chain(calls::OWNERSHIP_HERE);
+    let numbers =
+        numbers.map(|number| u32::try_from(*number).expect("numbers of system calls are small"));
+    let is_allowed = |number: &u32| match table.rules.get(number) {
+        Some(rule) => *rule == Rule::ALLOW,
+        None => Rule::Always(table.default) == Rule::ALLOW,
+    };
+    numbers.filter(is_allowed).collect()
 }
 
 /// The same, as data.

@@ -28,7 +28,9 @@ fn a_profile_holds_for_all_that_runs_in_its_container() {
     let space = ContainerSpace::new("");
     space.write("profile.json", NO_FOLDERS);
     let profile = "seccomp=profile.json";
-    let script = "mkdir /one; hostname x; kill -12 $$; kill -0 $$ && echo alive";
+    // Whoever has only one id has owners pretended, whatever the profile says.
+    let script = "mkdir /one; hostname x; kill -12 $$; kill -0 $$ && echo alive; \
+                  touch /own; chown 7:7 /own && echo owned";
     for (flags, hostname) in [
         (&[][..], "Operation not permitted"),
         (&["--cap-add", "SYS_ADMIN"], FULL),
@@ -44,7 +46,7 @@ fn a_profile_holds_for_all_that_runs_in_its_container() {
         run.assert_code(0)
             .assert_says(&format!("mkdir: can't create directory '/one': {FULL}"))
             .assert_says(&format!("hostname: sethostname: {hostname}"));
-        assert_eq!(run.stdout, "alive\n");
+        assert_eq!(run.stdout, "alive\nowned\n");
     }
     // It is kept with the container: its file may go, and with `exec` it is the same.
     let made = ["create", "--name", "box", "--security-opt", profile];

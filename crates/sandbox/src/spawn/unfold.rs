@@ -50,6 +50,8 @@ pub struct Unfolded {
     pub capabilities: CapabilitySet,
     /// Which system calls it may make by kiln's own list; any if none, or what was given instead of that list.
     pub calls: Option<Policy>,
+    /// System calls that what was given instead of that list allows, and that are only pretended to work here.
+    pub pretended: Vec<u32>,
     /// Names, soft and hard limits of `setrlimit(2)`; `None` for no limit.
     pub limits: Vec<(String, Option<u64>, Option<u64>)>,
     /// Where in the tree of cgroups it can be; nowhere if this user may make no group.
@@ -164,6 +166,15 @@ impl Host {
             Seccomp::Default => Some(profile::calls(capabilities, &spec.security)),
             Seccomp::Given(_) | Seccomp::Unconfined => None,
         };
+        let owners = spec.security.owners;
+        let pretended = match &spec.security.seccomp {
+            Seccomp::Given(tables) => {
+                let each = tables.iter();
+                each.flat_map(|table| profile::pretended(table, owners))
+                    .collect()
+            }
+            Seccomp::Default | Seccomp::Unconfined => Vec::new(),
+        };
         let limits = rlimit::named(&spec.rlimits);
         let mut masked = setup::masked();
         let throttles = (0..self.throttled_processors()).map(|number| {
@@ -179,6 +190,7 @@ impl Host {
             environment: texts(prepared.program.environment)?,
             capabilities,
             calls,
+            pretended,
             limits,
             cgroup: self.hierarchies().place(self.cgroup_name(), &spec.limits),
             has_terminal_group: self.privileges.maps_group(crate::device::TTY_GROUP)
