@@ -125,8 +125,9 @@ impl ContainerArgs {
     pub(crate) fn reach(&self) -> Option<Reach> {
         let other = self.rights.other_container();
         match (self.network.reach(), other) {
-            // In a network of its own, if it has one, it is among the users of the other anyway, or cannot be.
-            (None | Some(Reach::None), Some(name)) => Some(Reach::Of(name.to_owned())),
+            (None, Some(name)) => Some(Reach::Users(name.to_owned())),
+            (Some(Reach::None), Some(name)) => Some(Reach::Of(name.to_owned())),
+            // In a network of its own it is among the users of the other anyway, or cannot be.
             (reach, _) => reach,
         }
     }

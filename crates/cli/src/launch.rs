@@ -161,7 +161,14 @@ impl Ready {
         let graph =
             BuildGraph::lower(&project.manifest, targets, &request).map_err(Failure::user)?;
         let wishes = how.wishes(settings)?;
-        let reach = reach.unwrap_or_else(|| of_service(&project, target));
+        let reach = match reach {
+            None => of_service(&project, target),
+            Some(Reach::Users(name)) => match of_service(&project, target) {
+                Reach::None => Reach::Of(name),
+                of_service => of_service,
+            },
+            Some(reach) => reach,
+        };
         let (entered, outside) = workbench::enter_reaching(settings, reach)?;
         // It will run something, whatever has to be built for it.
         for reached in graph.targets() {

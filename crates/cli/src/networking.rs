@@ -198,6 +198,8 @@ pub(crate) enum Reach {
     Container,
     /// Put a container into the network of this one, by name or id.
     Of(String),
+    /// What a service says; where that is nothing, be among the users of this container, by name or id.
+    Users(String),
 }
 
 /// As [`local::enter`], and says where the bridges are. An ordinary user's containers share a namespace that has them.
@@ -212,7 +214,9 @@ pub(crate) fn enter(store: &Store, reach: Reach) -> Outcome<(Host, Outside)> {
         Reach::None => None,
         Reach::Existing => SharedNetwork::find(store)?,
         Reach::Container => Some(SharedNetwork::join(store, &mut holder(store))?),
-        Reach::Of(name) => return Ok((enter_users_of(store, &name)?, Outside::Nowhere)),
+        Reach::Of(name) | Reach::Users(name) => {
+            return Ok((enter_users_of(store, &name)?, Outside::Nowhere));
+        }
     };
     match found {
         Some((user, network)) => {

@@ -288,10 +288,21 @@ fn an_ordinary_user_shares_networks() {
     if !is_root() {
         return;
     }
-    let space = busybox_project(SERVER);
+    let service = "[network.back]\n[service.memory]\nimage = \"app\"\nnetworks = [\"back\"]\nrun = [\"ls\", \"/dev/shm\"]\n";
+    let space = busybox_project(&format!("{SERVER}{service}"));
     let person = Person::new(&space);
     let other = [
-        "run", "-d", "--name", "other", "-p", "8080:80", "app", "sleep", "1000",
+        "run",
+        "-d",
+        "--name",
+        "other",
+        "-p",
+        "8080:80",
+        "--ipc",
+        "shareable",
+        "app",
+        "sleep",
+        "1000",
     ];
     person.kiln(&other).assert_code(0);
     let shared = [
@@ -322,6 +333,11 @@ fn an_ordinary_user_shares_networks() {
         ])
     };
     assert!(ask().stdout.starts_with("from "), "{}", ask().shown());
+    // The memory of a container for a service that has networks.
+    let touch = ["exec", "other", "touch", "/dev/shm/left"];
+    person.kiln(&touch).assert_code(0);
+    let list = person.kiln(&["run", "--rm", "--ipc", "container:other", "memory"]);
+    assert_eq!(list.stdout, "left\n", "{}", list.shown());
     for name in ["other", "server"] {
         person.kiln(&["restart", "-t", "0", name]).assert_code(0);
     }
