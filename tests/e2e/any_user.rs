@@ -10,6 +10,7 @@ mod container_files;
 mod containers;
 mod crashes;
 mod docker_flags;
+mod docker_words;
 mod enter;
 mod exchange;
 mod guarantees;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
+use crate::docker;
 use crate::errors::Outcome;
 use crate::notices;
 use crate::printer::Printer;
@@ -90,7 +91,10 @@ pub(crate) fn run() -> ExitCode {
     let arguments = arguments();
     let (cli, own_codes) = match parse(&arguments) {
         Ok(parsed) => parsed,
-        Err(error) => return Printer::plain().usage(&error, is_of_a_container(&arguments)),
+        Err(error) => {
+            let error = docker::advised(error, &arguments);
+            return Printer::plain().usage(&error, is_of_a_container(&arguments));
+        }
     };
     // Before anything of this process changes that a container would inherit, and without a home or a store.
     if let Verb::OciRuntime(args) = &cli.verb {

@@ -1,6 +1,7 @@
 //! One-off changes to how a container runs, as they are typed.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,8 +55,13 @@ pub(crate) struct ContainerArgs {
     workdir: Option<String>,
 
     /// Name the machine as the process sees it
-    #[arg(long, value_name = "NAME")]
+    #[arg(short = 'h', long, value_name = "NAME")]
     hostname: Option<String>,
+
+    /// Print help
+    // As with docker, -h is another flag where containers are made.
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
 
     /// Mount a volume, or a file or folder of this machine; without a source, a new volume
     #[arg(short, long, value_name = "[SOURCE:]PATH[:ro,nocopy]")]
@@ -155,17 +161,24 @@ impl ContainerArgs {
             }
         }
         let (mut planned, mut made_up) = (BTreeMap::new(), Vec::new());
+        let mut plan = |(target, mount): (String, PlannedMount)| match planned.entry(target) {
+            Entry::Vacant(free) => {
+                free.insert(mount);
+                Ok(())
+            }
+            Entry::Occupied(taken) => {
+                let message = format!("two mounts are to be at `{}`", taken.key());
+                Err(wrong(message, "leave one of them out"))
+            }
+        };
         for text in &self.volume {
-            let (target, mount) = mounts::volume(text, folder, &mut made_up)?;
-            planned.insert(target, mount);
+            plan(mounts::volume(text, folder, &mut made_up)?)?;
         }
         for text in &self.mount {
-            let (target, mount) = mounts::described(text, folder, &mut made_up)?;
-            planned.insert(target, mount);
+            plan(mounts::described(text, folder, &mut made_up)?)?;
         }
         for text in &self.tmpfs {
-            let (target, mount) = mounts::tmpfs(text)?;
-            planned.insert(target, mount);
+            plan(mounts::tmpfs(text)?)?;
         }
         let mut overrides = Overrides {
             command: command.to_vec(),
@@ -286,6 +299,13 @@ fn devices(texts: &[String], folders: &[PathBuf], overrides: &mut Overrides) -> 
                 (*source, *target)
             }
             [source, "rw" | "rwm"] => (*source, *source),
+            [.., target] if !target.is_empty() && target.bytes().all(|it| b"rwm".contains(&it)) => {
+                let message = format!("`{text}` is not all that can be done with a device");
+                return Err(wrong(
+                    message,
+                    "leave out what may be done: it is always rwm",
+                ));
+            }
             _ => return Err(wrong(format!("`{text}` is not a device"), help)),
         };
         if !source.starts_with('/') {

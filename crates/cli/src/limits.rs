@@ -11,6 +11,9 @@ use crate::measures::size;
 /// What docker writes for no limit.
 const NO_LIMIT: &str = "-1";
 
+/// With less than this many bytes not even the smallest program starts.
+const LEAST_MEMORY: u64 = 128 << 10;
+
 /// Flags that `run`, `create`, `shell` and `update` share.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Limits")]
@@ -60,8 +63,12 @@ impl LimitArgs {
     /// The limits that were typed, for a container that has those of `before`.
     ///
     /// # Errors
-    /// Sizes of memory that do not go together, or processor time that is limited in another way already.
+    /// Sizes of memory that do not go together or are too small, or processor time that is limited in another way already.
     pub(crate) fn planned(&self, before: &PlannedLimits) -> Outcome<PlannedLimits> {
+        if self.memory.is_some_and(|memory| memory < LEAST_MEMORY) {
+            let message = "no program starts with so little memory".to_owned();
+            return Err(wrong(message, "say more, and the unit: --memory 64MB"));
+        }
         let memory = self.memory.or(before.memory_bytes);
         let swap_bytes = match (self.memory_swap, memory) {
             (None, _) => None,

@@ -122,35 +122,48 @@ pub(crate) fn find(settings: &Settings, store: &Store, text: Option<&str>) -> Ou
             ));
         }
     };
+    if let Some(found) = find_if_any(project.as_ref(), store, &text)? {
+        return Ok(found);
+    }
     let names = store.references().list()?;
-    if let Some(project) = &project
-        && let Some(reference) = project.reference_of(&text)?
+    let of_project = project.iter().flat_map(Project::target_names);
+    let known = names.keys().map(Reference::familiar).chain(of_project);
+    let otherwise = || "these images are there: kiln images".to_owned();
+    Err(Failure::message(
+        Class::User,
+        format!("there is no image `{text}` in the store"),
+        Some(suggest::help(&text, known, otherwise)),
+    ))
+}
+
+/// Finds the image that `text` names, as [`find`] does; `None` if nothing is called so.
+///
+/// # Errors
+/// An image of the project that is not built, several images whose id begins so, and what the store says.
+pub(crate) fn find_if_any(
+    project: Option<&Project>,
+    store: &Store,
+    text: &str,
+) -> Outcome<Option<Found>> {
+    if let Some(project) = project
+        && let Some(reference) = project.reference_of(text)?
     {
-        return match names.get(&reference) {
-            Some(descriptor) => Ok(Found {
+        return match store.references().list()?.get(&reference) {
+            Some(descriptor) => Ok(Some(Found {
                 reference: Some(reference),
                 descriptor: descriptor.clone(),
-            }),
-            None => Err(not_built(&text)),
+            })),
+            None => Err(not_built(text)),
         };
     }
-    match find_in(store, &text) {
-        Err(ImageError::NotFound(_)) => {
-            let of_project = project.iter().flat_map(Project::target_names);
-            let known = names.keys().map(Reference::familiar).chain(of_project);
-            let otherwise = || "these images are there: kiln images".to_owned();
-            Err(Failure::message(
-                Class::User,
-                format!("there is no image `{text}` in the store"),
-                Some(suggest::help(&text, known, otherwise)),
-            ))
-        }
+    match find_in(store, text) {
+        Err(ImageError::NotFound(_)) => Ok(None),
         found => {
             let (reference, descriptor) = found?;
-            Ok(Found {
+            Ok(Some(Found {
                 reference,
                 descriptor,
-            })
+            }))
         }
     }
 }

@@ -40,6 +40,13 @@ pub(crate) fn volume(
             "ro" => read_only = true,
             "rw" => read_only = false,
             "nocopy" => stays_empty = true,
+            "z" | "Z" => {
+                let help = "leave it out: files keep the SELinux labels that they have";
+                return Err(wrong(
+                    format!("in `{text}`, `{option}` is no option of a mount"),
+                    help,
+                ));
+            }
             _ => return Err(wrong(format!("`{text}` is not a mount"), help)),
         }
     }

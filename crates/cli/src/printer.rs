@@ -129,10 +129,8 @@ impl Printer {
 
     /// Shows clap's own message, which is help or a usage error.
     pub(crate) fn usage(&mut self, error: &clap::Error, own_codes: bool) -> ExitCode {
-        // A terminal that is gone cannot be told that it is gone.
-        if error.print().is_err() {
-            return ExitCode::SUCCESS;
-        }
+        // A terminal that is gone cannot be told that it is gone; what is wrong stays wrong.
+        drop(error.print());
         match u8::try_from(error.exit_code()) {
             // Help that was asked for.
             Ok(0) => ExitCode::SUCCESS,

@@ -171,7 +171,10 @@ pub(crate) fn instead_of(flag: &str) -> Option<&'static str> {
         "--privileged" => {
             "containers are always confined: give what it needs by --cap-add, --device and --security-opt"
         }
-        "--pid" | "--uts" | "--userns" | "--cgroupns" => namespaces,
+        "--pid" => {
+            "a container always has processes of its own; kiln exec runs one more in another container, kiln top shows them"
+        }
+        "--uts" | "--userns" | "--cgroupns" => namespaces,
         "--cgroup-parent" => "start kiln in the group that containers are to be below",
         "--link" => "put both into a network (--network NAME): they know each other by name there",
         "--link-local-ip" | "--mac-address" => "addresses are chosen: --ip and --ip6 ask for one",

@@ -12,9 +12,12 @@ use crate::verbs::run::{split_words, unknown_flag};
 
 /// Build what changed and make a container, without starting it
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:
+#[command(
+    disable_help_flag = true,
+    after_help = "Examples:
   kiln create --name db -v data:/var/lib/data postgres:17
-  kiln start db")]
+  kiln start db"
+)]
 pub(crate) struct Args {
     /// An image or service of the manifest, or an image of the store or a registry; behind it
     /// a command and its arguments, instead of the image's own

@@ -7,14 +7,15 @@ use kiln_runtime::Event;
 use kiln_store::Store;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::inotify;
+use serde_json::{Value, json};
 
 use crate::errors::{Class, Failure, Outcome};
+use crate::form::Form;
 use crate::local;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::tasks;
 use crate::text;
-use crate::verbs::Format;
 use crate::verbs::logs::When;
 
 /// Show what happens to containers, until it is interrupted
@@ -36,9 +37,9 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
 
-    /// Choose the form: text, or a line of JSON for each event
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    format: Format,
+    /// Choose the form: `text`, `json` for a line of JSON for each event, or a template of docker's, such as '{{.Action}}'
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = Form::parse_line)]
+    format: Form,
 }
 
 /// Reads a point in time; `0s` is now.
@@ -83,7 +84,7 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
             let time = event.timestamp();
             let in_time = time >= since && until.is_none_or(|until| time < until);
             if in_time && wanted(&event, &filters) {
-                print(&event, args.format, printer)?;
+                print(&event, &args.format, printer)?;
             }
         }
         if is_over {
@@ -169,10 +170,14 @@ fn wanted(event: &Event, filters: &BTreeMap<String, Vec<String>>) -> bool {
     })
 }
 
-fn print(event: &Event, format: Format, printer: &mut Printer) -> Outcome {
-    if format == Format::Json {
-        let line = serde_json::to_string(event).expect("events have only text keys");
-        return printer.line(line);
+fn print(event: &Event, format: &Form, printer: &mut Printer) -> Outcome {
+    match format {
+        Form::Text => {}
+        Form::Json => {
+            let line = serde_json::to_string(event).expect("events have only text keys");
+            return printer.line(line);
+        }
+        Form::Filled(filling) => return printer.line(filling.line(&fields(event))?),
     }
     let attributes = event.actor.attributes.iter();
     let attributes: Vec<String> = attributes
@@ -187,4 +192,15 @@ fn print(event: &Event, format: Format, printer: &mut Printer) -> Outcome {
         attributes.join(", ")
     );
     printer.line(text::harmless(&line.replace('\n', " ")))
+}
+
+/// An event as templates of docker's see it.
+fn fields(event: &Event) -> Value {
+    let mut fields = json!(event);
+    fields["ID"] = json!(event.actor.id);
+    fields["Status"] = json!(event.action);
+    fields["From"] = json!(event.actor.attributes.get("image"));
+    fields["Time"] = json!(event.time);
+    fields["TimeNano"] = json!(event.time_nanoseconds);
+    fields
 }

@@ -1,4 +1,4 @@
-//! `kiln inspect`: everything about containers or an image, as JSON.
+//! `kiln inspect`: everything about containers, an image, volumes or networks, as JSON.
 
 use clap::ValueEnum;
 use kiln_oci::Platform;
@@ -8,19 +8,20 @@ use serde_json::{Value, json};
 
 use crate::containers::find;
 use crate::errors::{Class, Failure, Outcome};
+use crate::form::DocumentForm;
 use crate::inspection;
 use crate::local;
 use crate::ports::Places;
 use crate::printer::Printer;
+use crate::project::Project;
 use crate::settings::Settings;
-use crate::template::Template;
 use crate::verbs::{network, volume};
 
-/// Show everything about containers or an image, as JSON
+/// Show everything about containers, an image, volumes or networks, as JSON
 ///
-/// A name is looked for among the containers first, and the beginning of an id last;
-/// containers come as a list, with docker's names for what docker has; templates have these for
-/// images, too.
+/// A name is looked for among the containers first, then among images, networks and volumes, and the beginning of an
+/// id last; all but images come as a list, with docker's names for what docker has; templates have these for images,
+/// too.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln inspect                          the project's default image
@@ -33,7 +34,7 @@ use crate::verbs::{network, volume};
   kiln inspect app | jq '.index.manifests[].platform'
                                         what an image for several platforms is for")]
 pub(crate) struct Args {
-    /// Containers; or an image or service of the project, reference, or id
+    /// Containers; or an image or service of the project, reference, or id; or a network or volume
     names: Vec<String>,
 
     /// Only containers, or an image, or volumes or networks, of that name
@@ -41,8 +42,8 @@ pub(crate) struct Args {
     kind: Option<Kind>,
 
     /// Show only this, by a template of docker's, such as '{{.State.Status}}'
-    #[arg(short, long, value_name = "TEMPLATE", value_parser = Template::typed)]
-    format: Option<Template>,
+    #[arg(short, long, value_name = "TEMPLATE", default_value = "json", value_parser = DocumentForm::parse)]
+    format: DocumentForm,
 
     /// Take the image for this platform, of one that is for several [default: this machine's]
     #[arg(long, value_name = "OS/ARCHITECTURE")]
@@ -66,10 +67,14 @@ enum Kind {
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     match args.kind {
         Some(Kind::Volume) => {
-            return show(args, volume::inspection(&args.names, settings)?, printer);
+            return args
+                .format
+                .print(volume::inspection(&args.names, settings)?, printer);
         }
         Some(Kind::Network) => {
-            return show(args, network::inspection(&args.names, settings)?, printer);
+            return args
+                .format
+                .print(network::inspection(&args.names, settings)?, printer);
         }
         Some(Kind::Image) if args.names.len() > 1 => {
             let help = "name one at a time".to_owned();
@@ -104,37 +109,44 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         }
     }
     if !containers.is_empty() {
-        return show(args, Value::Array(containers), printer);
+        return args.format.print(Value::Array(containers), printer);
     }
     let name = args.names.first().map(String::as_str);
-    let found = local::find(settings, &store, name)?;
+    let found = match name.filter(|_| args.kind.is_none()) {
+        Some(name) => {
+            let project = Project::load_if_any(settings)?;
+            match local::find_if_any(project.as_ref(), &store, name)? {
+                Some(found) => found,
+                None => return args.format.print(other(name, settings)?, printer),
+            }
+        }
+        None => local::find(settings, &store, name)?,
+    };
     let image = found.load(&store, args.platform.as_ref())?;
     let image = kiln_image::inspect(&store, &found.descriptor, &image)?;
     let mut shown = json!(image);
-    if let (Some(shown), Some(_)) = (shown.as_object_mut(), &args.format) {
+    if args.format.is_template()
+        && let Some(shown) = shown.as_object_mut()
+    {
         shown.append(&mut inspection::image(&image));
     }
-    show(args, shown, printer)
+    args.format.print(shown, printer)
 }
 
-/// Prints what was found, or what a template says of each.
-fn show(args: &Args, found: Value, printer: &mut Printer) -> Outcome {
-    let Some(template) = &args.format else {
-        return printer.json(&found);
-    };
-    let each = if let Value::Array(each) = found {
-        each
-    } else {
-        vec![found]
-    };
-    for one in &each {
-        let line = template.render(one).map_err(unfilled)?;
-        printer.data(line + "\n")?;
+/// What is known about the network or the volume of a name that no container and no image has.
+fn other(name: &str, settings: &Settings) -> Outcome<Value> {
+    let names = [name.to_owned()];
+    if network::is_there(name, settings)? {
+        return network::inspection(&names, settings);
     }
-    Ok(())
-}
-
-pub(super) fn unfilled(message: String) -> Failure {
-    let message = format!("the template cannot be filled in: {message}");
-    Failure::message(Class::User, message, None)
+    if volume::is_there(name, settings)? {
+        return volume::inspection(&names, settings);
+    }
+    let message = format!("there is no container, image, network or volume `{name}`");
+    let help = "see what there is: kiln ps -a, kiln images, kiln network ls, kiln volume ls";
+    Err(Failure::message(
+        Class::User,
+        message,
+        Some(help.to_owned()),
+    ))
 }

@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use kiln_manifest::value::TimeSpan;
 use kiln_runtime::{LogEntry, LogFilter, LogReader, Stream};
@@ -72,12 +74,16 @@ pub(crate) enum When {
 }
 
 impl When {
-    /// Reads an RFC 3339 time, seconds since 1970, or a time span.
+    /// Reads an RFC 3339 time, seconds since 1970, or a time span; a day or a time of day without a zone is that of this
+    /// machine's zone.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if let Ok(span) = TimeSpan::parse(text) {
             return Ok(Self::Ago(span.0));
         }
         if let Ok(time) = text.parse::<Timestamp>() {
+            return Ok(Self::At(time));
+        }
+        if let Some(time) = of_this_zone(text) {
             return Ok(Self::At(time));
         }
         let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -90,7 +96,7 @@ impl When {
         time.and_then(|(seconds, nanoseconds)| Timestamp::new(seconds, nanoseconds).ok())
             .map(Self::At)
             .ok_or_else(|| {
-                "write a time such as 2026-11-26T15:00:00Z, seconds since 1970, or 10m for ten minutes ago".to_owned()
+                "write a time such as 2026-11-26T15:00:00Z or 2026-11-26, seconds since 1970, or 10m for ten minutes ago".to_owned()
             })
     }
 
@@ -104,6 +110,15 @@ impl When {
             }
         }
     }
+}
+
+/// A day, or a time of a day, in this machine's zone. A number alone is none.
+fn of_this_zone(text: &str) -> Option<Timestamp> {
+    let is_day = text.as_bytes().get(4) == Some(&b'-');
+    let says_zone = text.get(10..)?.contains(['Z', 'z', '[', '+', '-']);
+    let time = text.parse::<DateTime>().ok();
+    let time = time.filter(|_| is_day && !says_zone)?;
+    TimeZone::system().to_timestamp(time).ok()
 }
 
 /// How long to wait for more at most before looking whether the container still runs.
@@ -226,12 +241,34 @@ mod tests {
             Ok(at(1_767_225_600, 0))
         );
         assert_eq!(When::parse("1767225600"), Ok(at(1_767_225_600, 0)));
+        // A number is not a day.
+        assert_eq!(When::parse("20260101"), Ok(at(20_260_101, 0)));
         assert_eq!(When::parse("5.25"), Ok(at(5, 250_000_000)));
+        let here = |text: &str| {
+            let time: DateTime = text.parse().expect("a time");
+            let time = TimeZone::system().to_timestamp(time);
+            Ok(When::At(time.expect("there is one")))
+        };
+        for text in [
+            "2026-01-01",
+            "2026-01-01T10:00",
+            "2026-01-01T10:00:05",
+            "2026-01-01T10:00:05.25",
+        ] {
+            assert_eq!(When::parse(text), here(text), "{text}");
+        }
         let ten_minutes = When::Ago(Duration::from_secs(600));
         assert_eq!(When::parse("10m"), Ok(ten_minutes));
         let now = Timestamp::new(1000, 0).expect("in range");
         assert_eq!(ten_minutes.resolve(now).as_second(), 400);
-        for text in ["", "yesterday", "1.x", "10 minutes"] {
+        for text in [
+            "",
+            "yesterday",
+            "1.x",
+            "10 minutes",
+            "2026-13-01",
+            "2026-01-01T10:00+99:00",
+        ] {
             assert!(When::parse(text).is_err(), "{text}");
         }
     }

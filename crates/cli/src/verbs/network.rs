@@ -109,6 +109,19 @@ pub(crate) fn inspection(names: &[String], settings: &Settings) -> Outcome<serde
     inspect::documents(names, &Entered::new(settings)?)
 }
 
+/// Whether there is a network of that name or with an id that begins so.
+///
+/// # Errors
+/// The networks cannot be read, or several ids begin so.
+pub(crate) fn is_there(name: &str, settings: &Settings) -> Outcome<bool> {
+    let entered = Entered::new(settings)?;
+    match entered.networks.find(name, entered.now) {
+        Ok(_) => Ok(true),
+        Err(NetworkError::Missing(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// `KEY=VALUE`, or a key alone.
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));

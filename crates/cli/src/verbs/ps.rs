@@ -1,11 +1,12 @@
 //! `kiln ps`: lists containers.
 
-mod form;
+mod row;
 
 use kiln_runtime::{Status, StoredContainer};
 use serde_json::{Value, json};
 
 use crate::errors::Outcome;
+use crate::form::Form;
 use crate::listing::{self, Filters, Width};
 use crate::local;
 use crate::ports::Places;
@@ -14,7 +15,6 @@ use crate::settings::Settings;
 use crate::sizes::Sizes;
 use crate::tasks;
 use crate::text;
-use form::Form;
 
 /// List containers: those that run, or all
 ///
@@ -103,11 +103,11 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     match &args.format {
         Form::Text => {}
         Form::Json => return printer.json(&rows.collect()),
-        Form::Template(template, has_head) => {
+        Form::Filled(filling) => {
             let size = |number| sizes.get(number).map(Sizes::text);
             let rows = containers.iter().zip(rows).enumerate();
-            let rows = rows.map(|(number, (it, row))| form::fields(it, row, width, size(number)));
-            return form::print(template, *has_head, rows.collect(), printer);
+            let rows = rows.map(|(number, (it, row))| row::fields(it, row, width, size(number)));
+            return printer.data(filling.fill(&row::HEADS, rows.collect())?);
         }
     }
     let head = [

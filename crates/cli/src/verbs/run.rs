@@ -25,14 +25,17 @@ use crate::verbs::build::BuildArgs;
 /// has ended, with what it changed and wrote: `kiln ps -a` lists it, and
 /// `--rm` removes it at once. Volumes stay in any case.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:
+#[command(
+    disable_help_flag = true,
+    after_help = "Examples:
   kiln run                                   what `default` in [project] names
   kiln run --rm app ls -l /srv               another command in the image
   kiln run --rm --network none app true      as docker has it
   kiln run -d --name web --restart always app
   kiln run -v ./data:/data:ro -e A=1 app     one-off changes
   kiln run localhost/notes/app               an image of the store, from anywhere
-  kiln run registry.example.com/team/notes   an image of a registry")]
+  kiln run registry.example.com/team/notes   an image of a registry"
+)]
 pub(crate) struct Args {
     /// An image or service of the manifest, or an image of the store or a registry; behind it
     /// a command and its arguments, instead of the image's own

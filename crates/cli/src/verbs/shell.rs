@@ -18,11 +18,14 @@ const BEST_SHELL: &str = "if [ -x /bin/bash ]; then exec /bin/bash; else exec /b
 /// except in volumes. In a step (image.step) one sees what the step made and
 /// what it needs. For a step that fails, see kiln build --on-failure shell.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:
+#[command(
+    disable_help_flag = true,
+    after_help = "Examples:
   kiln shell                  in what `default` in [project] names
   kiln shell app.compile      after that step
   kiln shell -u root app
-  echo 'ls /' | kiln shell app")]
+  echo 'ls /' | kiln shell app"
+)]
 pub(crate) struct Args {
     /// An image, step (image.step) or service of the manifest, or an image of the store
     target: Option<String>,

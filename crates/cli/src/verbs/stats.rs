@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use crate::containers::find;
 use crate::errors::Outcome;
+use crate::form::Form;
 use crate::listing;
 use crate::local;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::text;
-use crate::verbs::Format;
 
 /// Show what containers use up, once a second
 ///
@@ -38,9 +38,10 @@ pub(crate) struct Args {
     #[arg(long)]
     no_trunc: bool,
 
-    /// Choose the form: a table, or a line of JSON for each container
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    format: Format,
+    /// Choose the form: `text`, `json` for a line of JSON for each container, or a template of docker's, such as
+    /// '{{.Name}} {{.MemUsage}}'; behind `table ` with a head
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = Form::parse)]
+    format: Form,
 }
 
 /// Time between two looks.
@@ -234,26 +235,41 @@ impl Row {
     }
 }
 
+/// What docker calls the columns, with the fields that templates have for them.
+const HEADS: [(&str, &str); 8] = [
+    ("ID", "CONTAINER ID"),
+    ("Name", "NAME"),
+    ("CPUPerc", "CPU %"),
+    ("MemUsage", "MEM USAGE / LIMIT"),
+    ("MemPerc", "MEM %"),
+    ("NetIO", "NET I/O"),
+    ("BlockIO", "BLOCK I/O"),
+    ("PIDs", "PIDS"),
+];
+
 fn print(args: &Args, rows: &[Row], clears: bool, printer: &mut Printer) -> Outcome {
-    if args.format == Format::Json {
-        for row in rows {
-            printer.line(row.json().to_string())?;
+    let cells = rows.iter().map(|row| row.cells(args.no_trunc));
+    let shown = match &args.format {
+        Form::Text => {
+            let head = HEADS.map(|(_, head)| head.to_owned()).to_vec();
+            text::table(&[vec![head], cells.collect()].concat())
         }
-        return Ok(());
-    }
-    let head = [
-        "CONTAINER ID",
-        "NAME",
-        "CPU %",
-        "MEM USAGE / LIMIT",
-        "MEM %",
-        "NET I/O",
-        "BLOCK I/O",
-        "PIDS",
-    ];
-    let mut table = vec![head.map(String::from).to_vec()];
-    table.extend(rows.iter().map(|row| row.cells(args.no_trunc)));
+        Form::Json => {
+            for row in rows {
+                printer.line(row.json().to_string())?;
+            }
+            return Ok(());
+        }
+        Form::Filled(filling) => {
+            let rows = cells.map(|cells| {
+                let names = HEADS.map(|(name, _)| name.to_owned());
+                let fields = names.into_iter().zip(cells.into_iter().map(Value::from));
+                Value::Object(fields.collect())
+            });
+            filling.fill(&HEADS, rows.collect())?
+        }
+    };
     // To the top, and nothing below it.
     let clear = if clears { "\u{1b}[H\u{1b}[J" } else { "" };
-    printer.data(format!("{clear}{}", text::table(&table)))
+    printer.data(format!("{clear}{shown}"))
 }

@@ -15,13 +15,13 @@ use serde_json::{Value, json};
 use crate::containers::each;
 use crate::draft;
 use crate::errors::{Class, Failure, Outcome};
+use crate::form::{self, DocumentForm, Form};
 use crate::life::parse_labels;
 use crate::names;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::suggest;
 use crate::text;
-use crate::verbs::Format;
 use crate::verbs::diff::open;
 use crate::workbench;
 
@@ -55,15 +55,20 @@ enum Action {
         #[arg(short, long, value_name = "KEY=VALUE")]
         filter: Vec<String>,
 
-        /// Choose the form of the listing
-        #[arg(long, value_name = "FORMAT", default_value = "text")]
-        format: Format,
+        /// Choose the form of the listing: `text`, `json`, or a template of docker's, such as '{{.Name}}'; behind
+        /// `table ` with a head
+        #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = Form::parse)]
+        format: Form,
     },
     /// Show everything about volumes, as JSON
     Inspect {
         /// Their names
         #[arg(required = true)]
         names: Vec<String>,
+
+        /// Show only this, by a template of docker's, such as '{{.Mountpoint}}'
+        #[arg(short, long, value_name = "TEMPLATE", default_value = "json", value_parser = DocumentForm::parse)]
+        format: DocumentForm,
     },
     /// Remove volumes with all that is in them
     #[command(alias = "remove")]
@@ -109,8 +114,8 @@ enum Action {
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     match &args.action {
         Action::Create { name, label } => create(name.as_deref(), label, settings, printer),
-        Action::Ls { filter, format } => list(filter, *format, settings, printer),
-        Action::Inspect { names } => printer.json(&inspection(names, settings)?),
+        Action::Ls { filter, format } => list(filter, format, settings, printer),
+        Action::Inspect { names, format } => format.print(inspection(names, settings)?, printer),
         Action::Rm { force, names } => remove(*force, names, settings, printer),
         Action::Prune { force, filter } => prune(*force, filter, settings, printer),
         Action::Export { name, output } => export(name, output.as_deref(), settings),
@@ -220,16 +225,34 @@ fn choose(mut all: Vec<Look>, filters: &[String], keys: &[&str]) -> Outcome<Vec<
     Ok(all)
 }
 
-fn list(filters: &[String], format: Format, settings: &Settings, printer: &mut Printer) -> Outcome {
+/// What docker calls the columns.
+const HEADS: [(&str, &str); 6] = [
+    ("Name", "VOLUME NAME"),
+    ("Driver", "DRIVER"),
+    ("Scope", "SCOPE"),
+    ("Mountpoint", "MOUNTPOINT"),
+    ("Labels", "LABELS"),
+    ("InUse", "IN USE"),
+];
+
+fn list(filters: &[String], format: &Form, settings: &Settings, printer: &mut Printer) -> Outcome {
     let store = crate::local::open(settings)?;
     let volumes = choose(Look::all(&store)?, filters, &["name", "label", "dangling"])?;
     if settings.quiet {
         let names = volumes.iter().map(|it| format!("{}\n", it.name));
         return printer.data(names.collect::<String>());
     }
-    if format == Format::Json {
-        let rows = volumes.iter().map(|it| it.json(&store));
-        return printer.json(&Value::Array(rows.collect()));
+    let rows = volumes.iter().map(|it| it.json(&store));
+    match format {
+        Form::Text => {}
+        Form::Json => return printer.json(&Value::Array(rows.collect())),
+        Form::Filled(filling) => {
+            let rows = rows.zip(&volumes).map(|(mut row, it)| {
+                row["Labels"] = Value::from(form::labels(&it.labels));
+                row
+            });
+            return printer.data(filling.fill(&HEADS, rows.collect())?);
+        }
     }
     let mut rows = vec![["DRIVER", "VOLUME NAME"].map(String::from).to_vec()];
     rows.extend(
@@ -249,6 +272,15 @@ pub(crate) fn inspection(names: &[String], settings: &Settings) -> Outcome<Value
     let looks = names.iter().map(|name| Look::new(&store, Name::new(name)?));
     let looks: Vec<Look> = looks.collect::<Outcome<_>>()?;
     Ok(looks.iter().map(|it| it.json(&store)).collect())
+}
+
+/// Whether there is a volume of that name.
+///
+/// # Errors
+/// The store cannot be read.
+pub(crate) fn is_there(name: &str, settings: &Settings) -> Outcome<bool> {
+    let volumes = crate::local::open(settings)?.volumes().list()?;
+    Ok(volumes.iter().any(|volume| volume.as_str() == name))
 }
 
 fn remove(force: bool, names: &[String], settings: &Settings, printer: &mut Printer) -> Outcome {

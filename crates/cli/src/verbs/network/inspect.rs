@@ -7,22 +7,29 @@ use serde_json::{Map, Value, json};
 
 use super::Entered;
 use crate::errors::Outcome;
+use crate::form::DocumentForm;
 use crate::printer::Printer;
 
 /// Show everything about networks, as JSON
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   kiln network inspect backend
+  kiln network inspect -f '{{range .IPAM.Config}}{{.Subnet}}{{end}}' backend
   kiln network inspect backend | jq -r '.[].IPAM.Config[].Subnet'")]
 pub(crate) struct Args {
     /// Networks by name or by the beginning of their id
     #[arg(required = true, value_name = "NETWORK")]
     networks: Vec<String>,
+
+    /// Show only this, by a template of docker's, such as '{{.Driver}}'
+    #[arg(short, long, value_name = "TEMPLATE", default_value = "json", value_parser = DocumentForm::parse)]
+    format: DocumentForm,
 }
 
 /// Prints a list of documents.
 pub(super) fn run(args: &Args, entered: &Entered, printer: &mut Printer) -> Outcome {
-    printer.json(&documents(&args.networks, entered)?)
+    let found = documents(&args.networks, entered)?;
+    args.format.print(found, printer)
 }
 
 /// What is known about networks, by name or id.

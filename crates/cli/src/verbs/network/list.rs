@@ -5,10 +5,10 @@ use serde_json::json;
 
 use super::{Entered, inspect};
 use crate::errors::Outcome;
+use crate::form::{self, Form};
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::text;
-use crate::verbs::Format;
 
 /// List networks; with `-q` only their ids
 #[derive(clap::Args, Debug)]
@@ -20,9 +20,10 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FILTER", value_parser = filter)]
     filter: Vec<Filter>,
 
-    /// Choose the form of the listing
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    format: Format,
+    /// Choose the form of the listing: `text`, `json`, or a template of docker's, such as '{{.Name}}'; behind `table `
+    /// with a head
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = Form::parse)]
+    format: Form,
 }
 
 /// What is asked of a network.
@@ -66,6 +67,17 @@ impl Filter {
 /// Networks that are no bridges have no record and no id.
 const OTHERS: [(&str, &str); 2] = [("host", "host"), ("none", "null")];
 
+/// What docker calls the columns.
+const HEADS: [(&str, &str); 7] = [
+    ("ID", "NETWORK ID"),
+    ("Name", "NAME"),
+    ("Driver", "DRIVER"),
+    ("Scope", "SCOPE"),
+    ("IPv6", "IPV6"),
+    ("Internal", "INTERNAL"),
+    ("Labels", "LABELS"),
+];
+
 /// Prints the list.
 pub(super) fn run(
     args: &Args,
@@ -85,16 +97,34 @@ pub(super) fn run(
         filters.all(|filter| filter.takes(id, name, driver, *network))
     });
     rows.sort_by_key(|(_, name, ..)| *name);
-    if args.format == Format::Json {
-        let rows = rows
-            .iter()
-            .map(|(id, name, driver, network)| match network {
-                Some(network) => inspect::document(network),
-                None => json!({ "Id": id, "Name": name, "Driver": driver, "Scope": "local" }),
-            });
-        return printer.json(&rows.collect());
-    }
     let short = |id: &str| id.get(..12).unwrap_or(id).to_owned();
+    match &args.format {
+        Form::Text => {}
+        Form::Json => {
+            let rows = rows
+                .iter()
+                .map(|(id, name, driver, network)| match network {
+                    Some(network) => inspect::document(network),
+                    None => json!({ "Id": id, "Name": name, "Driver": driver, "Scope": "local" }),
+                });
+            return printer.json(&rows.collect());
+        }
+        Form::Filled(filling) => {
+            let rows = rows.iter().map(|(id, name, driver, network)| {
+                let record = network.map(|network| &network.record);
+                json!({
+                    "ID": short(id),
+                    "Name": name,
+                    "Driver": driver,
+                    "Scope": "local",
+                    "IPv6": record.is_some_and(|record| record.has_ipv6()).to_string(),
+                    "Internal": record.is_some_and(|record| record.internal).to_string(),
+                    "Labels": record.map(|record| form::labels(&record.labels)).unwrap_or_default(),
+                })
+            });
+            return printer.data(filling.fill(&HEADS, rows.collect())?);
+        }
+    }
     if settings.quiet {
         let ids = rows.iter().filter(|(id, ..)| !id.is_empty());
         let ids: Vec<Vec<String>> = ids.map(|(id, ..)| vec![short(id)]).collect();
