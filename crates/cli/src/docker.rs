@@ -91,6 +91,11 @@ fn instead_of_flag(words: &[&str], flag: &str) -> Option<String> {
             "a further process has the rights of its container: see --cap-add of `kiln run`"
         }
         ("rm", "-l" | "--link") => "there are no links: see `kiln network disconnect`",
+        ("network", "--attachable") => "leave it out: every container can be connected",
+        ("volume", "--name") => "leave out --name: the name alone says it",
+        ("volume", "-o" | "--opt") => {
+            "volumes are folders of the store: for memory see --tmpfs of `kiln run`"
+        }
         ("df", "-v") => "see `kiln images`, `kiln ps -as` and `kiln volume ls`",
         _ => return None,
     };

@@ -163,10 +163,14 @@ impl Ready {
         let wishes = how.wishes(settings)?;
         let reach = match reach {
             None => of_service(&project, target),
-            Some(Reach::Users(name)) => match of_service(&project, target) {
-                Reach::None => Reach::Of(name),
-                of_service => of_service,
-            },
+            Some(Reach::Users(name)) => {
+                let of_service = of_service(&project, target);
+                if of_service == Reach::None {
+                    Reach::Of(name)
+                } else {
+                    of_service
+                }
+            }
             Some(reach) => reach,
         };
         let (entered, outside) = workbench::enter_reaching(settings, reach)?;

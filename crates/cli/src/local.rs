@@ -168,6 +168,22 @@ pub(crate) fn find_if_any(
     }
 }
 
+/// Whether the store has the image that `text` names, as [`find`] finds it.
+///
+/// # Errors
+/// Several images whose id begins so, and what the store says.
+pub(crate) fn is_there(project: Option<&Project>, store: &Store, text: &str) -> Outcome<bool> {
+    if let Some(project) = project
+        && let Some(reference) = project.reference_of(text)?
+    {
+        return Ok(store.references().list()?.contains_key(&reference));
+    }
+    match find_in(store, text) {
+        Err(ImageError::NotFound(_)) => Ok(false),
+        found => Ok(found.map(|_| true)?),
+    }
+}
+
 /// Returns what to pull for `text`: a reference of a registry that the store does not have.
 ///
 /// One that is there for another platform than the one named counts as missing, too.

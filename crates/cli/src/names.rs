@@ -32,6 +32,13 @@ pub(crate) fn of_volume() -> Outcome<kiln_store::Name> {
     Ok(kiln_store::Name::new(&digits)?)
 }
 
+/// Whether a volume has a name as [`of_volume`] makes them.
+pub(crate) fn is_of_volume(name: &kiln_store::Name) -> bool {
+    let name = name.as_str();
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    name.len() == 32 && name.bytes().all(is_digit)
+}
+
 fn random_bytes<const COUNT: usize>() -> Outcome<[u8; COUNT]> {
     let mut bytes = [0_u8; COUNT];
     let got = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());

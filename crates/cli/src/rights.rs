@@ -172,7 +172,7 @@ pub(crate) fn instead_of(flag: &str) -> Option<&'static str> {
             "containers are always confined: give what it needs by --cap-add, --device and --security-opt"
         }
         "--pid" => {
-            "a container always has processes of its own; kiln exec runs one more in another container, kiln top shows them"
+            "a container always has its own; in another one kiln exec runs a further process, and kiln top lists them"
         }
         "--uts" | "--userns" | "--cgroupns" => namespaces,
         "--cgroup-parent" => "start kiln in the group that containers are to be below",

@@ -72,6 +72,11 @@ fn names_are_looked_for_everywhere() {
     assert_eq!(digests.matches("sha256:").count(), 2, "{digests}");
     space.kiln_ok(["volume", "create", "data"]);
     assert_eq!(said(&["inspect", "-f", "{{.Driver}}", "data"]), "local\n");
+    // Names that are not there do not matter where that is said.
+    space.kiln(["rmi", "one.example/box:3"]).assert_code(1);
+    space.kiln_ok(["rmi", "-f", "one.example/box:3", "one.example/box:2"]);
+    assert_eq!(named("one.example/box"), "1\n");
+    space.kiln_ok(["volume", "create", "-d", "local", "more"]);
     space
         .kiln(["inspect", "nothing"])
         .assert_code(1)
@@ -87,6 +92,7 @@ fn words_of_docker_are_answered() {
         (&["container", "ls", "-a"], "type `kiln ps`"),
         (&["system", "df"], "type `kiln df`"),
         (&["logs", "--details", "x"], "leave it out"),
+        (&["network", "create", "--attachable", "x"], "leave it out"),
     ] {
         space.kiln(words).assert_code(2).assert_says(advice);
     }

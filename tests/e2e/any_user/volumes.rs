@@ -47,12 +47,16 @@ fn volumes_are_made_listed_and_removed_unless_a_container_has_them() {
     let run = space.kiln_ok(["volume", "inspect", "data"]);
     let shown: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
     assert_eq!(shown[0]["Labels"]["team"], "web");
+    // What somebody gave a name is dear to somebody.
+    let pruned = space.kiln_ok(["volume", "prune", "--force"]);
+    assert_eq!(pruned.stdout, "");
+    pruned.assert_says("1 volume with a name stay");
     space
-        .kiln(["volume", "prune"])
+        .kiln(["volume", "prune", "-a"])
         .assert_code(1)
         .assert_says("--force");
     assert_eq!(
-        space.kiln_ok(["volume", "prune", "--force"]).stdout,
+        space.kiln_ok(["volume", "prune", "-a", "--force"]).stdout,
         "other\n"
     );
     space.kiln_ok(["rm", "box"]);
@@ -203,7 +207,8 @@ fn an_image_gets_the_volumes_it_wants() {
     assert_eq!(volumes(), 2);
     space.kiln_ok(["rm", "two"]);
     assert_eq!(volumes(), 2, "without -v they stay");
-    space.kiln_ok(["volume", "prune", "-f"]);
+    let pruned = space.kiln_ok(["volume", "prune", "-f"]);
+    assert_eq!(pruned.stdout.lines().count(), 2, "nobody named them");
     // What is mounted there is what counts.
     let flags = ["--tmpfs", "/cache", "-v", "named:/data/"];
     let run = ["run", "--name", "three"];

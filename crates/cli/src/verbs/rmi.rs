@@ -7,6 +7,7 @@ use kiln_oci::{Descriptor, Reference};
 use crate::errors::{Class, Failure, Outcome};
 use crate::local;
 use crate::printer::Printer;
+use crate::project::Project;
 use crate::settings::Settings;
 
 /// Remove images from the store, by name or id
@@ -17,6 +18,10 @@ use crate::settings::Settings;
   kiln rmi app
   kiln rmi localhost/notes/app:old registry.example.com/team/notes")]
 pub(crate) struct Args {
+    /// Do not mind those that are not there
+    #[arg(short, long)]
+    force: bool,
+
     /// Images or services of the project, references, or ids
     #[arg(required = true)]
     images: Vec<String>,
@@ -27,7 +32,11 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
     let session = local::session(settings)?;
     let store = session.store();
     let mut references = BTreeSet::new();
+    let project = Project::load_if_any(settings)?;
     for image in &args.images {
+        if args.force && !local::is_there(project.as_ref(), store, image)? {
+            continue;
+        }
         let found = local::find(settings, store, Some(image))?;
         match found.reference {
             Some(reference) => {

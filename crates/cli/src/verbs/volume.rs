@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use kiln_layer::{ExtractOwner, LastLink, TreePath, archive, extract};
 use kiln_sandbox::Privileges;
 use kiln_store::{Name, Store, StoreError};
@@ -47,6 +47,10 @@ enum Action {
         /// Note something about it
         #[arg(long, value_name = "NAME[=VALUE]")]
         label: Vec<String>,
+
+        /// Choose how it is kept; there is one way
+        #[arg(short, long, value_name = "DRIVER", default_value = "local")]
+        driver: Driver,
     },
     /// List volumes; with -q only their names
     #[command(alias = "list")]
@@ -81,8 +85,12 @@ enum Action {
         #[arg(required = true)]
         names: Vec<String>,
     },
-    /// Remove all volumes that no container has
+    /// Remove the volumes without a name that no container has, or all that none has
     Prune {
+        /// Those that have a name, too
+        #[arg(short, long)]
+        all: bool,
+
         /// Do not ask
         #[arg(short, long)]
         force: bool,
@@ -110,14 +118,25 @@ enum Action {
     },
 }
 
+/// How a volume is kept.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Driver {
+    /// As a folder of the store
+    Local,
+}
+
 /// Does it.
 pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Outcome {
     match &args.action {
-        Action::Create { name, label } => create(name.as_deref(), label, settings, printer),
+        Action::Create {
+            name,
+            label,
+            driver: Driver::Local,
+        } => create(name.as_deref(), label, settings, printer),
         Action::Ls { filter, format } => list(filter, format, settings, printer),
         Action::Inspect { names, format } => format.print(inspection(names, settings)?, printer),
         Action::Rm { force, names } => remove(*force, names, settings, printer),
-        Action::Prune { force, filter } => prune(*force, filter, settings, printer),
+        Action::Prune { all, force, filter } => prune(*all, *force, filter, settings, printer),
         Action::Export { name, output } => export(name, output.as_deref(), settings),
         Action::Import { name, file } => import(name, file.as_ref(), settings),
     }
@@ -297,13 +316,29 @@ fn remove(force: bool, names: &[String], settings: &Settings, printer: &mut Prin
     removed
 }
 
-fn prune(force: bool, filters: &[String], settings: &Settings, printer: &mut Printer) -> Outcome {
+fn prune(
+    all: bool,
+    force: bool,
+    filters: &[String],
+    settings: &Settings,
+    printer: &mut Printer,
+) -> Outcome {
     let entered = workbench::enter(settings)?;
     let store = entered.session.store().clone();
     let mut volumes = choose(Look::all(&store)?, filters, &["label"])?;
     volumes.retain(|it| !it.in_use);
-    if volumes.is_empty() {
+    let unused = volumes.len();
+    volumes.retain(|it| all || names::is_of_volume(&it.name));
+    let named = unused - volumes.len();
+    if named > 0 {
+        let named = text::count(named, "volume");
+        printer.note(format!(
+            "{named} with a name stay, though no container has them; -a removes them, too"
+        ));
+    } else if unused == 0 {
         printer.note("there is no volume without a container");
+    }
+    if volumes.is_empty() {
         return Ok(());
     }
     if !force {
