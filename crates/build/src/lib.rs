@@ -1,6 +1,14 @@
 //! Runs a build graph: scheduler, cache use, executors; one stream of events.
 //!
-//! Nothing here prints, reads the environment or knows the command line.
+//! ```text
+//! pin        what kiln.lock lacks is looked up, and written there
+//! build      graph ─scheduler→ Executor: describe → key → look up, else run → layers ─assemble→ images ─→ names
+//! forecast   the same up to the keys: what would run, and why
+//! verify     build once more under other conditions: which steps made something else, file by file
+//! ```
+//!
+//! Whoever wants to see it reads the stream of [`BuildEvent`]s. Nothing here prints, reads the environment or knows
+//! the command line.
 
 #![forbid(unsafe_code)]
 

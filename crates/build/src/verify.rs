@@ -1,9 +1,8 @@
 //! Builds everything a second time and compares, file by file.
 //!
-//! The second build runs every step although its result is there, with another number of jobs and in another
-//! second of the clock. A step
-//! whose result differs although it saw the same layers is not reproducible; what is behind it is not
-//! judged, since it saw something else.
+//! The second build runs every step although its result is there, with another number of jobs and in another second
+//! of the clock. A step whose result differs although it saw the same layers is not reproducible; what is behind it
+//! is not judged, since it saw something else.
 
 use std::cmp::Ordering;
 use std::thread;

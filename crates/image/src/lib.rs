@@ -2,6 +2,12 @@
 //!
 //! An [`Image`] is a manifest and a config that fit together; its layers are in the store,
 //! unpacked, under the DiffIds in the config. Knows nothing of builds, registries or containers.
+//!
+//! ```text
+//! base + layers + ConfigChanges ─assemble→ Image ─assemble_index→ index of several platforms
+//! layout, archive ─Archive→ blobs, unpacked layers ─→ Image ─save→ layout, archive
+//! Image ─LowerDirectories→ what a container or a step is mounted from
+//! ```
 
 #![forbid(unsafe_code)]
 

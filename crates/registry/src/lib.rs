@@ -1,4 +1,4 @@
-//! The registry server: the OCI distribution API over a folder.
+//! The registry server: the OCI distribution API over a folder or an object store.
 //!
 //! ```text
 //! connection ─serve→ request ─api→ access ─> index: what exists, who needs it ─ journal
