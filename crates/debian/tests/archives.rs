@@ -225,7 +225,7 @@ fn keys_that_are_not_trusted_are_named() {
 }
 
 #[test]
-fn keys_end() {
+fn a_key_that_has_expired_vouches_for_nothing() {
     let mut scene = Scene::new();
     let lives_until = |seconds: i64| TestKey::new(3, u32::try_from(seconds).ok());
     let age = NOW.as_second() - i64::from(KEY_TIME);

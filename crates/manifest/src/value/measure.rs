@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
+    fn a_size_is_a_number_with_a_unit_that_fits() {
         let good = [
             ("0B", 0),
             ("64MB", 64_000_000),
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn times() {
+    fn a_time_span_is_numbers_with_units_that_fit() {
         let good = [
             ("500ms", 500),
             ("1s", 1000),

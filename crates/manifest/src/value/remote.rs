@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls() {
+    fn urls_are_of_the_web_and_bear_no_password() {
         for good in [
             "https://example.com/a.tar.gz",
             "http://localhost:8000/",
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn git_urls() {
+    fn git_urls_run_no_program_and_read_no_file_of_the_host() {
         for good in [
             "https://example.com/a.git",
             "ssh://git@example.com/a.git",
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn packages() {
+    fn package_names_are_those_of_debian_without_versions() {
         for good in ["gcc", "libstdc++6", "g++-12", "python3.11"] {
             assert!(PackageName::parse(good).is_ok(), "{good}");
         }

@@ -168,7 +168,7 @@ execute /usr/bin/make or /bin/make
 ";
 
 #[test]
-fn the_whole_plan() {
+fn a_plan_is_carried_out_in_this_order() {
     let (plan, namespaces) = plan(prepared());
     assert_eq!(plan.to_string(), PLAN);
     assert_eq!(
@@ -182,7 +182,7 @@ fn the_whole_plan() {
 }
 
 #[test]
-fn variations_change_what_they_should() {
+fn rights_and_a_terminal_change_the_steps_they_are_about() {
     let lines = |prepared: Prepared| -> Vec<String> {
         plan(prepared)
             .0
