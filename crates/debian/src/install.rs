@@ -35,7 +35,7 @@ const TAIL_BYTES: usize = 8 * 1024;
 pub struct InstallOptions<'a> {
     /// The architecture of the root file system.
     pub architecture: Architecture,
-    /// Times after this second are set to it.
+    /// Times after this one are set to it; in seconds since 1970, UTC.
     pub epoch: i64,
     /// Whether owners are kept.
     pub ownership: Ownership,

@@ -147,7 +147,7 @@ pub struct FileTree {
 pub struct ListingError {
     /// What is wrong.
     pub reason: &'static str,
-    /// Where.
+    /// Where, in bytes from the beginning of the listing.
     pub offset: usize,
 }
 

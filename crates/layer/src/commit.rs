@@ -37,7 +37,7 @@ pub enum Ownership {
 /// How to make a layer from an upper directory.
 #[derive(Default)]
 pub struct CommitOptions<'a> {
-    /// Times after this second are set to it.
+    /// Times after this one are set to it; in seconds since 1970, UTC.
     pub epoch: i64,
     /// What was put there only to mount on, and is not a change: it appears in the layer only if it
     /// is a directory with changes below it.

@@ -5,7 +5,7 @@ use crate::{Entry, Node, TreeIndex, TreePath};
 /// Two layers, made without seeing each other, that disagree about a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
-    /// Where.
+    /// Where, from the root of the layer.
     pub path: TreePath,
     /// The name of the layer that was given first.
     pub first: String,

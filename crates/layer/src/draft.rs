@@ -35,7 +35,8 @@ use crate::{
 /// How a draft is made into a layer.
 #[derive(Clone, Copy, Default)]
 pub struct DraftOptions<'a> {
-    /// The time of everything the draft makes; what it copies keeps its own if that is before.
+    /// The time of everything the draft makes, in seconds since 1970, UTC; what it copies keeps its own if that is
+    /// before.
     pub epoch: i64,
     /// Whether owners are kept.
     pub ownership: Ownership,

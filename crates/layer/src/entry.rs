@@ -188,9 +188,9 @@ impl Node {
 /// What a layer has at one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Where.
+    /// Where, from the root of the layer.
     pub path: TreePath,
-    /// What.
+    /// What is there, and its content.
     pub node: Node,
     /// Whose. A hard link repeats the metadata of its file; a removal has none and all fields are
     /// zero.

@@ -21,7 +21,7 @@ use crate::{Entry, FileError, Metadata, Node, Ownership, TreeIndex, TreePath};
 /// A directory as it should look on top of a stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectoryFix {
-    /// Where.
+    /// Where, from the root of the stack.
     pub path: TreePath,
     /// How it should look.
     pub metadata: Metadata,

@@ -77,7 +77,8 @@ pub struct UnpackOptions<'a> {
     pub devices: Devices,
     /// End of the archive.
     pub end_mark: EndMark,
-    /// Times after this second are set to it. `None` keeps all, as the tar of an image has them.
+    /// Times after this one are set to it; in seconds since 1970, UTC. `None` keeps all, as the tar of an image
+    /// has them.
     pub epoch: Option<i64>,
     /// Keeps identical files once.
     pub pool: Option<&'a dyn FilePool>,

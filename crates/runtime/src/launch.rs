@@ -83,7 +83,7 @@ pub enum LaunchError {
     /// The container of which something was to be shared is not there for that.
     #[error("the {what} of container {name} cannot be shared: {why}")]
     Sharing {
-        /// What.
+        /// What was to be shared, in words.
         what: &'static str,
         /// The other container.
         name: String,

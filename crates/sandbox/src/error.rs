@@ -27,7 +27,7 @@ pub enum SandboxError {
     /// A directory of the root file system cannot be used.
     #[error("cannot use `{path}` as {role}: {errno}")]
     Directory {
-        /// Which.
+        /// Its path on the host.
         path: PathBuf,
         /// What for.
         role: &'static str,

@@ -20,7 +20,7 @@ pub enum ChangeKind {
 /// Something that differs from the stack below.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Where.
+    /// Where, from the root of the layer.
     pub path: TreePath,
     /// What became of it.
     pub kind: ChangeKind,
