@@ -26,14 +26,23 @@ fn script(shell: Shell) -> Vec<u8> {
     clap_complete::generate(shell, &mut app::command(), "kiln", &mut script);
     if shell == Shell::Fish {
         for verb in app::command().get_subcommands() {
-            script.extend(fish_arguments(verb).into_bytes());
+            let called = format!("__fish_kiln_using_subcommand {}", verb.get_name());
+            script.extend(fish_arguments(verb, &called).into_bytes());
+            for below in verb.get_subcommands() {
+                let called = format!(
+                    "{called}; and __fish_seen_subcommand_from {}",
+                    below.get_name()
+                );
+                script.extend(fish_arguments(below, &called).into_bytes());
+            }
         }
     }
     script
 }
 
-/// Completes arguments that have only some values, which clap's script for fish does for flags alone.
-fn fish_arguments(verb: &clap::Command) -> String {
+/// Completes arguments that have only some values, which clap's script for fish does for flags alone; `called` is the
+/// condition that the verb is there.
+fn fish_arguments(verb: &clap::Command, called: &str) -> String {
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'");
     let mut lines = String::new();
     for argument in verb.get_positionals() {
@@ -48,11 +57,11 @@ fn fish_arguments(verb: &clap::Command) -> String {
             })
             .collect();
         if !values.is_empty() {
-            lines.push_str(&format!(
-                "complete -c kiln -n \"__fish_kiln_using_subcommand {}\" -f -a \"{}\"\n",
-                verb.get_name(),
-                values.join("\n")
-            ));
+            lines.push_str("complete -c kiln -n \"");
+            lines.push_str(called);
+            lines.push_str("\" -f -a \"");
+            lines.push_str(&values.join("\n"));
+            lines.push_str("\"\n");
         }
     }
     lines
@@ -65,20 +74,16 @@ mod tests {
     #[test]
     fn fish_completes_arguments_of_few_values() {
         let script = String::from_utf8(script(Shell::Fish)).unwrap();
-        for line in [
-            "complete -c kiln -n \"__fish_kiln_using_subcommand schema\" -f -a \"manifest\\t'kiln.toml'\n",
-            "complete -c kiln -n \"__fish_kiln_using_subcommand completions\" -f -a \"bash\\t''\n",
+        for (called, first) in [
+            ("using_subcommand schema", "manifest\\t'kiln.toml'\n"),
+            ("using_subcommand completions", "bash\\t''\n"),
+            (
+                "using_subcommand registry; and __fish_seen_subcommand_from read-only",
+                "on\\t",
+            ),
         ] {
-            assert!(script.contains(line), "{line}");
+            let line = format!("complete -c kiln -n \"__fish_kiln_{called}\" -f -a \"{first}");
+            assert!(script.contains(&line), "{line}");
         }
-        // Only verbs of the first level are looked at.
-        let deep = app::command()
-            .get_subcommands()
-            .flat_map(clap::Command::get_subcommands)
-            .flat_map(clap::Command::get_positionals)
-            .filter(|argument| !argument.get_possible_values().is_empty())
-            .map(|argument| argument.get_id().to_string())
-            .collect::<Vec<String>>();
-        assert_eq!(deep, Vec::<String>::new());
     }
 }
