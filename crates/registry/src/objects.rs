@@ -46,6 +46,8 @@ pub(crate) enum Seal {
     Tls,
     /// The store compares each body with its digest.
     Sha256,
+    /// The store passes over digests, and compares each body with its CRC-32.
+    Crc32,
     /// The store compares each body with its MD5.
     Md5,
     /// It does not: everything is read once more before it counts.

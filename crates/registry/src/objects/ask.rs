@@ -7,6 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use flate2::Crc;
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Request, response};
 use http_body_util::Full;
@@ -30,6 +31,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of a body that take a second more.
 const BYTES_PER_SECOND: u64 = 256 << 10;
+
+/// The header with the sum of a body.
+pub(super) const CRC32: &str = "x-amz-checksum-crc32";
 
 /// A request.
 #[derive(Clone, Debug)]
@@ -117,7 +121,12 @@ impl Objects {
         if let Some(payload) = &ask.payload {
             return payload.clone();
         }
-        if self.seal() == Seal::Tls && !ask.body.is_empty() {
+        let is_sealed = match self.seal() {
+            Seal::Tls => true,
+            Seal::Crc32 => ask.method == Method::PUT,
+            Seal::Sha256 | Seal::Md5 | Seal::ReadBack => false,
+        };
+        if is_sealed && !ask.body.is_empty() {
             return UNSIGNED.to_owned();
         }
         let body = ask.body.clone();
@@ -142,10 +151,19 @@ impl Objects {
             ("x-amz-content-sha256", payload),
             ("x-amz-date", &moment.text),
         ];
-        let md5;
-        if self.seal() == Seal::Md5 && !ask.body.is_empty() {
-            md5 = content_md5(&ask.body);
-            headers.push(("content-md5", &md5));
+        let sum;
+        match self.seal() {
+            _ if ask.body.is_empty() => {}
+            Seal::Crc32 if ask.method == Method::PUT => {
+                sum = content_crc32(&ask.body);
+                headers.push((CRC32, &sum));
+            }
+            // Of a document that completes an object it would be the sum of the object.
+            Seal::Crc32 | Seal::Md5 => {
+                sum = content_md5(&ask.body);
+                headers.push(("content-md5", &sum));
+            }
+            Seal::Tls | Seal::Sha256 | Seal::ReadBack => {}
         }
         for (name, value) in &ask.headers {
             if headers.iter().all(|(found, _)| found != name) {
@@ -219,6 +237,13 @@ pub(super) fn length(head: &response::Parts) -> io::Result<u64> {
     value
         .and_then(|value| value.to_str().ok()?.parse().ok())
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer has no length"))
+}
+
+/// The value of the header [`CRC32`].
+pub(super) fn content_crc32(bytes: &[u8]) -> String {
+    let mut sum = Crc::new();
+    sum.update(bytes);
+    BASE64.encode(sum.sum().to_be_bytes())
 }
 
 pub(super) fn content_md5(bytes: &[u8]) -> String {
