@@ -58,6 +58,7 @@ pub struct Server {
     control: Option<(StdUnixListener, PathBuf)>,
     runtime: Option<Runtime>,
     certificates: Option<Certificates>,
+    ignores_interrupts: bool,
 }
 
 /// What connections share.
@@ -107,6 +108,7 @@ impl Server {
             listeners,
             control,
             certificates,
+            ignores_interrupts: false,
         })
     }
 
@@ -117,6 +119,11 @@ impl Server {
             .iter()
             .filter_map(|listener| listener.local_addr().ok())
             .collect()
+    }
+
+    /// Has SIGINT mean nothing: whoever started this process in the background of a script wants it so.
+    pub fn ignore_interrupts(&mut self) {
+        self.ignores_interrupts = true;
     }
 
     /// Answers until a signal says to stop; `log` is where lines go. Blocks. Calls `ready` when it
@@ -136,7 +143,7 @@ impl Server {
 
     async fn serve(self, log: Sink, ready: impl FnOnce()) -> Result<(), RegistryError> {
         let network = |error: std::io::Error| RegistryError::Network(error.to_string());
-        let signals = Signals::watch().map_err(network)?;
+        let signals = Signals::watch(self.ignores_interrupts).map_err(network)?;
         let (stopping, stop) = watch::channel(false);
         let registry = self.registry;
         let shared = Arc::new(Shared {
@@ -222,15 +229,17 @@ impl Shared {
 /// The signals that are obeyed.
 struct Signals {
     terminate: Signal,
-    interrupt: Signal,
+    /// Unless it means nothing.
+    interrupt: Option<Signal>,
     hangup: Signal,
 }
 
 impl Signals {
-    fn watch() -> std::io::Result<Self> {
+    fn watch(ignores_interrupts: bool) -> std::io::Result<Self> {
+        let interrupt = || signal(SignalKind::interrupt());
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
+            interrupt: (!ignores_interrupts).then(interrupt).transpose()?,
             hangup: signal(SignalKind::hangup())?,
         })
     }
@@ -240,7 +249,7 @@ impl Signals {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
+                _ = interrupted(self.interrupt.as_mut()) => return,
                 _ = self.hangup.recv() => {}
                 () = tokio::time::sleep(LOOKED_AT_EVERY) => {}
             }
@@ -254,6 +263,14 @@ impl Signals {
                     .event(&shared.registry, "certificate", json!(detail));
             }
         }
+    }
+}
+
+/// Waits for an interrupt; for ever, if those mean nothing.
+async fn interrupted(signal: Option<&mut Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -131,6 +131,14 @@ impl SignalPipe {
     }
 }
 
+/// Whether a signal is ignored, as whoever started this process may have wished.
+///
+/// # Errors
+/// What `sigaction(2)` says.
+pub fn is_ignored(signal: Signal) -> Result<bool, Errno> {
+    Ok(action(signal.as_raw(), None)?.sa_sigaction == libc::SIG_IGN)
+}
+
 /// What a signal does, and from now on `new` if there is one.
 fn action(number: i32, new: Option<&libc::sigaction>) -> Result<libc::sigaction, Errno> {
     let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
@@ -212,7 +220,9 @@ mod tests {
         // What is ignored stays ignored, also when the pipe goes.
         // SAFETY: to ignore a signal touches no memory of ours.
         unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) };
+        assert!(is_ignored(Signal::USR1).unwrap());
         let pipe = SignalPipe::install(&[Signal::USR1, Signal::USR2]).unwrap();
+        assert!(!is_ignored(Signal::USR2).unwrap());
         rustix::process::kill_process(rustix::process::getpid(), Signal::USR1).unwrap();
         send_and_receive(&pipe, Signal::USR2);
         drop(pipe);

@@ -1,6 +1,7 @@
 //! Running a registry: garbage, trash, monitoring, switches, ends.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -139,6 +140,43 @@ pub(super) fn manifests_without_tags_stay_unless_the_settings_say_otherwise() {
     std::thread::sleep(Duration::from_millis(1100));
     report(&registry, &space, &["gc"]);
     registry.head(&format!("/v2/a/manifests/{old}")).expect(200);
+}
+
+#[test]
+fn what_runs_in_the_background_of_a_script_is_not_interrupted() {
+    let space = TestSpace::new();
+    let template = space.command();
+    let mut command = Command::new("sh");
+    command.env_clear().current_dir(space.project());
+    let variables = template.get_envs();
+    command.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+    // As a shell does for what it starts with `&`.
+    let script = "trap '' INT; exec \"$0\" registry serve --listen 127.0.0.1:0 --data data";
+    let mut child = command
+        .args(["-c", script])
+        .arg(template.get_program())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("sh");
+    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    let mut address = None;
+    while address.is_none() {
+        let line = lines.next().expect("it listens").expect("text");
+        address = line.split_once("http://").map(|(_, host)| host.to_owned());
+    }
+    let address = address.expect("it was said");
+    let signal = |name: &str| {
+        let id = child.id().to_string();
+        let sent = Command::new("kill").args([name, &id]).status();
+        assert!(sent.expect("kill").success());
+    };
+    signal("-INT");
+    std::thread::sleep(Duration::from_millis(500));
+    let reply = http::request(&address, "GET", "/healthz", &[], b"");
+    assert_eq!(reply.status, 200);
+    signal("-TERM");
+    assert_eq!(child.wait().expect("it ended").code(), Some(0));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use kiln_registry::{Registry, Server};
+use kiln_sys::signal::{Signal, is_ignored};
 
 use super::place::Place;
 use crate::errors::Outcome;
@@ -58,7 +59,10 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
         "http"
     };
     let needs_login = config.needs_login();
-    let server = Server::bind(Registry::open(&folder, config, Settings::clock())?)?;
+    let mut server = Server::bind(Registry::open(&folder, config, Settings::clock())?)?;
+    if is_ignored(Signal::INT).unwrap_or(false) {
+        server.ignore_interrupts();
+    }
     let addresses = server.addresses();
     server.run(Printer::log(), || {
         for address in addresses {
