@@ -35,14 +35,14 @@ use tokio::runtime::Handle;
 
 pub(crate) use db::Lock;
 pub(crate) use error::{IndexError, is_full};
-pub(crate) use job::{Batch, Job};
+pub(crate) use job::{Batch, Durability, Job};
 pub(crate) use postgres::pool::Address;
 pub(crate) use push::{Mounted, NewManifest, PutManifest, Stored};
 pub(crate) use read::{BlobRow, ManifestRow, Totals};
 pub(crate) use records::Records;
 pub(crate) use refill::Copy;
 pub(crate) use remove::{DeleteBlob, DeleteManifest};
-pub(crate) use sweep::{Policy, Suspect};
+pub(crate) use sweep::Policy;
 pub(crate) use uploads::Claim;
 
 use crate::name::RepoName;

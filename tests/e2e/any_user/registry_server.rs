@@ -17,6 +17,7 @@ mod artifacts;
 mod blobs;
 mod database;
 mod durability;
+mod garbage;
 mod hostile;
 mod kills;
 mod lists;

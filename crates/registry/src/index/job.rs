@@ -13,11 +13,25 @@ pub(crate) trait Job: Send + Sync + 'static {
     /// What it finds out.
     type Output: Send + 'static;
 
+    /// When it has to be on disk. What can wait makes no [`Change`].
+    fn durability(&self) -> Durability {
+        Durability::Now
+    }
+
     /// Does it. An error undoes it.
     fn run(
         &self,
         batch: &mut Batch<'_>,
     ) -> impl Future<Output = Result<Self::Output, IndexError>> + Send;
+}
+
+/// When what a job did has to be on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Before anybody is told of it.
+    Now,
+    /// When something later is. Until then a loss of power undoes it, together with all that came after.
+    Later,
 }
 
 /// What a job may do: change the database, and say what must be remembered and what is over.

@@ -21,7 +21,7 @@ use super::change::{Change, missing, own_repo};
 use super::db::{Db, together, values};
 use super::read::unsigned;
 use super::remove::own_blob;
-use super::{Batch, Index, IndexError, Job, Lock, Seconds};
+use super::{Batch, Durability, Index, IndexError, Job, Lock, Seconds};
 use crate::upkeep::wait;
 
 /// What may go.
@@ -113,15 +113,18 @@ impl Index {
         policy: Policy,
         suspects: Vec<Suspect>,
         gone: Vec<String>,
+        durability: Durability,
     ) -> Result<(), IndexError> {
         self.write_blocking(SweepBlobs {
             policy,
             suspects,
             gone,
+            durability,
         })
     }
 
-    /// Some of the copies that are to be removed from disk, and no more than so many.
+    /// Some of the copies that are to be removed from disk, and no more than so many. They may be when the last sweep
+    /// is on disk: a copy whose mark was lost is a live one.
     pub(crate) fn doomed(&self, most: usize) -> Result<Vec<Doomed>, IndexError> {
         let rows = wait(self.reading().rows(
             "SELECT key, size FROM blob WHERE deleting = 1 LIMIT ?1",
@@ -277,10 +280,15 @@ struct SweepBlobs {
     policy: Policy,
     suspects: Vec<Suspect>,
     gone: Vec<String>,
+    durability: Durability,
 }
 
 impl Job for SweepBlobs {
     type Output = ();
+
+    fn durability(&self) -> Durability {
+        self.durability
+    }
 
     async fn run(&self, batch: &mut Batch<'_>) -> Result<(), IndexError> {
         let (db, due) = (batch.db, self.policy.due());

@@ -21,7 +21,9 @@ const TRASH: Seconds = 200;
 fn sweep_blobs(index: &Index, policy: Policy) -> usize {
     let suspects = index.suspects(policy, 500).unwrap();
     let count = suspects.len();
-    index.sweep_blobs(policy, suspects, Vec::new()).unwrap();
+    index
+        .sweep_blobs(policy, suspects, Vec::new(), Durability::Now)
+        .unwrap();
     count
 }
 
@@ -143,7 +145,7 @@ fn what_is_relied_on_after_it_was_suspected_stays() {
     assert_eq!(suspects.len(), 1);
     assert!(wait(index.link_blob(&name, &digest, 2 * GRACE)).unwrap());
     index
-        .sweep_blobs(at(2 * GRACE), suspects, Vec::new())
+        .sweep_blobs(at(2 * GRACE), suspects, Vec::new(), Durability::Later)
         .unwrap();
     assert_eq!(index.doomed(10).unwrap(), []);
     // It is looked at again when that is long ago.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::blobs::Blobs;
 use crate::blobs::bucket::Bucket;
-use crate::index::{Collector, Index, IndexError, Policy, Seconds, Suspect};
+use crate::index::{Collector, Durability, Index, IndexError, Policy, Seconds};
 use crate::objects::Unfinished;
 use crate::registry::{Registry, RegistryError};
 
@@ -153,26 +153,44 @@ fn collect_blobs(
 ) -> Result<(), RegistryError> {
     let index = &registry.index;
     let mut pace = Pace::beside(index);
-    let (mut suspects, mut gone) = (Vec::new(), Vec::new());
+    let (mut suspects, mut doomed, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+    let mut unsynced = 0;
     loop {
         if suspects.is_empty() {
             suspects = index.suspects(policy, MOST_SUSPECTS)?;
         }
         let begun = Instant::now();
-        let some: Vec<Suspect> = suspects.split_off(suspects.len().saturating_sub(pace.rows));
+        let some = take_last(&mut suspects, pace.rows);
+        unsynced += some.len();
         let is_last = some.is_empty() && gone.is_empty();
-        index.sweep_blobs(policy, some, gone)?;
+        // The files of many marks that are synced at once are removed while more are marked.
+        let syncs = doomed.is_empty() && (unsynced >= MOST_ROWS || some.is_empty());
+        let durability = if syncs {
+            Durability::Now
+        } else {
+            Durability::Later
+        };
+        index.sweep_blobs(policy, some, gone, durability)?;
         pace.judge(begun.elapsed());
-        let doomed = index.doomed(pace.rows)?;
+        if syncs {
+            doomed = index.doomed(MOST_ROWS)?;
+            unsynced = 0;
+        }
         if is_last && doomed.is_empty() {
             return Ok(());
         }
-        report.blobs += doomed.len() as u64;
-        report.bytes += doomed.iter().map(|copy| copy.size).sum::<u64>();
-        gone = doomed.into_iter().map(|copy| copy.key).collect();
+        let some = take_last(&mut doomed, pace.rows);
+        report.blobs += some.len() as u64;
+        report.bytes += some.iter().map(|copy| copy.size).sum::<u64>();
+        gone = some.into_iter().map(|copy| copy.key).collect();
         registry.blobs.remove_all(&gone)?;
         pace.rest(begun.elapsed());
     }
+}
+
+/// Takes so many from the end, or all there are.
+fn take_last<T>(all: &mut Vec<T>, most: usize) -> Vec<T> {
+    all.split_off(all.len().saturating_sub(most))
 }
 
 /// How much a collection does at once, so that nobody notices it.

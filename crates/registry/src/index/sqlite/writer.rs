@@ -1,7 +1,8 @@
 //! The thread that writes: many jobs, one transaction, two syncs.
 //!
 //! Jobs that arrive while a transaction is being synced wait and go into the next one together.
-//! A job that fails is undone alone. Nobody is answered before everything is on disk.
+//! A job that fails is undone alone. Nobody is answered before everything is on disk, but for jobs that can wait
+//! for that: those have transactions of their own, which sync nothing, so that nobody waits for a disk because of them.
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -18,7 +19,7 @@ use super::open_reader;
 use crate::index::change::{Change, note_batch};
 use crate::index::db::Db;
 use crate::index::journal::Journal;
-use crate::index::{Batch, IndexError, Job};
+use crate::index::{Batch, Durability, IndexError, Job};
 
 /// The most jobs in one transaction.
 const MOST_JOBS: usize = 256;
@@ -30,7 +31,7 @@ type Reply = Box<dyn FnOnce(Option<IndexError>) + Send>;
 type Work = Box<dyn FnOnce(Option<&mut Batch<'_>>) -> (bool, Reply) + Send>;
 
 enum Message {
-    Work(Work),
+    Work(Work, Durability),
     /// Begin a new file of the journal; answers with a snapshot of what the old ones say.
     Rotate(
         PathBuf,
@@ -68,6 +69,7 @@ impl Writer {
         job: J,
     ) -> Result<oneshot::Receiver<Result<J::Output, IndexError>>, IndexError> {
         let (answer, receiver) = oneshot::channel();
+        let durability = job.durability();
         let work: Work = Box::new(move |batch| {
             let result = match batch {
                 Some(batch) => at_once(job.run(batch)),
@@ -85,7 +87,7 @@ impl Writer {
             });
             (is_good, reply)
         });
-        self.send(Message::Work(work))?;
+        self.send(Message::Work(work, durability))?;
         Ok(receiver)
     }
 
@@ -143,8 +145,8 @@ fn run(
                     // The old files stay; the next rotation takes them along.
                 }
             }
-            Message::Work(first) => {
-                next = transaction(connection, &mut journal, first, queue, epoch);
+            Message::Work(first, durability) => {
+                next = transaction(connection, &mut journal, (first, durability), queue, epoch);
             }
         }
         if next.is_none() {
@@ -166,18 +168,18 @@ fn rotate(journal: &mut Journal, database: &Path) -> Result<(Connection, u64), I
     Ok((snapshot, last))
 }
 
-/// Does `first` and what else is waiting; returns a message that does not belong in here.
+/// Does `first` and what else is waiting and as durable; returns a message that does not belong in here.
 fn transaction(
     connection: &Mutex<Connection>,
     journal: &mut Journal,
-    first: Work,
+    (first, durability): (Work, Durability),
     queue: &Receiver<Message>,
     epoch: &AtomicU64,
 ) -> Option<Message> {
     let mut replies: Vec<Reply> = Vec::new();
     let mut replaces = false;
     let mut other = None;
-    if let Err(error) = begin(connection) {
+    if let Err(error) = begin(connection, durability) {
         let (_undone, reply) = first(None);
         reply(Some(error));
         return None;
@@ -191,12 +193,13 @@ fn transaction(
             replaces |= more;
             if replies.len() < MOST_JOBS {
                 match queue.try_recv() {
-                    Ok(Message::Work(next)) => work = Some(next),
+                    Ok(Message::Work(next, its)) if its == durability => work = Some(next),
                     Ok(message) => other = Some(message),
                     Err(_none_waiting) => {}
                 }
             }
         }
+        debug_assert!(durability == Durability::Now || lines.is_empty());
         commit(connection, journal, &lines)
     };
     let failure = outcome().err();
@@ -244,8 +247,15 @@ fn commit(
     Ok(())
 }
 
-fn begin(connection: &Mutex<Connection>) -> Result<(), IndexError> {
-    Ok(lock(connection).execute_batch("BEGIN IMMEDIATE")?)
+fn begin(connection: &Mutex<Connection>, durability: Durability) -> Result<(), IndexError> {
+    let synchronous = match durability {
+        Durability::Now => "PRAGMA synchronous = FULL",
+        // A commit is written to the log, and synced with the next one that is.
+        Durability::Later => "PRAGMA synchronous = NORMAL",
+    };
+    let connection = lock(connection);
+    connection.execute_batch(synchronous)?;
+    Ok(connection.execute_batch("BEGIN IMMEDIATE")?)
 }
 
 fn run_job(

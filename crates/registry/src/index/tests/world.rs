@@ -255,7 +255,7 @@ impl World {
                     self.files.remove(key);
                 }
                 self.index()
-                    .sweep_blobs(self.policy(), Vec::new(), keys)
+                    .sweep_blobs(self.policy(), Vec::new(), keys, Durability::Later)
                     .unwrap();
             }
             Step::Wait(seconds) => self.now += seconds,

@@ -110,7 +110,9 @@ impl Shared {
             self.files.lock().unwrap().remove(&copy.key);
         }
         let keys = doomed.into_iter().map(|copy| copy.key).collect();
-        index.sweep_blobs(policy, Vec::new(), keys).unwrap();
+        index
+            .sweep_blobs(policy, Vec::new(), keys, Durability::Later)
+            .unwrap();
         index.sweep_repositories(policy).unwrap();
     }
 
