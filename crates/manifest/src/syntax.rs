@@ -124,9 +124,11 @@ mod tests {
 
     fn reasons(text: &str) -> Vec<(String, usize)> {
         let (_, errors) = toml::de::DeTable::parse_recoverable(text);
-        let reason = |problem| match problem {
-            Problem::Syntax { reason, at, .. } => (reason, at.offset()),
-            other => panic!("{other:?}"),
+        let reason = |problem| {
+            let Problem::Syntax { reason, at, .. } = problem else {
+                panic!("{problem:?}");
+            };
+            (reason, at.offset())
         };
         problems(&errors, text).into_iter().map(reason).collect()
     }

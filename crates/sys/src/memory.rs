@@ -24,7 +24,8 @@ pub fn keep_large_buffers_apart() {
     }
 }
 
-#[cfg(all(test, target_env = "gnu"))]
+#[cfg(target_env = "gnu")]
+#[cfg(test)]
 mod tests {
     use super::*;
 
