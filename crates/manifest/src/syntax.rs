@@ -15,57 +15,66 @@ pub(crate) fn problems(errors: &[toml::de::Error], text: &str) -> Vec<Problem> {
         // From there on nothing was understood.
         return vec![problem(deep, text)];
     }
-    let headers = repeated_headers(errors, text);
+    let headers = headers(text);
+    let repeated = repeated_headers(errors, text, &headers);
     let is_fallout = |error: &&toml::de::Error| {
-        let start = error.span().unwrap_or_default().start;
         is_duplicate(error)
-            && header_above(text, start).is_some_and(|header| headers.contains(&header))
+            && header_above(text, start(error), &headers)
+                .is_some_and(|header| repeated.contains(&header))
     };
-    let errors = errors.iter().filter(|error| !is_fallout(error));
-    let mut problems: Vec<Problem> = Vec::new();
-    for problem in errors.map(|error| problem(error, text)) {
-        if !problems.contains(&problem) {
-            problems.push(problem);
+    // A text may have as many mistakes as lines.
+    let mut told = BTreeSet::new();
+    let mut problems = Vec::new();
+    for error in errors.iter().filter(|error| !is_fallout(error)) {
+        let span = error.span().unwrap_or_default();
+        if told.insert((span.start, span.end, error.message())) {
+            problems.push(problem(error, text));
         }
     }
     problems
+}
+
+fn start(error: &toml::de::Error) -> usize {
+    error.span().unwrap_or_default().start
 }
 
 fn is_duplicate(error: &toml::de::Error) -> bool {
     error.message().contains("duplicate key")
 }
 
-/// Where the lines of headers begin that were there before: each key below them may be a duplicate, too.
-fn repeated_headers(errors: &[toml::de::Error], text: &str) -> BTreeSet<usize> {
+/// Where the lines of headers begin, in their order.
+fn headers(text: &str) -> Vec<usize> {
+    let mut start = 0;
+    let mut headers = Vec::new();
+    for line in text.split_inclusive('\n') {
+        if line.trim_start_matches([' ', '\t']).starts_with('[') {
+            headers.push(start);
+        }
+        start += line.len();
+    }
+    headers
+}
+
+/// Which headers were there before: each key below them may be a duplicate, too.
+fn repeated_headers(errors: &[toml::de::Error], text: &str, headers: &[usize]) -> BTreeSet<usize> {
     let duplicates = errors.iter().filter(|error| is_duplicate(error));
-    let lines = duplicates.map(|error| line_start(text, error.span().unwrap_or_default().start));
-    lines.filter(|line| is_header(text, *line)).collect()
+    let lines = duplicates.map(|error| line_start(text, start(error)));
+    lines
+        .filter(|line| headers.binary_search(line).is_ok())
+        .collect()
 }
 
 /// Where the header begins that the line at `offset` is below; none for a header itself.
-fn header_above(text: &str, offset: usize) -> Option<usize> {
-    let own = line_start(text, offset);
-    if is_header(text, own) {
-        return None;
+fn header_above(text: &str, offset: usize, headers: &[usize]) -> Option<usize> {
+    match headers.binary_search(&line_start(text, offset)) {
+        Ok(_itself) => None,
+        Err(below) => headers.get(below.checked_sub(1)?).copied(),
     }
-    let mut line = own;
-    while line > 0 {
-        line = line_start(text, line - 1);
-        if is_header(text, line) {
-            return Some(line);
-        }
-    }
-    None
 }
 
 fn line_start(text: &str, offset: usize) -> usize {
     let before = text.get(..offset).unwrap_or_default();
     before.rfind('\n').map_or(0, |newline| newline + 1)
-}
-
-fn is_header(text: &str, line: usize) -> bool {
-    let line = text.get(line..).unwrap_or_default();
-    line.trim_start_matches([' ', '\t']).starts_with('[')
 }
 
 fn problem(error: &toml::de::Error, text: &str) -> Problem {
