@@ -203,7 +203,12 @@ mod tests {
 
     #[test]
     fn swap_is_what_is_beyond_the_memory() {
-        let planned = |memory, memory_swap, memory_reservation, before| {
+        type Size = Option<u64>;
+        let planned = |memory: Size, memory_swap: Size, memory_reservation: Size, before: Size| {
+            // Whole mebibytes, so that none is too little.
+            let bytes = |size: u64| if size == ANY_SWAP { size } else { size << 20 };
+            let [memory, memory_swap, memory_reservation, before] =
+                [memory, memory_swap, memory_reservation, before].map(|size| size.map(bytes));
             let args = LimitArgs {
                 memory,
                 memory_swap,
@@ -216,12 +221,15 @@ mod tests {
             };
             args.planned(&before).map(|limits| limits.swap_bytes).ok()
         };
-        assert_eq!(planned(Some(10), Some(30), None, None), Some(Some(20)));
+        assert_eq!(
+            planned(Some(10), Some(30), None, None),
+            Some(Some(20 << 20))
+        );
         assert_eq!(
             planned(Some(10), Some(ANY_SWAP), None, None),
             Some(Some(ANY_SWAP))
         );
-        assert_eq!(planned(None, Some(30), None, Some(25)), Some(Some(5)));
+        assert_eq!(planned(None, Some(30), None, Some(25)), Some(Some(5 << 20)));
         assert_eq!(planned(Some(10), Some(5), None, None), None);
         assert_eq!(planned(None, Some(5), None, None), None);
         assert_eq!(planned(Some(10), None, Some(10), None), Some(None));

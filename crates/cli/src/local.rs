@@ -125,15 +125,27 @@ pub(crate) fn find(settings: &Settings, store: &Store, text: Option<&str>) -> Ou
     if let Some(found) = find_if_any(project.as_ref(), store, &text)? {
         return Ok(found);
     }
-    let names = store.references().list()?;
-    let of_project = project.iter().flat_map(Project::target_names);
-    let known = names.keys().map(Reference::familiar).chain(of_project);
     let otherwise = || "these images are there: kiln images".to_owned();
     Err(Failure::message(
         Class::User,
         format!("there is no image `{text}` in the store"),
-        Some(suggest::help(&text, known, otherwise)),
+        Some(suggest::help(
+            &text,
+            known_names(project.as_ref(), store)?,
+            otherwise,
+        )),
     ))
+}
+
+/// What images are called: those in the store, and those of the project.
+///
+/// # Errors
+/// What the store says.
+pub(crate) fn known_names(project: Option<&Project>, store: &Store) -> Outcome<Vec<String>> {
+    let names = store.references().list()?;
+    let names = names.keys().map(Reference::familiar);
+    let of_project = project.into_iter().flat_map(Project::target_names);
+    Ok(names.chain(of_project).collect())
 }
 
 /// Finds the image that `text` names, as [`find`] does; `None` if nothing is called so.

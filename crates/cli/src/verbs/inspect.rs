@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use kiln_oci::Platform;
 use kiln_runtime::StoredContainer;
-use kiln_store::StoreError;
+use kiln_store::{Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::containers::find;
@@ -15,6 +15,7 @@ use crate::ports::Places;
 use crate::printer::Printer;
 use crate::project::Project;
 use crate::settings::Settings;
+use crate::suggest;
 use crate::verbs::{network, volume};
 
 /// Show everything about containers, an image, volumes or networks, as JSON
@@ -117,7 +118,10 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
             let project = Project::load_if_any(settings)?;
             match local::find_if_any(project.as_ref(), &store, name)? {
                 Some(found) => found,
-                None => return args.format.print(other(name, settings)?, printer),
+                None => {
+                    let found = other(name, project.as_ref(), &store, settings)?;
+                    return args.format.print(found, printer);
+                }
             }
         }
         None => local::find(settings, &store, name)?,
@@ -134,7 +138,12 @@ pub(crate) fn run(args: &Args, settings: &Settings, printer: &mut Printer) -> Ou
 }
 
 /// What is known about the network or the volume of a name that no container and no image has.
-fn other(name: &str, settings: &Settings) -> Outcome<Value> {
+fn other(
+    name: &str,
+    project: Option<&Project>,
+    store: &Store,
+    settings: &Settings,
+) -> Outcome<Value> {
     let names = [name.to_owned()];
     if network::is_there(name, settings)? {
         return network::inspection(&names, settings);
@@ -143,10 +152,9 @@ fn other(name: &str, settings: &Settings) -> Outcome<Value> {
         return volume::inspection(&names, settings);
     }
     let message = format!("there is no container, image, network or volume `{name}`");
-    let help = "see what there is: kiln ps -a, kiln images, kiln network ls, kiln volume ls";
-    Err(Failure::message(
-        Class::User,
-        message,
-        Some(help.to_owned()),
-    ))
+    let otherwise =
+        || "see what there is: kiln ps -a, kiln images, kiln network ls, kiln volume ls".to_owned();
+    let known = local::known_names(project, store)?;
+    let help = suggest::help(name, known, otherwise);
+    Err(Failure::message(Class::User, message, Some(help)))
 }
