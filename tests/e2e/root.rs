@@ -124,6 +124,12 @@ impl<'a> OfUser<'a> {
 
 impl Drop for OfUser<'_> {
     fn drop(&mut self) {
+        // A test that fails leaves its containers running.
+        let listed = self.kiln(&["ps", "-aq"]);
+        let ids: Vec<&str> = listed.stdout.split_whitespace().collect();
+        if !ids.is_empty() {
+            self.kiln(&[&["rm", "-f"], ids.as_slice()].concat());
+        }
         // Whoever still ends removes files, and `chown` fails for one that goes away under its hands. What stays for good
         // the space tells of.
         drop(leaks::below(self.space.path()));
