@@ -1,7 +1,5 @@
 //! What docker's users type to look at things: templates, names, times, and what kiln calls otherwise.
 
-use std::process::{Command, Stdio};
-
 use crate::fixtures::ContainerSpace;
 
 /// `--format` of every listing, and of what inspects.
@@ -136,8 +134,6 @@ fn processes_and_lines_are_chosen_as_docker_does() {
     let space = ContainerSpace::new("");
     space.background("web", &[], "echo line; exec sleep 1000");
     space.wait_for_log("web", "line");
-    let has_ps = Command::new("ps").stdout(Stdio::null()).status().is_ok();
-    assert!(has_ps, "the tests need ps");
     let top = space.kiln_ok(["top", "web", "-o", "pid,comm"]).stdout;
     let lines: Vec<&str> = top.lines().collect();
     assert_eq!(lines.len(), 2, "{top}");

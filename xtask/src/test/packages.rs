@@ -23,6 +23,7 @@ pub(crate) const FOR_TESTS: &[(&str, &str)] = &[
     ("passt", "pasta"),
     ("podman", "podman"),
     ("postgresql", "pg_ctlcluster"),
+    ("procps", "ps"),
     ("python3-pip", "pip3"),
     ("runc", "runc"),
     ("qemu-user-static", "qemu-aarch64-static"),
